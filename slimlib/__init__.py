@@ -1,0 +1,47 @@
+"""Slimmable networks: one set of weights that runs at any channel width, chosen at run time."""
+
+from slimlib.batchnorm import UncalibratedWidth
+from slimlib.calibration import calibrate
+from slimlib.convert import convert
+from slimlib.cost import Cost, cost
+from slimlib.distillation import kl_divergence, l1, mse, soft_cross_entropy
+from slimlib.extraction import extract
+from slimlib.freezing import freeze
+from slimlib.layers import SlimConv1d, SlimConv2d, SlimConvTranspose2d, SlimLinear
+from slimlib.rules import EveryWidth, LargestAndRandom, RandomWidths, Sandwich, SingleWidth, SmallestAndRandom
+from slimlib.saving import load, read_recipe, save
+from slimlib.width import Switches, WidthPlan, WidthRange, at_width, current_width, set_width
+
+__version__ = "0.1.0"
+__all__ = [
+    "Cost",
+    "EveryWidth",
+    "LargestAndRandom",
+    "RandomWidths",
+    "Sandwich",
+    "SingleWidth",
+    "SlimConv1d",
+    "SlimConv2d",
+    "SlimConvTranspose2d",
+    "SlimLinear",
+    "SmallestAndRandom",
+    "Switches",
+    "UncalibratedWidth",
+    "WidthPlan",
+    "WidthRange",
+    "at_width",
+    "calibrate",
+    "convert",
+    "cost",
+    "current_width",
+    "extract",
+    "freeze",
+    "kl_divergence",
+    "l1",
+    "load",
+    "mse",
+    "read_recipe",
+    "save",
+    "set_width",
+    "soft_cross_entropy",
+]

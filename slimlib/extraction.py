@@ -1,0 +1,142 @@
+"""From a slimmable network to plain dense ones: `extract` for one width."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, remove_weight_norm
+from torch.nn.utils.weight_norm import WeightNorm
+from torch.utils._pytree import tree_leaves
+
+from slimlib.batchnorm import STATISTICS, UncalibratedWidth
+from slimlib.layers import SLIM_LAYERS
+from slimlib.swapping import Gathers, dense_class
+from slimlib.width import Width, check_width, slimming_of
+
+PLAIN = {slim: dense for dense, slim in SLIM_LAYERS.items()}
+OURS = ("full_numbers", "name_in_network", "refusal", "slim_output", "to_gather", "slim")
+
+
+def extract(net: nn.Module, width: Width, example: Any = None) -> nn.Module:
+    """A plain dense network with the weights of one width: the same outputs, no slimlib in it.
+
+    Weight normalisation is computed and folded away. `net` is not changed, and nothing is shared with it.
+
+    Args:
+        net: a slimmable network.
+        width: the width to copy.
+        example: an input (or a tuple of arguments) on which both are run in eval mode and compared.
+
+    Raises:
+        ValueError: the width is not allowed.
+        UncalibratedWidth: it has no BatchNorm statistics.
+        RuntimeError: the outputs on `example` differ.
+    """
+    source = slimming_of(net)
+    check_width(width, source.widths)
+    root = source.net()
+    plain = copy.deepcopy(root)
+    slimming = slimming_of(plain)
+    slimming.set(width)
+    for part in slimming.parts:
+        refuse_uncalibrated(part.module)
+    for module in list(plain.modules()):
+        _make_plain(module)
+    for module in list(plain.modules()):
+        fold_weight_norm(module)
+    if example is not None:
+        _compare(root, width, plain, example)
+    return plain
+
+
+def refuse_uncalibrated(module: nn.Module) -> None:
+    refusal = module.__dict__.get("refusal")
+    if refusal is not None:
+        raise UncalibratedWidth(refusal)
+
+
+def compact(t: Tensor, like: Tensor) -> Tensor:
+    """A copy of its own, dense in memory, channels_last where the full parameter is."""
+    channels_last = like.dim() == 4 and not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
+    return t.detach().clone(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def active_tensor(module: nn.Module, name: str) -> Tensor | None:
+    """What `module` computes with under this name at the width that is set; gathered where it has to be."""
+    gathers = module.__dict__.get("to_gather", ()) if isinstance(module, Gathers) else ()
+    for gathered, source, picks in gathers:
+        if gathered == name:
+            for dim, index in picks:
+                source = source.index_select(dim, index)
+            return source
+    value = module.__dict__.get(name, module._parameters.get(name, module._buffers.get(name)))
+    return value if isinstance(value, Tensor) else None
+
+
+def is_private(name: str) -> bool:
+    """Whether a parameter or buffer belongs to one other width only (see slimlib.batchnorm)."""
+    return name.startswith(tuple(f"{key}_at_" for key in ("weight", "bias", *STATISTICS)))
+
+
+def plain_class(module: nn.Module) -> type:
+    dense = dense_class(type(module))
+    return PLAIN.get(dense, dense)
+
+
+def _make_plain(module: nn.Module) -> None:
+    """Own copies of the active slices, the class from before, and no trace of slimming."""
+    for store in (module._parameters, module._buffers):
+        for name, full in list(store.items()):
+            if is_private(name):
+                del store[name]
+                continue
+            active = active_tensor(module, name)
+            if full is None or active is None:
+                continue
+            own = compact(active, full)
+            store[name] = nn.Parameter(own, requires_grad=full.requires_grad) if isinstance(full, nn.Parameter) else own
+            module.__dict__.pop(name, None)
+    if "track_running_stats" in module.__dict__.get("full_numbers", {}):
+        module.__dict__["track_running_stats"] = True
+    for name in OURS:
+        module.__dict__.pop(name, None)
+    module.__class__ = plain_class(module)
+
+
+def fold_weight_norm(module: nn.Module) -> None:
+    """Compute parametrized weights once, in either of torch's forms."""
+    if parametrize.is_parametrized(module):
+        originals: Any = module.parametrizations
+        values = {name: getattr(module, name).detach().clone() for name in originals}
+        module.__class__ = type(module).__mro__[1]  # torch shares the generated class between copies, so it is left alone
+        del module._modules["parametrizations"]
+        computed: dict[str, nn.Parameter | None] = {name: nn.Parameter(value) for name, value in values.items()}
+        module._parameters = computed | module._parameters
+    for hook in list(module._forward_pre_hooks.values()):
+        if isinstance(hook, WeightNorm):
+            remove_weight_norm(module, hook.name)
+
+
+def _compare(net: nn.Module, width: Width, plain: nn.Module, example: Any) -> None:
+    args = example if isinstance(example, tuple) else (example,)
+    slimming = slimming_of(net)
+    before, modes = slimming.width, {m: m.training for m in net.modules()}
+    plain_modes = {m: m.training for m in plain.modules()}
+    net.eval(), plain.eval()
+    slimming.set(width)
+    try:
+        with torch.no_grad():
+            ours, theirs = tree_leaves(net(*args)), tree_leaves(plain(*args))
+    finally:
+        slimming.set(before)
+        for module, mode in (modes | plain_modes).items():
+            module.training = mode
+    for a, b in zip(ours, theirs, strict=True):
+        if isinstance(a, Tensor) and not torch.allclose(a, b, rtol=1e-4, atol=1e-5):
+            raise RuntimeError(
+                f"the extracted network differs from the slimmable one by {(a - b).abs().max():.2g} on the example; "
+                "does its forward draw random numbers in eval mode, or keep state between calls?"
+            )

@@ -1,0 +1,56 @@
+"""The plain numbers that a layer keeps beside its weights, as they are at a width.
+
+`groups` of a depthwise convolution and `num_groups` of a GroupNorm decide the arithmetic; the
+others (`out_channels`, `in_features` ...) are what a forward may read to shape a tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+Size = Callable[[int], int]  # dimension of the layer's weight -> active length
+
+
+def layer_numbers(layer: nn.Module, size: Size, channels: int | None) -> dict[str, Any]:
+    """Attributes of `layer` at a width; `layer` itself shows its full numbers while this is called.
+
+    Args:
+        size: active length of each dimension of its weight.
+        channels: active channels that enter it, for a norm without weights; None: all.
+    """
+    if isinstance(layer, _ConvNd):
+        return _conv_numbers(layer, size)
+    if isinstance(layer, nn.Linear):
+        return {"out_features": size(0), "in_features": size(1)}
+    if isinstance(layer, nn.Embedding):
+        return {"embedding_dim": size(1)}
+    if isinstance(layer, nn.PReLU):
+        return {"num_parameters": size(0)}
+    if isinstance(layer, nn.GroupNorm):
+        count = size(0) if layer.affine else channels or layer.num_channels
+        return {"num_channels": count, "num_groups": count * layer.num_groups // layer.num_channels}
+    if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
+        shape = layer.normalized_shape
+        if layer.elementwise_affine:
+            return {"normalized_shape": tuple(size(d) for d in range(len(shape)))}
+        return {"normalized_shape": (*shape[:-1], channels or shape[-1])}
+    if isinstance(layer, _NormBase):
+        return {"num_features": size(0) if layer.affine else channels or layer.num_features}
+    return {}
+
+
+def _conv_numbers(conv: _ConvNd, size: Size) -> dict[str, int]:
+    """Depthwise: the groups follow the channels. Otherwise the groups stay, and each slims inside."""
+    groups = conv.groups
+    if isinstance(conv, _ConvTransposeNd):  # weight [C_in, C_out / groups, ...]
+        if 1 < groups == conv.in_channels:
+            groups = size(0)
+        return {"in_channels": size(0), "out_channels": size(1) * groups, "groups": groups}
+    if 1 < groups == conv.in_channels:  # weight [C_out, C_in / groups, ...]
+        groups = size(0) * groups // conv.out_channels
+    return {"in_channels": size(1) * groups, "out_channels": size(0), "groups": groups}

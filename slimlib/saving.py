@@ -1,0 +1,169 @@
+"""Slimmable networks in files: safetensors, with the channel layout and the recipe inside."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from slimlib.apply import apply_layout
+from slimlib.extraction import is_private
+from slimlib.layout import Layout
+from slimlib.slimming import Slimming
+from slimlib.width import Switches, WidthRange, Widths, slimming_of
+
+KEY = "slimlib"
+
+
+def save(net: nn.Module, path: str | Path, recipe: Mapping[str, Any] | None = None) -> None:
+    """Write a slimmable network: all weights, calibrated statistics, channel layout, widths, and a recipe.
+
+    Args:
+        net: a slimmable network.
+        path: the file; written whole under another name first, so that it is never half there.
+        recipe: how it was trained, anything that json can hold.
+
+    Raises:
+        ValueError: the recipe is nothing that json can hold.
+        OSError: the file cannot be written.
+    """
+    slimming = slimming_of(net)
+    root = slimming.net()
+    tensors, aliases = _unique(root.state_dict())
+    try:
+        about = json.dumps(
+            {
+                "layout": slimming.layout.to_json(),
+                "widths": _widths_to_json(slimming.widths),
+                "norm": slimming.norm,
+                "aliases": aliases,
+                "recipe": dict(recipe or {}),
+            }
+        )
+    except TypeError as error:
+        raise ValueError(f"the recipe must be plain data (numbers, text, lists, dicts): {error}") from None
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata={KEY: about})
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@dataclass(frozen=True)
+class _File:
+    tensors: dict[str, Tensor]
+    layout: Layout
+    widths: Widths
+    norm: Any
+    recipe: dict[str, Any]
+
+
+def load(path: str | Path, into: nn.Module) -> nn.Module:
+    """Read what `save` wrote into a dense network (which becomes slimmable) or an equal slimmable one.
+
+    Args:
+        path: the file.
+        into: the network as it was before `convert`, or after; its weights are overwritten.
+
+    Returns:
+        `into`, at its largest width.
+
+    Raises:
+        ValueError: no such file of ours, or it belongs to another network: the message names the layers
+            that differ. `into` is then untouched.
+    """
+    file = _read(Path(path))
+    slimmed: Slimming | None = into.__dict__.get("slim")
+    if slimmed is not None and slimmed.layout != file.layout:
+        raise ValueError(f"{path}: other channel layout than this network: {_first_difference(file.layout, slimmed.layout)}")
+    if slimmed is not None and (slimmed.norm, slimmed.widths) != (file.norm, file.widths):
+        raise ValueError(
+            f"{path}: saved with BatchNorm {file.norm} and widths {file.widths}; "
+            f"this network has {slimmed.norm} and {slimmed.widths}. Load into a dense network instead"
+        )
+    _check_tensors(path, file.tensors, into.state_dict())
+    if slimmed is None:
+        apply_layout(into, file.layout, widths=file.widths, norm=file.norm)
+    into.load_state_dict(file.tensors)
+    slimming_of(into).refresh()
+    return into
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """The recipe that was saved with a network."""
+    return _read(Path(path)).recipe
+
+
+def _read(path: Path) -> _File:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+            about = json.loads((file.metadata() or {}).get(KEY, "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
+    if not isinstance(about, dict):
+        raise ValueError(f"{path}: a safetensors file, but not one that slimlib.save wrote")
+    tensors |= {alias: tensors[name] for alias, name in about["aliases"].items()}
+    return _File(
+        tensors, Layout.from_json(about["layout"]), _widths_from_json(about["widths"]), about["norm"], about["recipe"]
+    )
+
+
+def _unique(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors that share memory are written once; the other names point to the first."""
+    first: dict[tuple[int, torch.Size], str] = {}
+    tensors, aliases = {}, {}
+    for name, tensor in state.items():
+        key = (tensor.data_ptr(), tensor.shape)
+        if tensor.numel() and key in first:
+            aliases[name] = first[key]
+        else:
+            first[key] = name
+            tensors[name] = tensor.detach().contiguous()
+    return tensors, aliases
+
+
+def _check_tensors(path: Any, saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    plain = {name: t for name, t in saved.items() if not is_private(name.rpartition(".")[2])}
+    own = {name: t for name, t in own.items() if not is_private(name.rpartition(".")[2])}
+    differ = [f"'{n}' is {list(plain[n].shape)} there, {list(own[n].shape)} here" for n in plain if n in own and plain[n].shape != own[n].shape]
+    differ += [f"'{n}' is only in the file" for n in plain if n not in own]
+    differ += [f"'{n}' is only in this network" for n in own if n not in plain]
+    if differ:
+        more = f" (and {len(differ) - 3} more)" if len(differ) > 3 else ""
+        raise ValueError(f"{path} belongs to another network: {'; '.join(differ[:3])}{more}")
+
+
+def _first_difference(saved: Layout, own: Layout) -> str:
+    for a, b in zip(saved.groups, own.groups, strict=False):
+        if a != b:
+            return f"'{a.name}' slims with {a.units} channels, divisor {a.divisor} there; '{b.name}' with {b.units}, {b.divisor} here"
+    names = sorted(set(saved.axes) ^ set(own.axes))
+    return f"'{names[0]}' slims in only one of them" if names else f"{len(saved.groups)} groups there, {len(own.groups)} here"
+
+
+def _widths_to_json(widths: Widths) -> dict[str, Any]:
+    if isinstance(widths, Switches):
+        return {"switches": list(widths.widths)}
+    return {"range": [widths.smallest, widths.largest]}
+
+
+def _widths_from_json(data: Mapping[str, Any]) -> Widths:
+    return Switches(*data["switches"]) if "switches" in data else WidthRange(*data["range"])

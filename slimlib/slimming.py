@@ -1,0 +1,217 @@
+"""The state of one slimmable network: its layout, its width, and what is swapped in for each width."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimlib.batchnorm import Norm, statistics_swaps, tracks
+from slimlib.layout import Axis, Layout
+from slimlib.swapping import STATISTICS, Part, Slot, Swaps, logical_weight, no_inference_mode, swap_in
+from slimlib.width import Width, WidthPlan, Widths, check_width, round_channels
+
+Ready = list[tuple[dict[str, Any], Swaps]]
+FULL_STATISTICS: Swaps = {"track_running_stats": True, "refusal": None}
+
+
+class Slimming:
+    """What `net.slim` is: prints as the report of what slims, and knows widths and channel numbers.
+
+    Attributes:
+        layout: the channel layout that `convert` found.
+        widths: the widths that may be set.
+        norm: how BatchNorm is kept, "universal", "switchable" or "shared".
+        width, channels: what is set now, as asked for and as one number of units for each group.
+    """
+
+    def __init__(self, layout: Layout, widths: Widths, norm: Norm) -> None:
+        self.layout, self.widths, self.norm = layout, widths, norm
+        self.width: Width = 1.0
+        self.channels = layout.full
+        self._forget()
+
+    # -- what a user asks
+
+    def channels_at(self, width: Width) -> tuple[int, ...]:
+        """Active units of each group at a width.
+
+        Raises:
+            ValueError: a `WidthPlan` that does not fit the groups of this network.
+        """
+        groups = self.layout.groups
+        if not isinstance(width, WidthPlan):
+            return tuple(round_channels(g.units, width, g.divisor) for g in groups)
+        if len(width.channels) != len(groups):
+            raise ValueError(
+                f"the WidthPlan has {len(width.channels)} numbers, and this network {len(groups)} groups of layers; "
+                "print(net.slim) shows them in order"
+            )
+        for group, count in zip(groups, width.channels, strict=True):
+            if not (isinstance(count, int) and 1 <= count <= group.units):
+                raise ValueError(
+                    f"the WidthPlan asks for {count} channels of '{group.name}'; possible: 1 to {group.units}"
+                )
+        return width.channels
+
+    def set(self, width: Width) -> None:
+        """Swap in what belongs to a width (see `set_width`)."""
+        ready = self._ready.get(width)
+        if ready is None or list(map(Tensor.data_ptr, self._watched)) != self._pointers:
+            ready = self._prepare(width)
+        swap_in(ready)
+        self.width, self.channels = width, self._channels[width]
+
+    def __str__(self) -> str:
+        """The report: how many layers slim, which do not, and why."""
+        layout = self.layout
+        slim = {layer for group in layout.groups for layer in group.layers}
+        lines = [f"{len(slim)} layers slim in {len(layout.groups)} groups; widths {self.widths}; BatchNorm {self.norm}"]
+        for index, group in enumerate(layout.groups):
+            more = f" and {len(group.layers) - 1} more that must agree" if len(group.layers) > 1 else ""
+            lines.append(f"  group {index}: {group.units} channels of {group.name}{more}")
+        lines += [f"  full: {layer} ({reason})" for layer, reason in layout.kept.items()]
+        lines += [f"  full: {layer} (never ran on the example)" for layer in layout.idle]
+        return "\n".join(lines)
+
+    # -- preparation
+
+    def bind(self, net: nn.Module) -> None:
+        """Belong to `net`: find the modules that the layout names."""
+        self._net = weakref.ref(net)
+        self._drop()
+
+    def net(self) -> nn.Module:
+        """The network that this is the state of."""
+        net = self._net()
+        assert net is not None, "the network of this state is gone"
+        return net
+
+    def refresh(self) -> None:
+        """Prepare again, since a parameter was replaced, and stay at the width that is set."""
+        self._drop()
+        self.set(self.width)
+
+    def stale(self) -> bool:
+        """Whether a parameter or buffer is another object, or in other memory, than when views of it were made."""
+        return (
+            list(map(Tensor.data_ptr, self._watched)) != self._pointers
+            or not all(store.get(name) is t for (store, name), t in zip(self._places, self._same, strict=True))
+            or [t.requires_grad for t in self._watched] != self._needs_grad
+        )
+
+    @property
+    def parts(self) -> list[Part]:
+        """The modules in which something depends on the width."""
+        if self._parts is None:
+            self._parts = find_parts(self.net(), self.layout)
+        return self._parts
+
+    def _prepare(self, width: Width) -> Ready:
+        check_width(width, self.widths)
+        channels = self.channels_at(width)
+        if self._watched and self.stale():
+            self._drop()
+        if not self._watched:
+            self._watch()
+        if channels not in self._shared:
+            with torch.enable_grad(), no_inference_mode():
+                self._shared[channels] = [(p.module.__dict__, self._swaps(p, channels, width)) for p in self.parts]
+        self._ready[width], self._channels[width] = self._shared[channels], channels
+        return self._ready[width]
+
+    def _swaps(self, part: Part, channels: tuple[int, ...], width: Width) -> Swaps:
+        swaps = part.swaps(channels)
+        if not tracks(part.module):
+            return swaps
+        swaps |= FULL_STATISTICS
+        if channels == self.layout.full:
+            return swaps
+        own = statistics_swaps(part.module, self.norm, channels, self._refusal(width))
+        if "to_gather" in swaps:
+            swaps["to_gather"] = tuple(gather for gather in swaps["to_gather"] if gather[0] not in own)
+        return swaps | own
+
+    def _refusal(self, width: Width) -> str:
+        asked = width if isinstance(width, WidthPlan) else f"{width:g}"
+        return (
+            f"width {asked} has no BatchNorm statistics; calibrated: {', '.join(self.calibrated()) or 'none but the full width'}. "
+            f"Call slimlib.calibrate(net, batches, widths=[{asked}])."
+        )
+
+    def calibrated(self) -> list[str]:
+        """The widths set so far that have statistics, for messages."""
+        norm = next((p.module for p in self.parts if tracks(p.module)), None)
+        if norm is None:
+            return []
+        from slimlib.batchnorm import tag
+
+        known = [(w, c) for w, c in self._channels.items() if f"running_mean_{tag(c)}" in norm._buffers]
+        return [f"{w:g}" if isinstance(w, float | int) else str(w) for w, _ in known]
+
+    def _watch(self) -> None:
+        stores = [slot for part in self.parts for slot in part.slots]
+        self._places = [(slot.store, slot.name) for slot in stores if slot.store[slot.name] is not None]
+        self._same: list[Tensor | None] = [store[name] for store, name in self._places]
+        self._watched = [t for t in self._same if t is not None]
+        self._pointers = [t.data_ptr() for t in self._watched]
+        self._needs_grad = [t.requires_grad for t in self._watched]
+
+    def _drop(self) -> None:
+        net = self._net
+        self._forget()
+        self._net = net
+
+    def _forget(self) -> None:
+        self._net: Callable[[], nn.Module | None] = lambda: None
+        self._parts: list[Part] | None = None
+        self._ready: dict[Width, Ready] = {}
+        self._shared: dict[tuple[int, ...], Ready] = {}
+        self._channels: dict[Width, tuple[int, ...]] = {}
+        self._watched: list[Tensor] = []
+        self._pointers: list[int] = []
+        self._places: list[tuple[dict[str, Any], str]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+
+def find_parts(net: nn.Module, layout: Layout) -> list[Part]:
+    """Every module of `net` that holds an axis of the layout, a number that depends on one, or a BatchNorm."""
+    axes: dict[str, dict[str, Any]] = {}
+    for name, dims in layout.axes.items():
+        owner, _, attribute = name.rpartition(".")
+        axes.setdefault(owner, {})[attribute] = dims
+    parts = []
+    for name, module in net.named_modules(remove_duplicate=True):
+        own = axes.get(name, {})
+        if tracks(module):  # whatever its channels do, its statistics depend on the width
+            own = {key: {} for key in ("weight", "bias", *STATISTICS) if _store(module, key).get(key) is not None} | own
+        slots = [Slot(_store(module, attribute), attribute, dims) for attribute, dims in own.items()]
+        weight = _weight_slot(module, name, net, axes)
+        entering: Axis | None = layout.norm_inputs.get(name)
+        if slots or weight or entering:
+            parts.append(Part(module, slots, weight, entering))
+    return parts
+
+
+def _store(module: nn.Module, attribute: str) -> dict[str, Any]:
+    return module._parameters if attribute in module._parameters else module._buffers
+
+
+def _weight_slot(module: nn.Module, name: str, net: nn.Module, axes: dict[str, dict[str, Any]]) -> Slot | None:
+    """The slot that tells the active shape of a layer's weight, where any of it slims."""
+    found = logical_weight(module)
+    if found is None:
+        return None
+    owner, attribute = found
+    path = name if owner is module else f"{name}.parametrizations.weight".lstrip(".")
+    dims: Sequence[Any] | dict[int, Axis] = axes.get(path, {}).get(attribute, {})
+    return Slot(owner._parameters, attribute, dims) if isinstance(dims, dict) and dims else None

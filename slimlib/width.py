@@ -1,0 +1,193 @@
+"""Widths: what a user asks for, how it becomes channel numbers, and how a network is set to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from slimlib.slimming import Slimming
+
+
+@dataclass(frozen=True)
+class WidthPlan:
+    """A non-uniform width: for each group of layers that must agree, its number of active channels.
+
+    `net.slim` prints the groups in order. A group before a PixelShuffle counts in whole units
+    (one unit is r * r of its channels).
+    """
+
+    channels: tuple[int, ...]
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        object.__setattr__(self, "channels", tuple(channels))
+
+
+Width = float | WidthPlan
+
+
+@dataclass(frozen=True)
+class WidthRange:
+    """Every width from `smallest` to `largest`: a universally slimmable network (US-Nets).
+
+    Raises:
+        ValueError: not 0 < smallest <= largest <= 1.
+    """
+
+    smallest: float
+    largest: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.smallest <= self.largest <= 1):
+            raise ValueError(
+                f"WidthRange({self.smallest}, {self.largest}): needs 0 < smallest <= largest <= 1, "
+                "for example WidthRange(0.25, 1.0)"
+            )
+
+    def __contains__(self, width: object) -> bool:
+        return isinstance(width, int | float) and self.smallest <= width <= self.largest
+
+    def __str__(self) -> str:
+        return f"{self.smallest:g} to {self.largest:g}"
+
+
+@dataclass(frozen=True, init=False)
+class Switches:
+    """A short, fixed list of widths: a switchable network (S-Nets).
+
+    Raises:
+        ValueError: no width, a width outside (0, 1], or one given twice.
+    """
+
+    widths: tuple[float, ...]
+
+    def __init__(self, *widths: float) -> None:
+        bad = [w for w in widths if not 0 < w <= 1]
+        if not widths or bad or len(set(widths)) < len(widths):
+            raise ValueError(
+                f"Switches{widths}: needs at least one width, each in (0, 1] and only once, "
+                "for example Switches(0.25, 0.5, 0.75, 1.0)"
+            )
+        object.__setattr__(self, "widths", tuple(sorted(float(w) for w in widths)))
+
+    @property
+    def smallest(self) -> float:
+        return self.widths[0]
+
+    @property
+    def largest(self) -> float:
+        return self.widths[-1]
+
+    def __contains__(self, width: object) -> bool:
+        return width in self.widths
+
+    def __str__(self) -> str:
+        return ", ".join(f"{w:g}" for w in self.widths)
+
+
+Widths = WidthRange | Switches
+
+
+def fitting_divisor(full: int, divisor: int) -> int:
+    """The divisor, halved until a layer of `full` channels has at least two of it."""
+    while divisor > 1 and full < 2 * divisor:
+        divisor //= 2
+    return divisor
+
+
+def round_channels(full: int, width: float, divisor: int = 8) -> int:
+    """Active channels of a layer of `full` channels at a width in (0, 1].
+
+    The nearest multiple of the divisor, halves up, at least one divisor, and one more where that
+    would lose over 10 %; never more than `full`, and exactly `full` at 1.0. A layer with fewer than
+    two divisors of channels takes a smaller one.
+
+    Source: Sandler et al. 2018 (MobileNetV2), the rounding of their published code.
+    """
+    if width >= 1:
+        return full
+    divisor = fitting_divisor(full, divisor)
+    wanted = full * width
+    channels = max(divisor, int(wanted + divisor / 2) // divisor * divisor)
+    if channels < 0.9 * wanted:
+        channels += divisor
+    return min(channels, full)
+
+
+def check_width(width: Width, allowed: Widths) -> None:
+    """Raise ValueError, with the allowed values, unless `width` is one a user may set."""
+    if isinstance(width, WidthPlan) or width in allowed:
+        return
+    if isinstance(width, bool) or not isinstance(width, int | float):
+        raise ValueError(f"width {width!r} is neither a number in (0, 1] nor a WidthPlan")
+    what = "not a number" if math.isnan(width) else "outside what this network was converted for"
+    raise ValueError(f"width {width:g} is {what}; allowed: {allowed}")
+
+
+def set_width(net: nn.Module, width: Width) -> None:
+    """Make a slimmable network compute at a width, until it is set again.
+
+    Args:
+        net: what `convert`, `load` or `freeze` returned, also inside DistributedDataParallel,
+            torch.compile or a larger module (then every slimmable part of it is set), or a network
+            written by hand from slim layers.
+        width: a fraction in (0, 1] that the network was converted for, or a `WidthPlan`.
+
+    Raises:
+        ValueError: the width is not allowed here, or nothing in `net` is slimmable.
+    """
+    slimming: Slimming | None = net.__dict__.get("slim")
+    if slimming is not None:
+        slimming.set(width)
+        return
+    for part in slimmable_parts(net):
+        part.set(width)
+
+
+@contextmanager
+def at_width(net: nn.Module, width: Width) -> Iterator[None]:
+    """Within the block the network computes at `width`; afterwards at what was set before."""
+    before = current_width(net)
+    set_width(net, width)
+    try:
+        yield
+    finally:
+        set_width(net, before)
+
+
+def current_width(net: nn.Module) -> Width:
+    """The width that `net` is set to."""
+    return slimmable_parts(net)[0].width
+
+
+def slimmable_parts(net: nn.Module) -> list[Slimming]:
+    """The slimmable networks in `net`: itself, or what DistributedDataParallel and others wrap.
+
+    Raises:
+        ValueError: there is none.
+    """
+    parts = [found for m in net.modules() if (found := m.__dict__.get("slim")) is not None]
+    if not parts:
+        from slimlib.handwritten import adopt  # a network written by hand gets its state at the first call
+
+        parts = [adopt(net)]
+    return parts
+
+
+def slimming_of(net: nn.Module) -> Slimming:
+    """The one slimmable network in `net`.
+
+    Raises:
+        ValueError: there is none, or there are several.
+    """
+    parts = slimmable_parts(net)
+    if len(parts) > 1:
+        raise ValueError(
+            f"this module holds {len(parts)} slimmable networks; give the one that is meant, or convert the whole"
+        )
+    return parts[0]
