@@ -53,7 +53,10 @@ def apply_layout(
     """
     slimming = Slimming(layout, widths or EVERY_WIDTH, norm)
     names = {module: name for name, module in net.named_modules()}
-    for part in find_parts(net, layout):
+    parts = {part.module: part for part in find_parts(net, layout)}
+    for module in [m for m in net.modules() if parametrize.is_parametrized(m)]:
+        parts.setdefault(module, Part(module, [], None, None))  # so that it can be copied and pickled, too
+    for part in parts.values():
         _slim_module(part, None if by_hand else names[part.module], layout)
         if norm == "switchable" and tracks(part.module):
             _add_switches(part, slimming)
@@ -75,14 +78,14 @@ def _slim_module(part: Part, name: str | None, layout: Layout) -> None:
     if part.gathers:
         mixins.insert(0, Gathers)
     part.module.__dict__["full_numbers"] = numbers
-    if parametrize.is_parametrized(module):
-        return  # its generated class holds the property that computes the weight; the originals are sliced instead
-    base = SLIM_LAYERS.get(type(module), type(module))
+    computed = tuple(module.parametrizations) if parametrize.is_parametrized(module) else ()  # type: ignore[arg-type]
+    kind = type(module).__mro__[1] if computed else type(module)
+    base = SLIM_LAYERS.get(kind, kind)
     if base in SLIM_LAYERS.values():
         module.__dict__["name_in_network"] = name
     if not issubclass(base, SwapsOut) and not mixins:
         mixins.append(SwapsOut)
-    module.__class__ = slim_class(base, tuple(mixins)) if mixins else base
+    module.__class__ = slim_class(base, tuple(mixins), computed) if mixins or computed else base
 
 
 def _add_switches(part: Part, slimming: Slimming) -> None:

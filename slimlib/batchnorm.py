@@ -48,7 +48,7 @@ class SlimBatchNorm(SwapsOut):
                 drop_buffer(self, name)
         for key in [k for k in state_dict if k.startswith(tuple(f"{prefix}{s}_at_" for s in STATISTICS))]:
             if (name := key[len(prefix) :]) not in self._buffers and isinstance(value := state_dict[key], Tensor):
-                self.register_buffer(name, torch.empty_like(value, device=self.running_mean.device))
+                self.register_buffer(name, torch.empty_like(value, device=self._buffers["running_mean"].device))
         super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[misc]
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from slimlib.batchnorm import STATISTICS, drop_buffer, tag, tracks
+from slimlib.slimming import label
 from slimlib.width import Width, check_width, current_width, set_width, slimming_of
 
 Average = Literal["exact", "moving"]
@@ -125,7 +126,8 @@ def calibrate(
                 _run(net, norms, batch, width, collector)
     if not seen:
         raise ValueError("calibrate got no batch; give an iterable of inputs, for example [x for x, _ in loader][:5]")
-    for channels, (_, collector) in wanted.items():
+    for channels, (width, collector) in wanted.items():
+        slimming.labels[tag(channels).removeprefix("at_")] = label(width)
         for norm in norms:
             if (found := collector.result(norm)) is not None:
                 _write(norm, "" if channels == slimming.layout.full else "_" + tag(channels), *found)

@@ -93,7 +93,7 @@ class _Counter(TorchDispatchMode):
     """Adds up the multiply-adds and output bytes of every convolution and matrix product that runs."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.macs = self.activations = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

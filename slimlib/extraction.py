@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from slimlib.batchnorm import STATISTICS, UncalibratedWidth
 from slimlib.layers import SLIM_LAYERS
-from slimlib.swapping import Gathers, dense_class
+from slimlib.swapping import Gathers, dense_class, without_weight_norm_hooks
 from slimlib.width import Width, check_width, slimming_of
 
 PLAIN = {slim: dense for dense, slim in SLIM_LAYERS.items()}
@@ -44,9 +44,9 @@ def extract(net: nn.Module, width: Width, example: Any = None) -> nn.Module:
     for part in slimming.parts:
         refuse_uncalibrated(part.module)
     for module in list(plain.modules()):
-        _make_plain(module)
-    for module in list(plain.modules()):
         fold_weight_norm(module)
+    for module in list(plain.modules()):
+        _make_plain(module)
     if example is not None:
         _compare(root, width, plain, example)
     return plain
@@ -109,15 +109,13 @@ def _make_plain(module: nn.Module) -> None:
 def fold_weight_norm(module: nn.Module) -> None:
     """Compute parametrized weights once, in either of torch's forms."""
     if parametrize.is_parametrized(module):
-        originals: Any = module.parametrizations
-        values = {name: getattr(module, name).detach().clone() for name in originals}
-        module.__class__ = type(module).__mro__[1]  # torch shares the generated class between copies, so it is left alone
-        del module._modules["parametrizations"]
-        computed: dict[str, nn.Parameter | None] = {name: nn.Parameter(value) for name, value in values.items()}
+        originals: Any = module._modules.pop("parametrizations")
+        module.__class__ = plain_class(module)
+        computed: dict[str, nn.Parameter | None] = {name: nn.Parameter(list_().detach()) for name, list_ in originals.items()}
         module._parameters = computed | module._parameters
-    for hook in list(module._forward_pre_hooks.values()):
-        if isinstance(hook, WeightNorm):
-            remove_weight_norm(module, hook.name)
+        module._load_state_dict_pre_hooks = without_weight_norm_hooks(module._load_state_dict_pre_hooks)
+    for norm in [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, WeightNorm)]:
+        remove_weight_norm(module, norm.name)
 
 
 def _compare(net: nn.Module, width: Width, plain: nn.Module, example: Any) -> None:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from slimlib.extraction import OURS, active_tensor, compact, fold_weight_norm, is_private, plain_class, refuse_uncalibrated
-from slimlib.slimming import Ready
+from slimlib.slimming import Ready, label
 from slimlib.swapping import SwapsOut, Swaps, slim_class, swap_in
-from slimlib.width import Switches, Width, WidthPlan, check_width, slimming_of
+from slimlib.width import Switches, Width, check_width, slimming_of
 
 
 class Frozen:
@@ -36,7 +36,7 @@ class Frozen:
         """Swap in the weights of a width (see `set_width`)."""
         ready = self._ready.get(width)
         if ready is None:
-            frozen = ", ".join(str(w) if isinstance(w, WidthPlan) else f"{w:g}" for w in self.prepared)
+            frozen = ", ".join(map(label, self.prepared))
             raise ValueError(f"width {width} was not frozen; frozen: {frozen}. Freeze it with slimlib.freeze(net, widths)")
         swap_in(ready)
         self.width = width
@@ -107,13 +107,14 @@ def freeze(net: nn.Module, widths: Sequence[Width] | None = None) -> nn.Module:
     slimming = slimming_of(frozen)
     names = {module: name for name, module in frozen.named_modules()}
     normed = [m for m in frozen.modules() if parametrize.is_parametrized(m)]
-    varies = {part.module: part for part in slimming.parts}
+    originals = {inner for m in normed for inner in m.parametrizations.modules()}  # type: ignore[union-attr, operator]
+    varies = {part.module for part in slimming.parts if part.module not in originals} | set(normed)
     prepared: dict[Width, dict[str, Swaps]] = {}
     for width in widths:
         slimming.set(width)
         prepared[width] = {names[module]: _snapshot(module) for module in varies}
         for module in normed:
-            prepared[width].setdefault(names[module], {}).update(_computed(module))
+            prepared[width][names[module]] |= _computed(module)
     for module in list(frozen.modules()):
         _strip(module, module in varies)
     frozen.__class__ = slim_class(type(frozen), (FrozenRoot,))
@@ -147,7 +148,6 @@ def _strip(module: nn.Module, varies: bool) -> None:
     """No parameters: what depends on the width is only in the snapshots, the rest becomes buffers."""
     if parametrize.is_parametrized(module):
         fold_weight_norm(module)
-        varies = True
     for store in (module._parameters, module._buffers):
         for name, value in list(store.items()):
             module.__dict__.pop(name, None)

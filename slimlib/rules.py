@@ -128,9 +128,7 @@ class _Drawn(Rule):
     fewest = 2
     teaches = False  # the largest width is in every draw, so it can teach
 
-    def __init__(
-        self, widths: Widths, samples: int = 4, distill: Distillation | None = None, *, seed: int = 0
-    ) -> None:
+    def __init__(self, widths: Widths, samples: int = 4, distill: Distillation | None = None, *, seed: int = 0) -> None:
         name = type(self).__name__
         if samples < self.fewest:
             raise ValueError(f"{name} needs at least {self.fewest} samples a step, not {samples}")
@@ -151,8 +149,8 @@ class _Drawn(Rule):
 
     def draw(self) -> list[Width]:
         fixed = self.fixed()
-        drawn = {*fixed, *self._random(self.samples - len(fixed), without=fixed)}
-        return sorted(drawn, reverse=True)
+        random = self._random(self.samples - len(fixed), without=fixed)
+        return [*sorted({*fixed, *random}, reverse=True)]
 
     def _random(self, count: int, *, without: list[float]) -> list[float]:
         if isinstance(self.widths, WidthRange):

@@ -32,6 +32,7 @@ class Slimming:
         self.layout, self.widths, self.norm = layout, widths, norm
         self.width: Width = 1.0
         self.channels = layout.full
+        self.labels: dict[str, str] = {}  # tag of calibrated channel numbers -> the width they were asked for as
         self._forget()
 
     # -- what a user asks
@@ -136,21 +137,18 @@ class Slimming:
         return swaps | own
 
     def _refusal(self, width: Width) -> str:
-        asked = width if isinstance(width, WidthPlan) else f"{width:g}"
+        asked = label(width)
         return (
             f"width {asked} has no BatchNorm statistics; calibrated: {', '.join(self.calibrated()) or 'none but the full width'}. "
             f"Call slimlib.calibrate(net, batches, widths=[{asked}])."
         )
 
     def calibrated(self) -> list[str]:
-        """The widths set so far that have statistics, for messages."""
-        norm = next((p.module for p in self.parts if tracks(p.module)), None)
-        if norm is None:
-            return []
-        from slimlib.batchnorm import tag
-
-        known = [(w, c) for w, c in self._channels.items() if f"running_mean_{tag(c)}" in norm._buffers]
-        return [f"{w:g}" if isinstance(w, float | int) else str(w) for w, _ in known]
+        """The widths below the full one that have statistics, for messages."""
+        norm = next((part.module for part in self.parts if tracks(part.module)), None)
+        prefix = "running_mean_at_"
+        tags = [name.removeprefix(prefix) for name in norm._buffers if name.startswith(prefix)] if norm else []
+        return [self.labels.get(found, f"the plan {found.replace('_', ', ')}") for found in tags]
 
     def _watch(self) -> None:
         stores = [slot for part in self.parts for slot in part.slots]
@@ -181,6 +179,11 @@ class Slimming:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._forget()
+
+
+def label(width: Width) -> str:
+    """A width as messages show it."""
+    return str(width) if isinstance(width, WidthPlan) else f"{width:g}"
 
 
 def find_parts(net: nn.Module, layout: Layout) -> list[Part]:

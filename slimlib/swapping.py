@@ -8,6 +8,7 @@ still see the whole. Setting a width is one dict update a layer; nothing is deci
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -35,6 +36,11 @@ class SwapsOut:
         state = dict(super().__getstate__())  # type: ignore[misc]
         for name in (*self._parameters, *self._buffers, "to_gather"):
             state.pop(name, None)
+        for name, value in state.items():  # a weight that a hook computes anew in each forward cannot be copied with its graph
+            if isinstance(value, Tensor) and not value.is_leaf:
+                state[name] = value.detach()
+        if type(self).recipe is not None and self.recipe.computed:
+            state["_load_state_dict_pre_hooks"] = without_weight_norm_hooks(state["_load_state_dict_pre_hooks"])
         return state | dict(self.full_numbers)
 
     def __reduce_ex__(self: Any, protocol: Any) -> Any:
@@ -67,18 +73,36 @@ class ClassRecipe:
 
     mixins: tuple[type, ...]
     base: type
+    computed: tuple[str, ...] = ()
 
 
 def _new(recipe: ClassRecipe) -> Any:
-    made = slim_class(recipe.base, recipe.mixins)
+    made = slim_class(recipe.base, recipe.mixins, recipe.computed)
     return made.__new__(made)
 
 
 @cache
-def slim_class(base: type, mixins: tuple[type, ...]) -> type:
-    """`base` with the mixins in front: the class that `convert` gives to a module of class `base`."""
-    own = {"recipe": ClassRecipe(mixins, base), "__module__": base.__module__, "__doc__": base.__doc__}
-    return type(f"Slim{base.__name__}", (*mixins, base), own)
+def slim_class(base: type, mixins: tuple[type, ...], computed: tuple[str, ...] = ()) -> type:
+    """`base` with the mixins in front: the class that `convert` gives to a module of class `base`.
+
+    `computed`: tensors that parametrizations compute. torch makes a class for each such module, which
+    cannot be pickled; ours has the same properties and can.
+    """
+    recipe = ClassRecipe(mixins, base, computed)
+    own: dict[str, Any] = {"recipe": recipe, "__module__": base.__module__, "__doc__": base.__doc__}
+    own |= {name: _parametrized(name) for name in computed}
+    return type(f"Slim{base.__name__.removeprefix('Slim')}", (*mixins, base), own)
+
+
+def _parametrized(name: str) -> property:
+    def compute(module: Any) -> Tensor:
+        tensor: Tensor = module._modules["parametrizations"]._modules[name]()
+        return tensor
+
+    def assign(module: Any, value: Tensor) -> None:
+        module.parametrizations[name].right_inverse(value)
+
+    return property(compute, assign)
 
 
 def dense_class(made: type) -> type:
@@ -166,6 +190,12 @@ def logical_weight(module: nn.Module) -> tuple[nn.Module, str] | None:
 def swap_in(ready: Iterable[tuple[dict[str, Any], Swaps]]) -> None:
     for target, swaps in ready:
         target.update(swaps)
+
+
+def without_weight_norm_hooks(hooks: Mapping[int, Any]) -> dict[int, Any]:
+    """Without torch's local functions that read checkpoints of the older weight norm: they cannot be pickled."""
+    names = {key: getattr(getattr(hook, "hook", hook), "__qualname__", "") for key, hook in hooks.items()}
+    return OrderedDict((key, hook) for key, hook in hooks.items() if "_weight_norm_compat_hook" not in names[key])
 
 
 def drop_swaps(module: nn.Module) -> None:
