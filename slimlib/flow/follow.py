@@ -1,0 +1,102 @@
+"""`follow`: find the channel layout of a network by running it once on an example."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimlib.flow.check import Failure, Followed, prove
+from slimlib.flow.errors import FlowError
+from slimlib.flow.repair import repair
+from slimlib.flow.solve import Solution, layout
+from slimlib.flow.ties import Ties
+from slimlib.flow.trace import Choices, Trace
+from slimlib.layout import Layout
+
+ATTEMPTS = 60
+
+
+def follow(net: nn.Module, example: Any, *, keep: Sequence[str] = (), divisor: int = 8) -> Layout:
+    """Find which channels of a network may slim, and where each of them passes.
+
+    The network runs on a copy, once in eval and once in training mode; the module given is not touched.
+
+    Args:
+        net: any module.
+        example: what the network is called with: one argument, or a tuple of them.
+        keep: names of modules (also of containers) whose output channels stay full.
+        divisor: channel numbers are multiples of it; a group takes a smaller one where it has fewer than two.
+
+    Raises:
+        FlowError: nothing slims, or an operation cannot be followed; the message names layer and operation.
+        ValueError: `keep` names no module of the network.
+    """
+    args = example if isinstance(example, tuple) else (example,)
+    names = _kept_parameters(net, keep)
+    choices = Choices()
+    for _ in range(ATTEMPTS):
+        found = analyse(net, args, choices, names, divisor)
+        try:
+            with torch.random.fork_rng():
+                prove(net, duplicate(net), args, found, choices)
+        except Failure as failure:
+            repair(net, found, failure, choices)
+        else:
+            return found.layout
+    raise FlowError(f"no layout of this {type(net).__name__} works in {ATTEMPTS} attempts; keep layers with keep=[...]")
+
+
+def analyse(
+    net: nn.Module, args: tuple[Any, ...], choices: Choices, kept: Mapping[str, str], divisor: int = 8
+) -> Followed:
+    """Follow the channels, without proof; `kept`: names of parameters that stay full -> why."""
+    ties = Ties()
+    logs, entered = {}, {}
+    for training in (False, True):
+        trace = Trace(duplicate(net).train(training), ties, choices, net)
+        with torch.random.fork_rng():
+            trace.run(copy.deepcopy(args))
+        logs[training] = trace.log
+        entered |= trace.entered
+    for (name, dim), ids in ties.atoms.items():
+        if name in kept and ((name, dim) in ties.producers or dim is None):
+            ties.fix(ids, kept[name])
+        for module, why in choices.modules.items():
+            if name.startswith(f"{module}.") or not module:
+                ties.fix(ids, why)
+    solution = Solution(ties)
+    found = layout(net, ties, solution, divisor)
+    if not found.groups:
+        reasons = "; ".join(f"{name}: {why}" for name, why in list(found.kept.items())[:3])
+        raise FlowError(f"nothing slims in this {type(net).__name__}. {reasons}")
+    return Followed(ties, logs, entered, solution, found)
+
+
+def duplicate(net: nn.Module) -> nn.Module:
+    """A deep copy, also where a module holds a tensor that was computed (as the older weight_norm leaves it)."""
+    memo: dict[int, Any] = {}
+    for module in net.modules():
+        for value in module.__dict__.values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    return copy.deepcopy(net, memo)
+
+
+def _kept_parameters(net: nn.Module, keep: Sequence[str]) -> dict[str, str]:
+    """Name of every parameter in the modules named -> why it stays."""
+    modules = [name for name, _ in net.named_modules() if name]
+    kept: dict[str, str] = {}
+    for wanted in keep:
+        if wanted not in modules:
+            near = difflib.get_close_matches(wanted, modules, n=1, cutoff=0.0)
+            hint = f"; the nearest is {near[0]!r}" if near else ""
+            raise ValueError(f"keep={wanted!r} names no module of this {type(net).__name__}{hint}")
+        for name, _ in net.named_parameters():
+            if name.startswith(f"{wanted}."):
+                kept[name] = f"kept by keep={wanted!r}"
+    return kept

@@ -1,0 +1,123 @@
+"""An operation of the run, and the register of rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from slimlib.flow.ids import Shadow, compact, distinct, tracked, varies
+
+if TYPE_CHECKING:
+    from slimlib.flow.trace import Trace
+
+Result: TypeAlias = Shadow | Sequence[Shadow | None] | None
+
+
+@dataclass
+class Operation:
+    """One call of an operator: its arguments, and `ids`, the same arguments with shadows instead of tensors."""
+
+    trace: Trace
+    name: str
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    ids: Sequence[Any]
+    kwids: dict[str, Any]
+    out: Any = None
+
+    @property
+    def x(self) -> Tensor:
+        """The ids of the first argument."""
+        ids: Tensor = self.ids[0]
+        return ids
+
+    @property
+    def first(self) -> Tensor:
+        """The first result."""
+        out: Tensor = self.out[0] if isinstance(self.out, (tuple, list)) else self.out
+        return out
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The ids of all tensor arguments."""
+        return [leaf for leaf in tree_leaves((self.ids, self.kwids)) if isinstance(leaf, Tensor)]
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """An argument given by position or by name."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
+    def tie(self, a: Tensor, b: Tensor) -> None:
+        self.trace.ties.tie(a, b, self.trace.here)
+
+    def fix(self, ids: Tensor, why: str) -> None:
+        self.trace.ties.fix(ids, f"{why}: {self.trace.here}")
+
+    def stay(self, why: str) -> int:
+        return self.trace.ties.stay(f"{why}: {self.trace.here}")
+
+    def column(self, ids: Tensor, dim: int) -> Tensor:
+        """One id for every position of `dim`; ids that vary along other dimensions are tied."""
+        size = ids.shape[dim]
+        rows = distinct(ids).movedim(dim, 0)
+        rows = rows.reshape(size if varies(ids, dim) else 1, -1)
+        self.tie(rows, rows[:, :1])
+        return rows[:, 0].expand(size)
+
+    def elementwise(self, operands: Sequence[Tensor], shape: torch.Size) -> Tensor:
+        """Tie operands that are broadcast to `shape`; the ids of the result."""
+        full = [ids.expand(shape) for ids in operands]
+        out = torch.zeros((), dtype=torch.long).expand(shape)
+        for i, ids in enumerate(operands):
+            if self._stretched_over_channels(i, ids, full):
+                self.fix(ids, "broadcast over other channels")
+                continue
+            a, b = torch.broadcast_tensors(distinct(out), distinct(full[i]))
+            self.tie(a, b)
+            if i:
+                self._meets_own(a, b)
+                self._meets_own(b, a)
+            out = torch.where(a == 0, b, a).expand(shape)
+        if distinct(out).numel() > max(shape, default=1):
+            out = self.trace.ties.canonical(out)  # ids tied meanwhile become one: the shadow is small again
+        return compact(out)
+
+    def _meets_own(self, ids: Tensor, other: Tensor) -> None:
+        """Channels that meet those which forward itself added to others (zeros of a padded shortcut) stay."""
+        own = ids == 0
+        if bool(own.any()) and not bool(own.all()) and bool((other[own] > 0).any()):
+            self.fix(other[own], "meets channels that forward adds by itself")
+
+    @staticmethod
+    def _stretched_over_channels(i: int, ids: Tensor, full: Sequence[Tensor]) -> bool:
+        """Whether an operand (a gate [N, 1, H, W], a bias of tokens) is repeated over the channels of the others."""
+        shape = full[i].shape
+        offset = len(shape) - ids.dim()
+        repeated = [d for d in range(len(shape)) if shape[d] > 1 and (d < offset or ids.shape[d - offset] == 1)]
+        own = [d for d in range(offset, len(shape)) if ids.shape[d - offset] > 1]
+        others = [other for j, other in enumerate(full) if j != i]
+        return (
+            any(varies(other, d) for other in others for d in repeated)
+            and not any(varies(other, d) for other in others for d in own)
+            and tracked(ids)
+        )
+
+
+Rule: TypeAlias = Callable[[Operation], Result]
+RULES: dict[str, Rule] = {}
+
+
+def rule(names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for operations, by their names in torch.ops.aten (without the underscore of in-place ones)."""
+
+    def register(function: Rule) -> Rule:
+        for name in names.split():
+            RULES[name] = function
+        return function
+
+    return register

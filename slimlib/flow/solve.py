@@ -1,0 +1,160 @@
+"""From ties to units, groups and the layout."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from slimlib.flow.errors import FlowError
+from slimlib.flow.ties import AtomKey, Ties
+from slimlib.layout import Axis, Group, Layout, Segment
+
+Place = tuple[int, int]  # (group, unit)
+
+
+class Solution:
+    """The units that the ties leave, in groups with the same producers, in order."""
+
+    def __init__(self, ties: Ties) -> None:
+        self.ties = ties
+        self.labels = ties.labels()
+        self.fixed = ties.fixed()
+        makers: dict[int, list[AtomKey]] = defaultdict(list)
+        for key in ties.producers:
+            for unit in torch.unique(self.labels[ties.atoms[key]]).tolist():
+                makers[unit].append(key)
+        found: dict[tuple[AtomKey, ...], list[int]] = defaultdict(list)
+        for unit in sorted(makers):
+            if unit not in self.fixed:
+                found[tuple(makers[unit])].append(unit)
+        for keys, units in found.items():
+            if len(units) == 1:
+                self.fixed[units[0]] = f"all its channels are tied into one unit, with those of '{_layer(keys[0][0])}'"
+        self.groups = {keys: units for keys, units in found.items() if len(units) > 1}
+        self.places: dict[int, Place] = {
+            unit: (g, k) for g, units in enumerate(self.groups.values()) for k, unit in enumerate(units)
+        }
+
+    def channels(self, key: AtomKey) -> list[Place | None]:
+        """The place of each channel of an axis; None: it stays."""
+        return [self.places.get(unit) for unit in self.labels[self.ties.atoms[key]].tolist()]
+
+    def axis(self, key: AtomKey) -> Axis:
+        return segments(self.channels(key))
+
+    def group(self, keys: tuple[AtomKey, ...], divisor: int) -> Group:
+        units = self.groups[keys]
+        per_axis = (int((self.labels[atoms] == units[0]).sum()) for atoms in self.ties.atoms.values())
+        divisor = max(1, divisor // min(count for count in per_axis if count))  # where a unit has fewest channels
+        while divisor > 1 and len(units) < 2 * divisor:
+            divisor //= 2
+        layers = tuple(dict.fromkeys(_layer(name) for name, _ in keys))
+        return Group(layers[0], len(units), divisor, layers)
+
+    def kept(self) -> dict[str, str]:
+        """Layers whose outputs all stay full -> why."""
+        kept = dict(self.ties.blocked)
+        for key in self.ties.producers:
+            units = self.labels[self.ties.atoms[key]].tolist()
+            if all(unit in self.fixed for unit in units):
+                kept[_layer(key[0])] = self.fixed[units[0]]
+        return kept
+
+
+def layout(net: nn.Module, ties: Ties, solution: Solution, divisor: int) -> Layout:
+    """The layout of the network that the ties describe."""
+    names = _aliases(net)
+    axes: dict[str, dict[int, Axis]] = {}
+    norm_inputs: dict[str, Axis] = {}
+    for (name, dim), ids in ties.atoms.items():
+        if dim == "input":
+            axis = solution.axis((name, dim))
+            if _slims(axis):
+                norm_inputs[name] = axis
+            continue
+        shape = names[name][0].shape
+        found = {dim: solution.axis((name, dim))} if isinstance(dim, int) else _element_axis(solution, name, ids, shape)
+        found = {d: axis for d, axis in found.items() if _slims(axis)}
+        for alias in names[name][1] if found else []:
+            axes.setdefault(alias, {}).update(found)
+    groups = tuple(solution.group(keys, divisor) for keys in solution.groups)
+    return Layout(groups, axes, norm_inputs, solution.kept(), tuple(_idle(net, ties)))
+
+
+def segments(channels: list[Place | None]) -> Axis:
+    """Consecutive channels as segments: stays, or units in order that have equally many channels each."""
+    runs: list[tuple[Place | None, int]] = []  # equal places side by side
+    for place in channels:
+        if runs and runs[-1][0] == place:
+            runs[-1] = (place, runs[-1][1] + 1)
+        else:
+            runs.append((place, 1))
+    found: list[Segment] = []
+    for place, size in runs:
+        if place is None:
+            found.append(Segment(None, size))
+            continue
+        group, unit = place
+        last = found[-1] if found else None
+        if last and last.group == group and last.start + last.units == unit and last.channels == size:
+            found[-1] = Segment(group, last.units + 1, size, last.start)
+        else:
+            found.append(Segment(group, 1, size, unit))
+    return tuple(found)
+
+
+def _slims(axis: Axis) -> bool:
+    return any(segment.group is not None for segment in axis)
+
+
+def _element_axis(solution: Solution, name: str, ids: Tensor, shape: torch.Size) -> dict[int, Axis]:
+    """The axis along which the elements of a bias or an embedding follow channels."""
+    units = solution.labels[ids].view(shape)
+    slims = torch.isin(units, torch.tensor(list(solution.places), dtype=torch.long))
+    if not bool(slims.any()):
+        return {}
+    along = [dim for dim in range(len(shape)) if bool((slims & (units != units.narrow(dim, 0, 1))).any())]
+    if len(along) != 1 or not torch.equal(slims, slims.any(_others(shape, along[0]), keepdim=True).expand(shape)):
+        raise FlowError(f"the channels of '{name}' {tuple(shape)} do not lie along one of its axes")
+    column = units.movedim(along[0], 0).reshape(shape[along[0]], -1)[:, 0]
+    return {along[0]: segments([solution.places.get(unit) for unit in column.tolist()])}
+
+
+def _others(shape: torch.Size, dim: int) -> list[int]:
+    return [d for d in range(len(shape)) if d != dim]
+
+
+def _layer(parameter: str) -> str:
+    """Name of the layer a parameter belongs to; of the parameter itself where it is the network's own."""
+    owner = parameter.split(".parametrizations.")[0]
+    return owner if owner != parameter else parameter.rpartition(".")[0] or parameter
+
+
+def _aliases(net: nn.Module) -> dict[str, tuple[Tensor, list[str]]]:
+    """First name of every parameter and buffer -> itself and all its names."""
+    first: dict[int, str] = {}
+    found: dict[str, tuple[Tensor, list[str]]] = {}
+    for name, value in _tensors(net):
+        key = first.setdefault(id(value), name)
+        found.setdefault(key, (value, []))[1].append(name)
+    return found
+
+
+def _tensors(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for prefix, module in net.named_modules(remove_duplicate=False):
+        for name, value in [*module._parameters.items(), *module._buffers.items()]:
+            if value is not None:
+                yield f"{prefix}.{name}".lstrip("."), value
+
+
+def _idle(net: nn.Module, ties: Ties) -> list[str]:
+    """Layers none of whose parameters met an operation."""
+    met = {name for name, _ in ties.atoms}
+    idle = dict.fromkeys(_layer(name) for name, _ in net.named_parameters())
+    for name, _ in net.named_parameters():
+        if name in met:
+            idle.pop(_layer(name), None)
+    return list(idle)

@@ -1,0 +1,93 @@
+"""Ties between channel ids: which channels live or die together, and which must stay, and why."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# A parameter's channels: its name and a dimension of it, or None where every element has an id of its own (a bias,
+# a position embedding), or "input" for the channels that enter a norm module of that name.
+AtomKey = tuple[str, int | str | None]
+
+
+class Ties:
+    """Collects ties while a network runs.
+
+    Ids count up from 1; `labels` maps each id to the smallest id that it is tied to. `atoms` are the ids of the
+    parameters, `producers` the weight axes that hand out channels.
+    """
+
+    def __init__(self) -> None:
+        self.count = 1
+        self.atoms: dict[AtomKey, Tensor] = {}
+        self.producers: dict[AtomKey, None] = {}
+        self.reasons: dict[int, str] = {}
+        self.blocked: dict[str, str] = {}  # layers that an operation without a rule computes -> reason
+        self.stays: dict[str, int] = {}
+        self._labels = torch.zeros(1, dtype=torch.long)
+        self._pending: list[Tensor] = []
+
+    def fresh(self, key: AtomKey, size: int) -> Tensor:
+        """The ids of a parameter's channels; new ones at the first call."""
+        if key not in self.atoms:
+            self.atoms[key] = torch.arange(self.count, self.count + size)
+            self.count += size
+        return self.atoms[key]
+
+    def stay(self, why: str) -> int:
+        """An id that must stay."""
+        if why not in self.stays:
+            self.stays[why] = self.count
+            self.reasons[self.count] = why
+            self.count += 1
+        return self.stays[why]
+
+    def tie(self, a: Tensor, b: Tensor, here: str) -> None:
+        """The ids of a and b, element by element, live and die together; 0 ties nothing."""
+        a, b = torch.broadcast_tensors(a, b)
+        a, b = a.reshape(-1), b.reshape(-1)
+        use = (a != b) & (a > 0) & (b > 0)
+        if bool(use.any()):
+            key = torch.unique((a[use] << 32) | b[use])  # one integer a pair: unique over rows is 20 times slower
+            self._pending.append(torch.stack([key >> 32, key & 0xFFFFFFFF]))
+
+    def fix(self, ids: Tensor, why: str) -> None:
+        """These ids must stay."""
+        for channel in torch.unique(ids).tolist():
+            if channel > 0:
+                self.reasons.setdefault(channel, why)
+
+    def labels(self) -> Tensor:
+        """The smallest id of every id's component."""
+        known = len(self._labels)
+        if known < self.count:
+            self._labels = torch.cat([self._labels, torch.arange(known, self.count)])
+        if self._pending:
+            pairs = self._labels[torch.cat(self._pending, 1)]
+            self._labels = _components(pairs, self.count)[self._labels]
+            self._pending = []
+        return self._labels
+
+    def canonical(self, ids: Tensor) -> Tensor:
+        return self.labels()[ids]
+
+    def fixed(self) -> dict[int, str]:
+        """Label of every component that must stay -> the first reason."""
+        labels = self.labels()
+        found: dict[int, str] = {}
+        for channel, why in self.reasons.items():
+            found.setdefault(int(labels[channel]), why)
+        return found
+
+
+def _components(pairs: Tensor, count: int) -> Tensor:
+    """pairs: [2, P] ids; the smallest id of each id's connected component, [count]."""
+    a, b = pairs
+    labels = torch.arange(count)
+    while True:
+        low = torch.minimum(labels[a], labels[b])
+        merged = labels.scatter_reduce(0, torch.cat([labels[a], labels[b], a, b]), low.repeat(4), "amin")
+        merged = merged[merged]
+        if torch.equal(merged, labels):
+            return labels
+        labels = merged

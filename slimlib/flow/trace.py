@@ -1,0 +1,305 @@
+"""One eager run of a network with channel ids beside every tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from slimlib.flow.errors import FlowError
+from slimlib.flow.ids import Shadow, WeightRef, everywhere, tracked, untracked
+from slimlib.flow.rules import Operation, apply_rule, keeps_weights
+from slimlib.flow.ties import Ties
+from slimlib.flow.whole import WHOLE, attention_scale
+
+INPUT, OUTPUT = "comes from the network's input", "reaches the network's output"
+
+
+# An operation's place: the class of its module (or the module's name), how many operations of it came before, its name.
+Site: TypeAlias = tuple[str, int, str]
+
+
+@dataclass
+class Choices:
+    """What failed attempts to slim have taught, by the places where they failed."""
+
+    views: dict[tuple[str, int], int] = field(default_factory=dict)  # (class, dimensions made of one) -> reading of it
+    keep: dict[Site, str] = field(default_factory=dict)  # what enters here stays full
+    entering: dict[str, str] = field(default_factory=dict)  # what enters these modules stays full
+    modules: dict[str, str] = field(default_factory=dict)  # the layers of these modules stay full
+
+
+@dataclass
+class Step:
+    """An operation as it was followed."""
+
+    site: Site
+    here: str
+    inputs: list[Tensor]
+    weights: list[WeightRef]
+    outputs: list[Shadow | None]
+
+
+class Trace(TorchDispatchMode):
+    """Runs a network and tells `ties` what every operation does to the channels; `log` has what it saw."""
+
+    def __init__(self, net: nn.Module, ties: Ties, choices: Choices, origin: nn.Module) -> None:
+        """`origin` is the user's network, which `net` is a copy of: it tells the classes of the modules."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.net, self.ties, self.choices = net, ties, choices
+        self.log: list[Step] = []
+        self.entered: dict[str, list[Tensor]] = {}  # the ids that enter each module
+        self.modules = dict(origin.named_modules())
+        self.parameters = parameter_names(net)
+        self.shadows: Any = WeakTensorKeyDictionary()
+        self.computed: Any = WeakTensorKeyDictionary()  # tensor computed from parameters alone -> (weight, operation)
+        self.statistics: Any = WeakTensorKeyDictionary()  # a number computed from all channels -> (ids, reason)
+        self.stack: list[str] = [""]  # the modules that run now, innermost last
+        self.counts = [0]  # operations that each of them has run
+        self.operation = ""
+        self.whole = False
+        self.phase: Literal["forward", "operation", "rule"] = "forward"  # whose code runs now
+
+    @property
+    def module(self) -> str:
+        """Name of the innermost module that runs."""
+        return self.stack[-1]
+
+    @property
+    def site(self) -> Site:
+        kind = class_of_many(self.modules[self.module]) or f"'{self.module}'"
+        return kind, self.counts[-1], self.operation
+
+    @property
+    def here(self) -> str:
+        """The operation and the module, for messages."""
+        if not self.module:
+            return f"{self.operation} in the network's own forward"
+        return f"{self.operation} in '{self.module}' ({type(self.modules[self.module]).__name__})"
+
+    def run(self, args: tuple[Any, ...]) -> list[Any]:
+        """Run the network; the leaves of its output."""
+        for leaf in tree_leaves(args):
+            if isinstance(leaf, Tensor):
+                self.shadows[leaf] = everywhere(self.ties.stay(INPUT), leaf.shape)
+        with torch.no_grad(), _plain_attention(), self._module_names(), WholeFunctions(self), self:
+            outputs = tree_leaves(self.net(*args))
+        for output in outputs:
+            if isinstance(output, Tensor):
+                ids = self.shadow(output, as_weight=False)
+                assert isinstance(ids, Tensor)
+                self.ties.fix(ids, OUTPUT)
+        return outputs
+
+    def shadow(self, x: Any, as_weight: bool) -> Any:
+        """The ids of a tensor; a `WeightRef` for a weight, where the operation can use one. Other things unchanged."""
+        if not isinstance(x, Tensor):
+            return x
+        found: Shadow | None = self.shadows.get(x)
+        name = self.parameters.get(id(x), (None, None))[0]
+        if found is None and name is not None and x.is_floating_point() and x.numel() > 1:
+            if as_weight and x.dim() > 1:
+                return WeightRef(name, tuple(range(x.dim())))
+            return self.ties.fresh((name, None), x.numel()).view(x.shape)
+        if isinstance(found, WeightRef) and not as_weight:
+            return self._as_data(found, x)
+        return untracked(x.shape) if found is None else found
+
+    def _as_data(self, weight: WeightRef, x: Tensor) -> Tensor:
+        """The elements of a weight that was moved about before it is used as data."""
+        order = [d for d in weight.dims if d is not None]
+        size = dict(zip(weight.dims, x.shape, strict=True))
+        shape = [size[d] for d in sorted(order)]
+        ids = self.ties.fresh((weight.name, None), x.numel()).view(shape)
+        return ids.permute([sorted(order).index(d) for d in order]).reshape(x.shape)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if self.whole:
+            return func(*args, **kwargs)
+        packet = func.overloadpacket
+        name = packet.__name__ if func.namespace == "aten" else f"{func.namespace}.{packet.__name__}"
+        in_place = func._schema.is_mutable
+        if in_place and name.endswith("_") and not name.startswith("_"):
+            name = name[:-1]
+        return self.step(name, func, args, kwargs, in_place)
+
+    def step(
+        self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], in_place: bool
+    ) -> Any:
+        """Run one operation, then its rule."""
+        self.operation, self.phase = name, "rule"
+        as_weight = keeps_weights(name)
+        ids, kwids = tree_map(lambda x: self.shadow(x, as_weight), (args, kwargs))
+        op = Operation(self, name, func, args, kwargs, ids, kwids)
+        if in_place:
+            self._refuse_writes_into_views(op)
+        self._use_statistics(op)
+        inputs, weights = op.tensors, [ref for ref in tree_leaves(ids) if isinstance(ref, WeightRef)]
+        if why := self.choices.keep.get(self.site):
+            for entering in inputs:
+                self.ties.fix(entering, why)
+        self.phase = "operation"
+        out = op.out = self.compute(op)
+        self.phase = "rule"
+        result = apply_rule(op)
+        outs = list(out) if isinstance(out, (tuple, list)) else [out]
+        results: list[Any] = list(result) if isinstance(result, (tuple, list)) else [result] * len(outs)
+        weight = self._computed_from(op)
+        seen: list[Shadow | None] = []
+        for o, r in zip(outs, results, strict=False):
+            fits = isinstance(o, Tensor) and (
+                isinstance(r, WeightRef) or (isinstance(r, Tensor) and r.shape == o.shape)
+            )
+            seen.append(r if fits else None)
+            if fits:
+                self.shadows[o] = r
+            if isinstance(o, Tensor) and weight is not None and not isinstance(r, WeightRef):
+                self.computed[o] = weight
+        self.log.append(Step(self.site, self.here, inputs, weights, seen))
+        self.finished(op, outs)
+        self.counts[-1] += 1
+        self.phase = "forward"
+        return out
+
+    def compute(self, op: Operation) -> Any:
+        """Run the operation."""
+        return op.func(*op.args, **op.kwargs)
+
+    def finished(self, op: Operation, outs: list[Any]) -> None:
+        """Called after every operation, which is the last of `log`."""
+
+    def _computed_from(self, op: Operation) -> tuple[str, str] | None:
+        """The parameter that alone decides the result of an operation other than a product."""
+        if op.name in {"convolution", "mm", "addmm", "bmm", "embedding"}:
+            return None
+        source: tuple[str, str] | None = None
+        for x in tree_leaves((op.args, op.kwargs)):
+            if isinstance(x, Tensor):
+                name, shadow = self.parameters.get(id(x), (None, None))[0], self.shadows.get(x)
+                if x in self.computed:
+                    source = source or self.computed[x]
+                elif isinstance(shadow, WeightRef):
+                    source = source or (shadow.name, op.name)
+                elif name is not None and x.dim() > 1:
+                    source = source or (name, op.name)
+                elif name is None and shadow is not None and tracked(shadow):
+                    return None
+        return source
+
+    def _use_statistics(self, op: Operation) -> None:
+        """A number made of all channels may steer the control flow; where it is computed with, the channels stay."""
+        if op.name in {"_local_scalar_dense", "item", "gt", "lt", "ge", "le", "eq", "ne", "is_nonzero"}:
+            return
+        for x in tree_leaves((op.args, op.kwargs)):
+            if isinstance(x, Tensor) and x.dim() == 0 and x in self.statistics:
+                ids, why = self.statistics[x]
+                self.ties.fix(ids, why)
+
+    def _refuse_writes_into_views(self, op: Operation) -> None:
+        """A write through a view would change the channels of a tensor behind its shadow."""
+        target = op.args[0] if op.args else None
+        if not isinstance(target, Tensor) or not target._is_view():
+            return
+        mine = op.ids[0]
+        others = [t for t in tree_leaves((op.ids[1:], op.kwids)) if isinstance(t, Tensor) and tracked(t)]
+        if not others or (op.name != "copy" and isinstance(mine, Tensor) and bool((mine > 0).all())):
+            return
+        raise FlowError(
+            f"{self.here} writes channels into a view of another tensor (slice assignment, index_put, copy_): "
+            "they cannot be followed there. Build the tensor with torch.cat or torch.where instead."
+        )
+
+    @contextmanager
+    def _module_names(self) -> Iterator[None]:
+        """Keep `stack` while modules run; after an exception it still shows where."""
+
+        def enter(name: str, args: Any) -> None:
+            ids = [self.shadow(x, as_weight=False) for x in tree_leaves(args) if isinstance(x, Tensor)]
+            self.entered.setdefault(name, []).extend(ids)
+            if why := self.choices.entering.get(name):
+                for entering in ids:
+                    self.ties.fix(entering, why)
+            self.stack.append(name)
+            self.counts.append(0)
+
+        def leave(*_: Any) -> None:
+            self.stack.pop()
+            self.counts.pop()
+
+        handles = []
+        for name, module in self.net.named_modules():
+            if name:
+                handles.append(module.register_forward_pre_hook(lambda _, args, name=name: enter(name, args)))
+                handles.append(module.register_forward_hook(leave))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+class WholeFunctions(TorchFunctionMode):
+    """Hands functions whose meaning is lost in their parts to the trace as one operation."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self.trace = trace
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        trace = self.trace
+        name = getattr(func, "__name__", "")
+        if trace.whole or name not in WHOLE:
+            if name == "scaled_dot_product_attention" and not trace.whole:
+                attention_scale(trace, args, kwargs)
+            return func(*args, **kwargs)
+        trace.whole = True
+        try:
+            return trace.step(name, func, args, kwargs, False)
+        finally:
+            trace.whole = False
+
+
+def class_of_many(module: nn.Module) -> str | None:
+    """Name of a module's class, where what is true of one module is true of all of the class; None for torch's own."""
+    kind = type(module)
+    return None if kind.__module__.startswith("torch.") else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def parameter_names(net: nn.Module) -> dict[int, tuple[str, Tensor]]:
+    """id of every parameter and buffer, as its module shows it -> its first name, and itself to keep the id valid."""
+    first: dict[int, str] = {}
+    found: dict[int, tuple[str, Tensor]] = {}
+    for prefix, module in net.named_modules():
+        for name, stored in [*module._parameters.items(), *module._buffers.items()]:
+            if stored is not None:
+                shown = getattr(module, name)
+                own = first.setdefault(id(stored), f"{prefix}.{name}".lstrip("."))
+                found.setdefault(id(shown), (own, shown))
+    return found
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Attention as matrix products and a softmax."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
