@@ -22,6 +22,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 from slimlib.batchnorm import SlimBatchNorm
+from slimlib.freezing import Frozen
+from slimlib.slimming import Slimming
 from slimlib.width import Width, at_width, slimmable_parts
 
 
@@ -53,8 +55,11 @@ def cost(net: nn.Module, example: Tensor | tuple[Any, ...], width: Width = 1.0) 
         width: need not be calibrated.
 
     Raises:
-        ValueError: the width is not allowed here, or the forward looks at values (fake tensors have none).
+        ValueError: the width is not allowed here, the forward looks at values (fake tensors have none),
+            or the network is frozen.
     """
+    if any(isinstance(module.__dict__.get("slim"), Frozen) for module in net.modules()):
+        raise ValueError("a frozen network has no parameters to count; ask for the cost of the one it was made from")
     with _set_to(net, width), _left_as_it_was(net), _all_widths_calibrated(net), _unfused():
         counter = _Counter()
         fake = FakeTensorMode(allow_non_fake_inputs=True)
@@ -134,7 +139,7 @@ def _set_to(net: nn.Module, width: Width) -> Iterator[None]:
         yield
         return
     for part in parts:
-        if part.stale():
+        if isinstance(part, Slimming) and part.stale():
             part.refresh()  # here, as what the forward prepares under fake tensors would stay fake
     with at_width(net, width):
         yield

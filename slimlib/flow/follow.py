@@ -15,7 +15,7 @@ from slimlib.flow.errors import FlowError
 from slimlib.flow.repair import repair
 from slimlib.flow.solve import Solution, layout
 from slimlib.flow.ties import Ties
-from slimlib.flow.trace import Choices, Trace
+from slimlib.flow.trace import Choices, Step, Trace
 from slimlib.layout import Layout
 
 ATTEMPTS = 60
@@ -56,7 +56,8 @@ def analyse(
 ) -> Followed:
     """Follow the channels, without proof; `kept`: names of parameters that stay full -> why."""
     ties = Ties()
-    logs, entered = {}, {}
+    logs: dict[bool, list[Step]] = {}
+    entered: dict[str, list[Tensor]] = {}
     for training in (False, True):
         trace = Trace(duplicate(net).train(training), ties, choices, net)
         with torch.random.fork_rng():

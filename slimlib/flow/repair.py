@@ -45,7 +45,7 @@ def _at_step(found: Followed, step: Step, reason: str, choices: Choices) -> bool
 
 
 def _in_forward(net: nn.Module, found: Followed, failure: Failure, choices: Choices) -> bool:
-    """The code of a module failed: keep full what enters it, then its layers, then the same for the module around it."""
+    """The code of a module failed: keep full what enters it, or its layers, or the same of the module around it."""
     for name in _upwards(failure.module):
         alike = _alike(net, name)
         kind = type(net.get_submodule(name)).__name__

@@ -226,7 +226,8 @@ class Trace(TorchDispatchMode):
         """Keep `stack` while modules run; after an exception it still shows where."""
 
         def enter(name: str, args: Any) -> None:
-            ids = [self.shadow(x, as_weight=False) for x in tree_leaves(args) if isinstance(x, Tensor)]
+            shadows = [self.shadows.get(x) for x in tree_leaves(args) if isinstance(x, Tensor)]
+            ids = [shadow for shadow in shadows if isinstance(shadow, Tensor)]
             self.entered.setdefault(name, []).extend(ids)
             if why := self.choices.entering.get(name):
                 for entering in ids:

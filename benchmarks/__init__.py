@@ -1,0 +1,1 @@
+"""The runner: recipes and tasks in, records out, and from the records tables and figures."""

@@ -1,0 +1,1 @@
+"""Settings of the runner, composed by hydra: one choice of each group."""

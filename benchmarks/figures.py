@@ -1,0 +1,108 @@
+"""The figure of an ablation: metric against multiply-adds, a panel an evaluation set."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from benchmarks.tables import Results
+
+WIDTH_COLOURS = matplotlib.colormaps["viridis"]
+WIDTH_SCALE = Normalize(0.0, 1.0)  # one scale for widths in every figure
+MARKERS = "osD^vPX*<>"
+LINES = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c")
+STYLE: Any = {
+    "font.size": 9,
+    "svg.hashsalt": "slimlib",
+    "svg.fonttype": "path",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def figure(results: Results, finding: str) -> dict[str, bytes]:
+    """The figure as {"png": .., "svg": ..}; the same records give the same bytes on the same machine."""
+    sets = results.first.eval_sets
+    with matplotlib.rc_context(STYLE):
+        drawn = Figure(figsize=(1.2 + 3.9 * len(sets), 4.2), layout="constrained")
+        panels: Sequence[Axes] = drawn.subplots(1, len(sets), squeeze=False)[0]
+        for panel, dataset in zip(panels, sets, strict=True):
+            _panel(panel, results, dataset)
+        metric = results.primary
+        panels[0].set_ylabel(f"{metric.name.upper()} ({metric.unit})" if metric.unit else metric.name.upper())
+        handles, labels = panels[0].get_legend_handles_labels()
+        drawn.legend(
+            handles, labels, loc="outside lower center", ncols=min(len(labels), 2 + 2 * len(sets)), frameon=False
+        )
+        drawn.colorbar(
+            ScalarMappable(WIDTH_SCALE, WIDTH_COLOURS), ax=list(panels), label="width", fraction=0.04, pad=0.02
+        )
+        drawn.suptitle("\n".join(textwrap.wrap(finding, 24 + 48 * len(sets))), fontsize=10)
+        return image_files(drawn)
+
+
+def image_files(drawn: Figure) -> dict[str, bytes]:
+    """A figure as PNG and SVG, without dates and random ids."""
+    files = {}
+    with matplotlib.rc_context(STYLE):
+        for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+            buffer = io.BytesIO()
+            drawn.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+            files[kind] = buffer.getvalue()
+    return files
+
+
+def _panel(panel: Axes, results: Results, dataset: str) -> None:
+    metric = results.primary
+    for number, recipe in enumerate(results.recipes):
+        points = []
+        for width in results.widths:
+            cost = results.cost(recipe, width)
+            cell = results.cell(recipe, width, dataset, metric.name)
+            if cost is not None and cell.mean is not None:
+                points.append((cost[0], cell.mean, cell.std or 0.0, width))
+        if points:
+            _line(panel, recipe, points, number, dashed=results.individual(recipe))
+    for name, scores in results.baselines.items():
+        value = scores.get(dataset, {}).get(metric.name)
+        if value is not None:
+            panel.axhline(value, color="0.45", linestyle=":", linewidth=1.2, label=name)
+    panel.set_title(dataset, fontsize=9)
+    panel.set_xlabel("multiply-adds (millions)")
+    panel.grid(alpha=0.25, linewidth=0.5)
+
+
+def _line(
+    panel: Axes, recipe: str, points: list[tuple[int, float, float, float]], number: int, *, dashed: bool
+) -> None:
+    x = [macs / 1e6 for macs, *_ in points]
+    mean = [value for _, value, _, _ in points]
+    std = [spread for _, _, spread, _ in points]
+    colour = "black" if dashed else LINES[number % len(LINES)]
+    marker = MARKERS[number % len(MARKERS)]
+    style: dict[str, Any] = {"color": colour, "linestyle": "--" if dashed else "-", "linewidth": 1.3}
+    panel.plot(
+        x, mean, marker=marker, markersize=6, markerfacecolor="white", markeredgecolor=colour, label=recipe, **style
+    )
+    panel.scatter(
+        x,
+        mean,
+        c=[w for *_, w in points],
+        cmap=WIDTH_COLOURS,
+        norm=WIDTH_SCALE,
+        marker=marker,
+        s=36,
+        edgecolors=colour,
+        zorder=3,
+    )
+    if any(std):
+        low, high = ([m + sign * s for m, s in zip(mean, std, strict=True)] for sign in (-1, 1))
+        panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)

@@ -1,0 +1,26 @@
+"""What makes two results the same: a hash over everything that decides them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from tasks.recipe import Recipe
+
+MEANING = 1
+"""Raised when a change of the code changes what the same settings give, so that old records are not taken for new."""
+
+
+def recipe_hash(task: str, settings: Mapping[str, Any], recipe: Recipe, steps: int) -> str:
+    """12 hexadecimal digits; neither the recipe's name nor the seed is in it."""
+    decides = {"meaning": MEANING, "task": task, "settings": settings, "recipe": recipe.settings(), "steps": steps}
+    canonical = json.dumps(decides, sort_keys=True, separators=(",", ":"), default=list)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def slug(name: str) -> str:
+    """A recipe's name as a part of a file name."""
+    return re.sub(r"[^A-Za-z0-9.+=_]+", "_", name).strip("._")

@@ -1,0 +1,160 @@
+"""One job: a recipe with a seed, trained, scored and recorded."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+
+import slimlib as slim
+from benchmarks.environment import commit, host_class, versions
+from benchmarks.folder import ResultsFolder
+from benchmarks.progress import Reporter
+from benchmarks.records import MetricInfo, Record, Row, write_record
+from benchmarks.settings import RunSettings
+from tasks.checkpoint import Checkpoint
+from tasks.recipe import Recipe
+from tasks.supervised import Interrupted, Watch, WidthResult, networks_of, train_recipe
+from tasks.task import SupervisedTask
+
+MakeTask = Callable[[], SupervisedTask]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a record is made by. `keep` says whether the trained network is kept for the showcase."""
+
+    recipe: Recipe
+    position: int
+    seed: int
+    hash: str
+    keep: bool = False
+
+    @property
+    def label(self) -> str:
+        """As the user reads it."""
+        return f"{self.recipe.name}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: trained, cached, shared, missing, failed or interrupted, and why."""
+
+    job: Job
+    status: str
+    note: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.job.label}: {self.note}"
+
+
+def plan(settings: RunSettings) -> list[Job]:
+    """All jobs of a run, seed by seed: every recipe has a first result before any has a second."""
+    shown = max((i for i, r in enumerate(settings.recipes) if r.kind == "slimmable"), default=-1)
+    return [
+        Job(recipe, i, seed, settings.hash_of(recipe), keep=i == shown and seed == settings.seeds[0])
+        for seed in settings.seeds
+        for i, recipe in enumerate(settings.recipes)
+    ]
+
+
+def run_job(
+    settings: RunSettings, job: Job, task: SupervisedTask, reporter: Reporter, stop: Callable[[], bool]
+) -> Outcome:
+    """Train a job from its last checkpoint and write its record. Whatever goes wrong is its outcome, never raised."""
+    try:
+        reporter.start(job.label, settings.steps * len(networks_of(job.recipe, task)))
+        seconds = _train_and_record(settings, job, task, reporter, stop)
+        return Outcome(job, "trained", f"done in {seconds:.0f} s")
+    except Interrupted:
+        return Outcome(job, "interrupted", "stopped; the same command goes on from here")
+    except Exception as error:
+        if settings_want_traces():
+            raise
+        return Outcome(job, "failed", f"failed: {one_line(error)}")
+
+
+def _train_and_record(
+    settings: RunSettings, job: Job, task: SupervisedTask, reporter: Reporter, stop: Callable[[], bool]
+) -> float:
+    began = time.monotonic()
+    torch.set_num_threads(settings.threads)
+    folder = ResultsFolder(settings.folder)
+    identity = f"{job.hash}-{job.seed}"
+    path = folder.checkpoint(job.hash, job.seed)
+    checkpoint = Checkpoint(path, identity, every=settings.checkpoint_seconds, warn=reporter.note)
+
+    def trained(width: float | None, net: nn.Module) -> None:
+        if job.keep and width is None:
+            network = folder.network(job.hash, job.seed)
+            network.parent.mkdir(parents=True, exist_ok=True)
+            slim.save(net, network, recipe={"name": job.recipe.name, **job.recipe.settings()})
+
+    results = train_recipe(
+        task,
+        job.recipe,
+        steps=settings.steps,
+        seed=job.seed,
+        device=settings.device,
+        checkpoint=checkpoint,
+        watch=Watch(step=reporter.step, stop=stop, trained=trained),
+    )
+    seconds = time.monotonic() - began
+    write_record(make_record(settings, job, task, results, seconds), folder.records)
+    checkpoint.remove()
+    return seconds
+
+
+def make_record(
+    settings: RunSettings, job: Job, task: SupervisedTask, results: list[WidthResult], seconds: float
+) -> Record:
+    """The record of a finished job."""
+    return Record(
+        task=settings.task,
+        ablation=settings.ablation,
+        question=settings.question,
+        recipe=job.recipe.name,
+        position=job.position,
+        seed=job.seed,
+        hash=job.hash,
+        scale=settings.scale,
+        data=settings.data,
+        dataset=task.dataset,
+        protocol=task.protocol,
+        steps=settings.steps,
+        input=list(task.example().shape),
+        metrics=[MetricInfo(**asdict(metric)) for metric in task.metrics],
+        eval_sets=list(task.eval_sets),
+        rows=[Row(**asdict(result)) for result in results],
+        baselines=task.baselines(),
+        training=job.recipe.settings(),
+        settings=settings.deciding,
+        versions=versions(),
+        commit=commit(),
+        host=host_class(settings.device),
+        threads=settings.threads,
+        seconds=round(seconds, 1),
+    )
+
+
+def settings_want_traces() -> bool:
+    """Whether the user asked for the whole trace of an error."""
+    return os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+
+
+def one_line(error: BaseException) -> str:
+    """The reason, in one line that a user can read."""
+    if isinstance(error, OSError) and error.strerror:
+        return (
+            f"{error.strerror[0].upper()}{error.strerror[1:]}"
+            if error.filename is None
+            else f"{error.strerror}: {error.filename}"
+        )
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else ""
+    expected = isinstance(error, ValueError | OSError) or type(error).__module__.startswith("tasks.")
+    return text if expected and text else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -1,0 +1,64 @@
+"""`python -m benchmarks.perf`: measure, and write records, table and figure to results/perf."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.markdown import Markdown
+
+from benchmarks.perf.inference import inference
+from benchmarks.perf.measurement import Measurement
+from benchmarks.perf.records import write
+from benchmarks.perf.report import write_report
+from benchmarks.perf.switching import switching
+from benchmarks.perf.training import sandwich_memory, sandwich_step
+
+CLASSIFIERS = ("MobileNet v1", "MobileNet v2", "ResNet-50")
+WIDTHS = (0.25, 0.5, 0.75, 1.0)
+PARTS = ("inference", "training", "memory", "switching")
+TRAINING_SIZES = {"MobileNet v1": (128, 8), "MobileNet v2": (128, 8), "ResNet-50": (128, 4), "WDSR-A": (48, 4)}
+
+
+def measure(part: str, network: str, *, rounds: int) -> Iterator[Measurement]:
+    """The measurements of one part on one network."""
+    size, batch = TRAINING_SIZES[network]
+    if part == "inference" and network in CLASSIFIERS:
+        yield from inference(network, widths=WIDTHS, size=224, rounds=rounds)
+    elif part == "training":
+        yield sandwich_step(network, size=size, batch=batch, rounds=max(rounds // 3, 1))
+    elif part == "memory":
+        yield sandwich_memory(network, size=size, batch=batch)
+    elif part == "switching" and network in CLASSIFIERS[:2]:
+        yield from switching(network, size=64, rounds=rounds)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run from the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.perf", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; all by default")
+    parser.add_argument("--network", action="append", choices=TRAINING_SIZES, help="all by default")
+    parser.add_argument("--rounds", type=int, default=30, help="turns that each side gets (training: a third)")
+    parser.add_argument("--results", type=Path, default=Path("results/perf"))
+    chosen = parser.parse_args(arguments)
+    if unknown := set(chosen.parts) - set(PARTS):
+        parser.error(f"unknown part {sorted(unknown)[0]!r}; choose from {', '.join(PARTS)}")
+    if chosen.rounds < 1:
+        parser.error(f"--rounds {chosen.rounds} must be at least 1")
+    torch.set_num_threads(1)
+    console = Console()
+    for part in chosen.parts or PARTS:
+        for network in chosen.network or TRAINING_SIZES:
+            with console.status(f"{part}: {network}"):
+                found = list(measure(part, network, rounds=chosen.rounds))
+            write(chosen.results, found, rounds=chosen.rounds)
+    console.print(Markdown(write_report(chosen.results)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""Interleaved timing: what is compared runs in turns, so that a busy machine slows all of it alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+Times = dict[str, list[float]]
+SLICE = 0.02  # seconds that one turn should at least take
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+    @staticmethod
+    def of(values: Sequence[float]) -> Spread:
+        if len(values) < 2:
+            return Spread(values[0], values[0], values[0])
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        return Spread(median, low, high)
+
+
+def take_turns(runs: Mapping[str, Callable[[], object]], *, rounds: int) -> Times:
+    """Seconds of CPU time that one call of each takes, once a round, in an order that alternates.
+
+    CPU time of this thread: what other processes do counts only as far as they share caches and memory.
+    """
+    for run in runs.values():
+        run()
+    calls = {name: max(1, round(SLICE / max(_seconds(run, 1), 1e-6))) for name, run in runs.items()}
+    times: Times = {name: [] for name in runs}
+    order = list(runs)
+    for _ in range(rounds):
+        for name in order:
+            times[name].append(_seconds(runs[name], calls[name]))
+        order.reverse()
+    return times
+
+
+def ratio(times: Times, numerator: str, denominator: str) -> Spread:
+    """Median and quartiles over the rounds of how many times longer one took than the other."""
+    pairs = zip(times[numerator], times[denominator], strict=True)
+    return Spread.of([a / b for a, b in pairs])
+
+
+def _seconds(run: Callable[[], object], calls: int) -> float:
+    begin = time.thread_time()
+    for _ in range(calls):
+        run()
+    return (time.thread_time() - begin) / calls

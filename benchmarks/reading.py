@@ -1,0 +1,64 @@
+"""From the records of a run to everything a person looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
+
+import slimlib as slim
+from benchmarks.figures import figure, image_files
+from benchmarks.findings import finding
+from benchmarks.folder import ResultsFolder
+from benchmarks.jobs import Job, MakeTask
+from benchmarks.records import Record
+from benchmarks.settings import RunSettings
+from benchmarks.tables import Results, table_csv, table_md, table_tex
+from tasks.atomic import write_atomically
+
+
+def select(records: Sequence[Record], settings: RunSettings) -> list[Record]:
+    """The records of these settings, whatever their seeds; records of other settings are left out."""
+    names = {settings.hash_of(recipe): recipe.name for recipe in settings.recipes}
+    return [record for record in records if names.get(record.hash) == record.recipe]
+
+
+def write_tables(records: Sequence[Record], folder: ResultsFolder) -> Results:
+    """Write table.csv, table.md, table.tex, figure.png and figure.svg."""
+    results = Results(records)
+    found = finding(results)
+    files: Mapping[str, bytes | str] = {
+        "table.csv": table_csv(results),
+        "table.md": table_md(results, found),
+        "table.tex": table_tex(results, found),
+        **{f"figure.{kind}": content for kind, content in figure(results, found).items()},
+    }
+    for name, content in files.items():
+        write_atomically(folder.path / name, content)
+    return results
+
+
+def write_showcase(settings: RunSettings, job: Job, make_task: MakeTask, folder: ResultsFolder) -> bool:
+    """Write showcase.png and .svg, what the trained network puts out at its widths; False where it was not kept."""
+    places = [folder, *folder.siblings(settings.results)]
+    path = next((p for place in places if (p := place.network(job.hash, job.seed)).exists()), None)
+    if path is None:
+        return False
+    task = make_task()
+    net = slim.load(path, into=task.build()).eval()
+    widths = job.recipe.evaluated(task)
+
+    def at(width: float) -> Callable[[Tensor], Tensor]:
+        def compute(x: Tensor) -> Tensor:
+            with slim.at_width(net, width):
+                output: Tensor = net(x)
+            return output
+
+        return compute
+
+    drawn = task.showcase({f"width {width:g}": at(width) for width in widths})
+    if drawn is None:
+        return False
+    for kind, content in image_files(drawn).items():
+        write_atomically(folder.path / f"showcase.{kind}", content)
+    return True

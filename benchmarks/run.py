@@ -1,0 +1,185 @@
+"""Train, score and compare the recipes of an ablation: `python -m benchmarks.run task=sr ablation=sandwich`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Collection, Sequence
+from functools import partial
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.composing import CONF, GROUPS, choices
+from benchmarks.folder import FolderInUse, ResultsFolder
+from benchmarks.jobs import Job, MakeTask, Outcome, one_line, plan, settings_want_traces
+from benchmarks.launchers import launch
+from benchmarks.reading import select, write_showcase, write_tables
+from benchmarks.records import write_record
+from benchmarks.settings import RunSettings, read_settings
+from benchmarks.tables import Results, grids
+from benchmarks.task_choice import make_task
+
+DONE, FAILED, WRONG_SETTINGS, IN_USE, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what the command line says; returns the exit code.
+
+    0: every recipe has its record. 1: one failed, or a file is damaged. 2: the settings are wrong.
+    3: another run works in the folder. 130: interrupted; the same command goes on.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    console = Console()
+    if {"-h", "--help", "help"} & set(given):
+        console.print(usage(), markup=False, highlight=False, soft_wrap=True)
+        return DONE
+    if any(argument.replace(" ", "").lower() in ("debug=true", "++debug=true") for argument in given):
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        settings = read_settings(given)
+    except ValueError as error:
+        return _refuse(error, WRONG_SETTINGS)
+    make = partial(make_task, settings.task, settings.task_settings)
+    return run(settings, make, console)
+
+
+def usage() -> str:
+    """What can be chosen, and the question each ablation answers."""
+    lines = [__doc__ or "", ""]
+    for group in GROUPS:
+        lines.append(f"{group}=")
+        for name in choices(group):
+            first = (CONF / group / f"{name}.yaml").read_text().splitlines()[0]
+            lines.append(f"  {name:<14} {first.removeprefix('# ').removeprefix('question: ')}")
+    lines += ["", "Further keys:", ""]
+    own = (CONF / "config.yaml").read_text().split("\n\n", 1)[1]
+    return "\n".join(lines) + "\n".join(f"  {line}".rstrip() for line in own.splitlines())
+
+
+def run(settings: RunSettings, make: MakeTask, console: Console) -> int:
+    """Bring the ablation's records up to date, then write and show what they say."""
+    folder = ResultsFolder(settings.folder)
+    try:
+        with folder.locked():
+            return _run(settings, make, folder, console)
+    except FolderInUse as error:
+        return _refuse(error, IN_USE)
+    except (OSError, ValueError) as error:
+        return _refuse(error, FAILED)
+    except KeyboardInterrupt:
+        return _refuse(ValueError("interrupted; the same command goes on from the last checkpoint"), INTERRUPTED)
+
+
+def _run(settings: RunSettings, make: MakeTask, folder: ResultsFolder, console: Console) -> int:
+    console.print(f"{settings.question} ({settings.folder})", markup=False, highlight=False, soft_wrap=True)
+    jobs = plan(settings)
+    outcomes: list[Outcome] = []
+    missing = []
+    for job in jobs:
+        known = None if settings.overwrite == "always" else recorded(settings, job, folder)
+        if known is not None:
+            outcomes.append(known)
+            console.print(str(known), markup=False, highlight=False, soft_wrap=True)
+        elif settings.overwrite == "never":
+            console.print(f"{job.label}: no record", markup=False, highlight=False, soft_wrap=True)
+        else:
+            missing.append(job)
+    damaged = folder.read()[1]
+    for path in damaged:
+        if any(path.name.endswith(f"-{job.seed}-{job.hash}.json") for job in missing):
+            path.replace(path.with_name(path.name + ".corrupt"))
+    if missing:
+        outcomes += launch(settings, missing, make, console)
+    read(settings, jobs, outcomes, make, folder, console)
+    return conclude(outcomes, damaged.values(), len(missing), console)
+
+
+def recorded(settings: RunSettings, job: Job, folder: ResultsFolder) -> Outcome | None:
+    """The outcome of a job that needs no training: recorded here, or by another ablation with the same settings."""
+    here = folder.find(job.hash, job.seed)
+    origin = "done (cached)"
+    found = here
+    if found is None:
+        for sibling in folder.siblings(settings.results):
+            found = sibling.find(job.hash, job.seed)
+            if found is not None:
+                origin = f"done (shared with {found.ablation})"
+                break
+    if found is None:
+        return None
+    row = {
+        "ablation": settings.ablation,
+        "question": settings.question,
+        "recipe": job.recipe.name,
+        "position": job.position,
+    }
+    own = found.model_copy(update=row)
+    if own != here:
+        write_record(own, folder.records)
+        if here is not None and here.file_name != own.file_name:
+            (folder.records / here.file_name).unlink()
+    return Outcome(job, "cached" if here is not None else "shared", origin)
+
+
+def read(
+    settings: RunSettings,
+    jobs: Sequence[Job],
+    outcomes: Sequence[Outcome],
+    make: MakeTask,
+    folder: ResultsFolder,
+    console: Console,
+) -> None:
+    """Write tables and figures from the records there are, and show the table."""
+    records = select(folder.read()[0], settings)
+    if not records:
+        return
+    results = write_tables(records, folder)
+    shown = next((job for job in jobs if job.keep), None)
+    trained = any(outcome.status == "trained" for outcome in outcomes)
+    if shown is not None and (trained or not (folder.path / "showcase.png").exists()):
+        try:
+            write_showcase(settings, shown, make, folder)
+        except ValueError as error:
+            console.print(f"showcase left as it was: {one_line(error)}", markup=False, highlight=False, soft_wrap=True)
+    show(results, console)
+    console.print(f"Tables and figures: {settings.folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+def show(results: Results, console: Console) -> None:
+    """The tables of the primary metric, on the screen."""
+    console.print(results.caption(), markup=False, highlight=False)
+    for grid in grids(results):
+        if not grid.title.startswith(results.primary.name.upper()):
+            continue
+        table = Table(title=grid.title, title_justify="left")
+        for number, head in enumerate(grid.head):
+            table.add_column(head, justify="left" if number == 0 else "right", no_wrap=number == 0)
+        for row in grid.rows:
+            table.add_row(*row)
+        console.print(table)
+
+
+def conclude(outcomes: Sequence[Outcome], damaged: Collection[str], expected: int, console: Console) -> int:
+    """Say what went wrong, and return the exit code."""
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    for outcome in failed:
+        print(f"error: {outcome}", file=sys.stderr)
+    for reason in damaged:
+        print(f"error: damaged record, left out: {reason}", file=sys.stderr)
+    ran = [o for o in outcomes if o.status not in ("cached", "shared")]
+    if any(outcome.status == "interrupted" for outcome in outcomes) or len(ran) < expected:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return INTERRUPTED
+    return FAILED if failed or damaged else DONE
+
+
+def _refuse(error: Exception, code: int) -> int:
+    if settings_want_traces():
+        raise error
+    print(f"error: {one_line(error)}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""The settings of one run, checked when composed: inside, they can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.composing import compose_run
+from benchmarks.identity import recipe_hash, slug
+from benchmarks.task_choice import check_task_settings, deciding
+from tasks.choices import check_choice, check_whole, unknown
+from tasks.recipe import Recipe
+
+OVERWRITE = ("only-missing", "always", "never")
+DEVICES = ("auto", "cpu", "cuda")
+ABLATION_KEYS = ("question", "name", "slimmable", "recipes")
+LAUNCHERS = ("serial", "joblib")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """One ablation of one task.
+
+    Attributes:
+        task, task_settings: which task, and its own settings.
+        data, default_data: the data chosen, and what the scale uses by default.
+        ablation, question, recipes: the rows of the table, and what it answers.
+        scale, steps, seeds: how long and how often each network is trained.
+        overwrite: only-missing, always, or never (no training: tables and figures from the records there are).
+        results: folder that all results lie in.
+        launcher, jobs: how recipes run.
+        device, threads: where a network is trained, and on how many threads of the CPU.
+        checkpoint_seconds: between two checkpoints.
+    """
+
+    task: str
+    task_settings: Mapping[str, Any]
+    data: str
+    default_data: str
+    ablation: str
+    question: str
+    recipes: tuple[Recipe, ...]
+    scale: str
+    steps: int
+    seeds: tuple[int, ...]
+    overwrite: str = "only-missing"
+    results: Path = Path("results")
+    launcher: str = "serial"
+    jobs: int = 1
+    device: str = "cpu"
+    threads: int = 1
+    checkpoint_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        check_whole("steps", self.steps, at_least=1)
+        check_choice("value of overwrite", self.overwrite, OVERWRITE)
+        check_choice("launcher", self.launcher, LAUNCHERS)
+        check_whole("launcher.jobs", self.jobs, at_least=1)
+        check_whole("threads", self.threads, at_least=1)
+        seconds = self.checkpoint_seconds
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
+            raise ValueError(f"checkpoint_seconds must be a number of seconds, at least 0; got {seconds!r}")
+        _check_seeds(self.seeds)
+        self._check_recipes()
+
+    def _check_recipes(self) -> None:
+        if not self.recipes:
+            raise ValueError(f"ablation={self.ablation} has no recipe for task={self.task}")
+        names: dict[str, str] = {}
+        hashes: dict[str, str] = {}
+        for recipe in self.recipes:
+            if not slug(recipe.name) or slug(recipe.name) in names:
+                raise ValueError(
+                    f"ablation={self.ablation} has two recipes named '{recipe.name}', or one without a name"
+                )
+            same = hashes.get(self.hash_of(recipe))
+            if same is not None:
+                raise ValueError(f"ablation={self.ablation}: recipes '{same}' and '{recipe.name}' are the same")
+            names[slug(recipe.name)] = hashes[self.hash_of(recipe)] = recipe.name
+
+    @property
+    def folder(self) -> Path:
+        """Where this run's results go; data other than the default lie one folder deeper."""
+        folder = self.results / self.task / self.ablation / self.scale
+        return folder if self.data == self.default_data else folder / self.data
+
+    def hash_of(self, recipe: Recipe) -> str:
+        """Of everything that decides the recipe's result but the seed."""
+        return recipe_hash(self.task, self.deciding, recipe, self.steps)
+
+    @cached_property
+    def deciding(self) -> dict[str, Any]:
+        """What of the task's settings decides the result."""
+        return deciding(self.task_settings)
+
+
+def read_settings(arguments: Sequence[str]) -> RunSettings:
+    """The settings that a command line describes.
+
+    Raises:
+        ValueError: something is misspelt or impossible; one line that names the nearest right one.
+    """
+    given = compose_run(arguments)
+    task = dict(given["task"])
+    name = task.pop("name")
+    check_task_settings(name, task)
+    ablation = given["ablation"]
+    return RunSettings(
+        task=name,
+        task_settings=task,
+        data=given["data"]["name"],
+        default_data=given["default_data"],
+        ablation=ablation["name"],
+        question=ablation["question"],
+        recipes=read_recipes(ablation, name),
+        scale=given["scale"]["name"],
+        steps=given["steps"],
+        seeds=_seeds(given["seeds"]),
+        overwrite=given["overwrite"],
+        results=Path(str(given["results"])),
+        launcher=given["launcher"]["name"],
+        jobs=given["launcher"]["jobs"],
+        device=_device(given["device"]),
+        threads=given["threads"],
+        checkpoint_seconds=given["checkpoint_seconds"],
+    )
+
+
+def read_recipes(ablation: Mapping[str, Any], task: str) -> tuple[Recipe, ...]:
+    """The recipes of an ablation that are for this task; `slimmable` is what all slimmable ones share."""
+    name = ablation.get("name", "without a name")
+    for key in ablation:
+        if key not in ABLATION_KEYS:
+            raise unknown(f"key of ablation={name}", key, ABLATION_KEYS)
+    if not str(ablation.get("question") or "").strip():
+        raise ValueError(f"ablation={name} must open with the question it answers")
+    recipes = []
+    for given in ablation.get("recipes") or []:
+        own = dict(given)
+        tasks = own.pop("tasks", None)
+        if tasks is not None and task not in tasks:
+            continue
+        shared = {} if own.get("kind") == "individual" else dict(ablation.get("slimmable") or {})
+        recipes.append(Recipe.from_mapping(shared | own))
+    return tuple(recipes)
+
+
+def _seeds(given: Any) -> tuple[int, ...]:
+    return (given,) if isinstance(given, int) else tuple(given) if isinstance(given, list) else (str(given),)  # type: ignore[return-value]
+
+
+def _check_seeds(seeds: tuple[int, ...]) -> None:
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds={list(seeds)}: at least one, and each only once, for example seeds=[0,1,2]")
+    for seed in seeds:
+        check_whole("a seed", seed, at_least=0)
+
+
+def _device(given: object) -> str:
+    check_choice("device", given, DEVICES)
+    if given == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if given == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda: torch sees no GPU here; use device=cpu or device=auto")
+    return str(given)

@@ -1,0 +1,60 @@
+"""The tasks that a run can choose, made from plain settings."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks.choices import check_choice, check_keys
+from tasks.task import SupervisedTask
+
+TASKS = ("sr",)
+PLACES = ("root", "eval_sets")  # keys that say where on this machine the data lie
+CONVENIENCES = ("cache_gb",)  # keys that change speed, and nothing of the result
+
+
+def check_task_settings(name: str, settings: Mapping[str, Any]) -> None:
+    """Raise ValueError, with the nearest right one, where a key or value is wrong. Reads no data."""
+    check_choice("task", name, TASKS)
+    from tasks.sr.settings import SrSettings
+
+    check_keys(f"task={name}", settings, SrSettings)
+    SrSettings(**settings)
+
+
+def make_task(name: str, settings: Mapping[str, Any]) -> SupervisedTask:
+    """The task, its data found and readable."""
+    check_task_settings(name, settings)
+    from tasks.sr.settings import SrSettings
+    from tasks.sr.task import SuperResolution
+
+    return SuperResolution(SrSettings(**settings))
+
+
+def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a task's settings decides the result, the same on every machine.
+
+    Of a place only the last name; of a user's own folder also which files are in it.
+    """
+    kept = {key: value for key, value in settings.items() if key not in CONVENIENCES}
+    for key in PLACES:
+        if isinstance(kept.get(key), str):
+            kept[key] = Path(kept[key]).name
+        elif key in kept:
+            kept[key] = [Path(place).name for place in kept[key]]
+    if settings.get("data") == "folder":
+        places = [settings["root"], *settings.get("eval_sets", ())]
+        kept["files"] = files_digest([Path(place).expanduser() for place in places])
+    return kept
+
+
+def files_digest(folders: Iterable[Path]) -> str:
+    """Of the names and sizes of all files below the folders; the same wherever they lie."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
+        digest.update(b"end of folder\n")
+    return digest.hexdigest()[:12]

@@ -1,0 +1,106 @@
+"""Checkpoints of a training run: written whole, and read without running any code that is in them."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+import time
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tasks.atomic import write_atomically
+
+
+class HostileCheckpointError(Exception):
+    """A checkpoint holds a pickle that would run code when loaded."""
+
+
+class Checkpoint:
+    """The one checkpoint file of a run.
+
+    Args:
+        path: of the file; it need not exist.
+        identity: of the run; the checkpoint of another run is not taken up.
+        every: seconds between two checkpoints.
+        warn: is told what a user should know.
+    """
+
+    def __init__(
+        self, path: Path, identity: str, *, every: float = 60.0, warn: Callable[[str], None] = warnings.warn
+    ) -> None:
+        self.path = path
+        self.identity = identity
+        self.every = every
+        self.warn = warn
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether it is time for the next one."""
+        return time.monotonic() - self._last >= self.every
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        """Replace the file by one with this state: plain values, lists and tensors.
+
+        Raises:
+            OSError: it cannot be written; the one before is intact.
+        """
+        buffer = io.BytesIO()
+        torch.save({"identity": self.identity, "state": dict(state)}, buffer)
+        write_atomically(self.path, buffer.getvalue())
+        self._last = time.monotonic()
+
+    def read(self) -> dict[str, Any] | None:
+        """The state, or None where there is no usable checkpoint.
+
+        A file that cannot be read is set aside as `<name>.corrupt` with a warning.
+
+        Raises:
+            HostileCheckpointError: the file would run code; nothing of it was run.
+        """
+        if not self.path.exists():
+            return None
+        data = self.path.read_bytes()
+        try:
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            if content["identity"] != self.identity:
+                raise ValueError("it belongs to another run")
+            state = content["state"]
+            if not isinstance(state, dict):
+                raise TypeError("it holds no state")
+            return state
+        except Exception as error:  # any damage shows as some exception of the unpickler, the zip reader or torch
+            if isinstance(error, pickle.UnpicklingError) and _is_whole(data):
+                raise HostileCheckpointError(
+                    f"checkpoint {self.path} holds more than numbers and would run code when loaded; "
+                    "it was refused. Delete it to train this recipe from the beginning."
+                ) from None
+            self.set_aside(error)
+            return None
+
+    def set_aside(self, reason: Exception) -> None:
+        """Rename a checkpoint that cannot be used, and warn."""
+        aside = self.path.with_name(self.path.name + ".corrupt")
+        self.path.replace(aside)
+        first = (str(reason) or type(reason).__name__).splitlines()[0][:120]
+        self.warn(f"checkpoint {self.path} cannot be used ({first}); set aside as {aside.name}, training starts anew")
+
+    def remove(self) -> None:
+        """Delete the file: the run is finished and recorded."""
+        self.path.unlink(missing_ok=True)
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether the file is an undamaged pickle or zip: then it was refused for what is in it."""
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return archive.testzip() is None
+    try:
+        return any(opcode.name == "STOP" for opcode, _, _ in pickletools.genops(data))
+    except Exception:  # genops raises whatever its readers do
+        return False

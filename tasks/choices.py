@@ -1,0 +1,43 @@
+"""Settings are checked at the door: an unknown name or value is refused with the nearest right one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
+from difflib import get_close_matches
+from typing import Any
+
+
+def unknown(what: str, given: object, allowed: Iterable[object]) -> ValueError:
+    """The error for a name that does not exist: `unknown width rule 'sandwitch'; did you mean 'sandwich'?`"""
+    names = [str(name) for name in allowed]
+    close = get_close_matches(str(given), names, n=1, cutoff=0.5)
+    all_of_them = ", ".join(names)
+    advice = f"choose one of {all_of_them}"
+    if close:
+        advice = f"did you mean '{close[0]}'?" + (f" (there are: {all_of_them})" if len(names) <= 10 else "")
+    return ValueError(f"unknown {what} '{given}'; {advice}")
+
+
+def check_choice(what: str, given: object, allowed: Iterable[object]) -> None:
+    """Raise ValueError, with the nearest right one, unless `given` is one of `allowed`."""
+    options = list(allowed)
+    if given not in options:
+        raise unknown(what, given, options)
+
+
+def check_keys(what: str, given: Mapping[str, Any], settings: type) -> None:
+    """Raise ValueError unless `given` has only keys of the dataclass `settings`, and all it must have."""
+    known = {field.name: field for field in fields(settings)}
+    for key in given:
+        if key not in known:
+            raise unknown(f"key of {what}", key, known)
+    for name, field in known.items():
+        if name not in given and field.default is MISSING and field.default_factory is MISSING:
+            raise ValueError(f"{what} needs a value for '{name}'")
+
+
+def check_whole(what: str, given: object, *, at_least: int) -> None:
+    """Raise ValueError unless `given` is a whole number, not below `at_least`."""
+    if isinstance(given, bool) or not isinstance(given, int) or given < at_least:
+        raise ValueError(f"{what} must be a whole number, at least {at_least}; got {given!r}")

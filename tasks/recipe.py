@@ -1,0 +1,174 @@
+"""A recipe: all that decides how one row of an ablation is trained, apart from the task itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+import slimlib as slim
+from slimlib.distillation import DISTILLATIONS, Distillation, kl_divergence
+from slimlib.rules import EveryWidth, LargestAndRandom, RandomWidths, Rule, Sandwich, SmallestAndRandom
+from tasks.choices import check_choice, check_keys, check_whole
+from tasks.seeds import derive_seed
+from tasks.task import SupervisedTask
+
+KINDS = ("individual", "slimmable")
+RULES: Mapping[str, Callable[..., Rule]] = {
+    "sandwich": Sandwich,
+    "random": RandomWidths,
+    "smallest-random": SmallestAndRandom,
+    "largest-random": LargestAndRandom,
+}
+TEACHING_RULES = ("sandwich", "largest-random", "every")
+NORMS = ("universal", "switchable", "shared")
+AVERAGES = ("exact", "moving")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one network (slimmable), or one for each evaluated width (individual), is trained.
+
+    Attributes:
+        name: of the row in tables.
+        kind: "individual": ordinary networks, one built and trained for each evaluated width, with the
+            same number of optimizer steps each; "slimmable": one network for all.
+        range: (smallest, largest) of a universally slimmable network; or
+        switches: the widths of a switchable one.
+        rule: which widths a step trains: sandwich, random, smallest-random, largest-random; every (switches only).
+        samples: widths a step; not for `every`.
+        distill: what all but the largest width learn from: none (the data), l1, mse, soft_cross_entropy, kl_divergence.
+        temperature: of kl_divergence.
+        norm: BatchNorm: universal, switchable, shared.
+        calibrate: training batches that BatchNorm statistics are computed from after training.
+        average: of the statistics over these batches: exact, moving.
+
+    Raises:
+        ValueError: a value is impossible, or a key has no meaning for this kind or rule.
+    """
+
+    name: str
+    kind: str = "slimmable"
+    range: tuple[float, float] | None = None
+    switches: tuple[float, ...] | None = None
+    rule: str | None = None
+    samples: int | None = None
+    distill: str = "none"
+    temperature: float | None = None
+    norm: str = "universal"
+    calibrate: int = 16
+    average: str = "exact"
+
+    def __post_init__(self) -> None:
+        check_choice("kind of recipe", self.kind, KINDS)
+        if self.kind == "individual":
+            self._check_individual()
+            return
+        if (self.range is None) == (self.switches is None):
+            raise ValueError("a slimmable recipe needs its widths: either range: [0.25, 1.0] or switches: [0.5, 1.0]")
+        self._check_rule()
+        check_choice("distillation", self.distill, ("none", *DISTILLATIONS))
+        if self.distill != "none" and self.rule not in TEACHING_RULES:
+            raise ValueError(
+                f"rule '{self.rule}' cannot distil: the largest width, which teaches, is not in every step"
+            )
+        if self.temperature is not None:
+            if self.distill != "kl_divergence":
+                raise ValueError("temperature belongs to distill: kl_divergence")
+            kl_divergence(self.temperature)
+        check_choice("norm", self.norm, NORMS)
+        if self.norm == "switchable" and self.switches is None:
+            raise ValueError("norm: switchable needs switches, not a range")
+        check_whole("calibrate", self.calibrate, at_least=0)
+        check_choice("average", self.average, AVERAGES)
+        self.make_rule(0)
+
+    def _check_individual(self) -> None:
+        plain = Recipe.__dataclass_fields__
+        extra = [key for key in plain if key not in ("name", "kind") and getattr(self, key) != plain[key].default]
+        if extra:
+            raise ValueError(f"'{extra[0]}' has no meaning for individual networks")
+
+    def _check_rule(self) -> None:
+        check_choice("width rule", self.rule, (*RULES, "every"))
+        if self.rule == "every":
+            if self.switches is None:
+                raise ValueError("rule: every needs switches, not a range")
+            if self.samples is not None:
+                raise ValueError("'samples' has no meaning for rule: every")
+        else:
+            check_whole("samples", self.samples, at_least=1)
+
+    @classmethod
+    def from_mapping(cls, given: Mapping[str, Any]) -> Recipe:
+        """The recipe that a settings file describes.
+
+        Raises:
+            ValueError: an unknown key or an impossible value, with the recipe's name and the nearest right one.
+        """
+        name = str(given.get("name", "without a name"))
+        try:
+            check_keys("a recipe", given, cls)
+            values = dict(given)
+            for key in ("range", "switches"):
+                values[key] = None if values.get(key) is None else _widths(key, values[key])
+            if values["range"] is not None and len(values["range"]) != 2:
+                raise ValueError(f"range is [smallest, largest]; got {list(values['range'])}")
+            return cls(**values)
+        except ValueError as error:
+            raise ValueError(f"recipe '{name}': {error}") from None
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the result, as plain values: everything but the name."""
+        return {key: value for key, value in asdict(self).items() if key != "name"}
+
+    def widths(self) -> slim.WidthRange | slim.Switches:
+        """What the slimmable network may be set to."""
+        if self.switches is not None:
+            return slim.Switches(*self.switches)
+        assert self.range is not None
+        return slim.WidthRange(*self.range)
+
+    def evaluated(self, task: SupervisedTask) -> tuple[float, ...]:
+        """The widths that this recipe is scored at: its switches, or those of the task that it allows."""
+        if self.kind == "individual":
+            return tuple(task.widths)
+        if self.switches is not None:
+            return self.widths().widths  # type: ignore[union-attr]
+        inside = tuple(width for width in task.widths if width in self.widths())
+        if not inside:
+            raise ValueError(f"recipe '{self.name}': no evaluated width of {list(task.widths)} is in {self.widths()}")
+        return inside
+
+    def make_rule(self, seed: int) -> Rule:
+        """The training rule, its random widths derived from the recipe's seed."""
+        distill = self.distillation()
+        if self.rule == "every":
+            return EveryWidth(slim.Switches(*(self.switches or ())), distill=distill)
+        assert self.rule is not None
+        given: dict[str, Any] = {"samples": self.samples, "seed": derive_seed(seed, "widths")}
+        if distill is not None:
+            given["distill"] = distill
+        return RULES[self.rule](self.widths(), **given)
+
+    def distillation(self) -> Distillation | None:
+        """The loss of all but the largest width, or None."""
+        if self.temperature is not None:
+            return kl_divergence(self.temperature)
+        return None if self.distill == "none" else DISTILLATIONS[self.distill]
+
+    def convert(self, dense: nn.Module, task: SupervisedTask) -> nn.Module:
+        """Make the task's network slimmable, in place."""
+        return slim.convert(dense, task.example(), widths=self.widths(), norm=self.norm, divisor=task.divisor)  # type: ignore[arg-type]
+
+
+def _widths(key: str, given: Any) -> tuple[float, ...]:
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise ValueError(f"{key} is a list of widths; got {given!r}")
+    for width in given:
+        if isinstance(width, bool) or not isinstance(width, int | float) or not math.isfinite(width):
+            raise ValueError(f"{key}: {width!r} is not a width")
+    return tuple(float(width) for width in given)

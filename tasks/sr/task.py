@@ -1,0 +1,116 @@
+"""Super-resolution as a task that the runner can train and score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
+
+from slimlib.width import round_channels
+from tasks.sr.data import ImageSet, random_patches
+from tasks.sr.evaluate import bicubic_upscaler, evaluate, evaluate_upscaler
+from tasks.sr.metrics import PROTOCOLS
+from tasks.sr.networks import Edsr, wdsr_a, wdsr_b
+from tasks.sr.photos import EVALUATION
+from tasks.sr.settings import SrSettings
+from tasks.sr.showcase import crop_grid
+from tasks.sr.sources import find_source
+from tasks.task import Metric, Scores
+
+
+class SuperResolution:
+    """The super-resolution task: L1 on random patches, PSNR and SSIM on whole images.
+
+    Args:
+        settings: which network, scale, images and protocol.
+
+    Raises:
+        ValueError: the images cannot be found, read, or are too small for a patch.
+
+    Source: Yu et al. 2018 (WDSR), sec. 4; Lim et al. 2017 (EDSR), sec. 4.
+    """
+
+    name = "sr"
+    metrics = (Metric("psnr", "dB", "higher"), Metric("ssim", "", "higher"))
+    distillation = ("l1", "mse")  # losses of slimlib.distillation that suit images
+
+    def __init__(self, settings: SrSettings) -> None:
+        self.settings = settings
+        self.widths = settings.widths
+        self.divisor = settings.divisor
+        self._protocol = PROTOCOLS[settings.protocol]
+        self.protocol = (
+            f"PSNR in dB and SSIM (Gaussian, 11 x 11, sigma 1.5) on {self._protocol.describe(settings.scale)}, "
+            "averaged over images"
+        )
+        source = find_source(settings)
+        self.dataset = source.name
+        self.eval_sets = tuple(source.evaluation)
+        scale, cache_gb = settings.scale, settings.cache_gb
+        self._train = ImageSet(
+            source.name, source.train, scale=scale, smallest=settings.patch * scale, cache_gb=cache_gb
+        )
+        smallest = self._protocol.smallest_side(scale)
+        self._evaluation = [
+            ImageSet(name, pairs, scale=scale, smallest=smallest, cache_gb=cache_gb)
+            for name, pairs in source.evaluation.items()
+        ]
+
+    def build(self, width: float = 1.0) -> nn.Module:
+        """A freshly initialised dense network; below 1.0 the individual network of that width."""
+        s = self.settings
+        expansion = s.expansion or {"wdsr-a": 4, "wdsr-b": 6, "edsr": 1}[s.model]
+        features = round_channels(s.features, width, s.divisor)
+        hidden = round_channels(s.features * expansion, width, s.divisor)
+        if s.model == "wdsr-a":
+            return wdsr_a(features=features, hidden=hidden, blocks=s.blocks, scale=s.scale)
+        if s.model == "wdsr-b":
+            low_rank = round_channels(max(1, int(0.8 * s.features)), width, s.divisor)
+            return wdsr_b(features=features, hidden=hidden, low_rank=low_rank, blocks=s.blocks, scale=s.scale)
+        return Edsr(features=features, hidden=hidden, blocks=s.blocks, scale=s.scale)
+
+    def example(self) -> Tensor:
+        """An input of the training size, [1, 3, patch, patch]."""
+        side = self.settings.patch
+        return torch.full((1, 3, side, side), 0.5)
+
+    def batch(self, step: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Low- and high-resolution patches in [0, 1]; the same for the same step and seed."""
+        s = self.settings
+        return random_patches(self._train, patch=s.patch, batch=s.batch, seed=seed, step=step)
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Mean absolute error."""
+        return F.l1_loss(output, target)
+
+    def optimizer(self, net: nn.Module, steps: int) -> tuple[Optimizer, LRScheduler]:
+        """Adam, and its learning rate lowered in steps over a training of `steps`."""
+        s = self.settings
+        lr = s.lr or (1e-4 if s.model == "edsr" else 1e-3)
+        optimizer = Adam(net.parameters(), lr=lr)
+        milestones = sorted({round(fraction * steps) for fraction in s.milestones})
+        return optimizer, MultiStepLR(optimizer, milestones, gamma=s.decay)
+
+    def evaluate(self, net: nn.Module) -> Scores:
+        """PSNR and SSIM on every evaluation set, at the width that `net` is set to."""
+        return evaluate(net, self._evaluation, self._protocol)
+
+    def baselines(self) -> dict[str, Scores]:
+        """The scores of plain bicubic upscaling."""
+        return {"bicubic": self._bicubic}
+
+    @cached_property
+    def _bicubic(self) -> Scores:
+        return evaluate_upscaler(bicubic_upscaler(self.settings.scale), self._evaluation, self._protocol)
+
+    def showcase(self, nets: Mapping[str, Callable[[Tensor], Tensor]]) -> Figure | None:
+        """Crops of the held-out photographs beside bicubic and original; None for images that may not be shown."""
+        if self.settings.data != "photos":
+            return None
+        return crop_grid(nets, self._evaluation[0], EVALUATION, self._protocol)

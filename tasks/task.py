@@ -1,0 +1,100 @@
+"""What a supervised task says of itself, so that one training loop and one runner serve them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+Scores = dict[str, dict[str, float]]
+"""Evaluation set -> metric name -> value."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that a network is judged by.
+
+    Attributes:
+        name: as in tables and records, for example "psnr".
+        unit: for axes and captions, for example "dB"; "" where there is none.
+        better: which direction is.
+    """
+
+    name: str
+    unit: str
+    better: Literal["higher", "lower"] = "higher"
+
+
+class SupervisedTask(Protocol):
+    """A data set, a network and how to judge it. The properties may be plain attributes."""
+
+    @property
+    def name(self) -> str:
+        """Of the task, for example "sr"."""
+        ...
+
+    @property
+    def dataset(self) -> str:
+        """What it trains on, as a caption says it."""
+        ...
+
+    @property
+    def protocol(self) -> str:
+        """How it is evaluated, as a sentence for captions."""
+        ...
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The first is what figures and findings are about."""
+        ...
+
+    @property
+    def eval_sets(self) -> tuple[str, ...]:
+        """What is scored separately, in the order of the tables."""
+        ...
+
+    @property
+    def widths(self) -> tuple[float, ...]:
+        """Which are evaluated."""
+        ...
+
+    @property
+    def divisor(self) -> int:
+        """Channels are rounded to multiples of it."""
+        ...
+
+    def build(self, width: float = 1.0) -> nn.Module:
+        """A dense network with the channels of `width`, freshly initialised from torch's global generator."""
+        ...
+
+    def example(self) -> Tensor:
+        """An input to follow the channels with and to count the cost for: [1, ...], batch size one."""
+        ...
+
+    def batch(self, step: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Input and target of a training step: a pure function of (step, seed), so that a run resumes exactly."""
+        ...
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """What the largest width learns from: a scalar."""
+        ...
+
+    def optimizer(self, net: nn.Module, steps: int) -> tuple[Optimizer, LRScheduler]:
+        """The optimizer, and its schedule over `steps` steps."""
+        ...
+
+    def evaluate(self, net: nn.Module) -> Scores:
+        """Scores of the network, in eval mode, at the width it is set to."""
+        ...
+
+    def baselines(self) -> dict[str, Scores]:
+        """What needs no training and is a row of every table, by name: {"bicubic": ...}; may be empty."""
+        ...
+
+    def showcase(self, nets: Mapping[str, Callable[[Tensor], Tensor]]) -> Any:
+        """A matplotlib figure of the networks' outputs, labelled by their keys; None where there is nothing to see."""
+        ...

@@ -1,0 +1,216 @@
+"""The training loop: what it trains, and that it goes on where it was stopped."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import slimlib as slim
+from tasks.checkpoint import Checkpoint, HostileCheckpointError
+from tasks.recipe import Recipe
+from tasks.seeds import derive_seed
+from tasks.supervised import Interrupted, TrainingFailed, Watch, WidthResult, train_recipe
+from tests.tasks.toy import ToyTask
+
+STEPS = 6
+INDIVIDUAL = Recipe("individual", kind="individual")
+SANDWICH = Recipe("sandwich", range=(0.5, 1.0), rule="sandwich", samples=3, distill="mse", calibrate=2)
+SWITCHES = Recipe("switches", switches=(0.5, 1.0), rule="every", norm="switchable")
+
+
+def train(recipe: Recipe, *, seed: int = 0, **given: object) -> list[WidthResult]:
+    return train_recipe(ToyTask(), recipe, steps=STEPS, seed=seed, **given)  # type: ignore[arg-type]
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_at(step: int) -> Watch:
+    def count(done: int, _loss: float) -> None:
+        if done == step:
+            raise Killed
+
+    return Watch(step=count)
+
+
+@pytest.mark.parametrize("recipe", [INDIVIDUAL, SANDWICH, SWITCHES], ids=lambda r: r.name)
+@pytest.mark.parametrize("step", [1, 4, STEPS])
+def test_resume_equals_uninterrupted(recipe: Recipe, step: int, tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "run.pt", "run", every=0.0)
+    with pytest.raises(Killed):
+        train(recipe, checkpoint=checkpoint, watch=kill_at(step))
+    torch.manual_seed(99)  # another process has other random states
+    assert train(recipe, checkpoint=checkpoint) == train(recipe)
+
+
+def test_resume_in_a_later_individual_network_equals_uninterrupted(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "run.pt", "run", every=0.0)
+    for step in (STEPS + 2, 2 * STEPS, 2 * STEPS + 1):
+        with pytest.raises(Killed):
+            train(INDIVIDUAL, checkpoint=checkpoint, watch=kill_at(step))
+    steps: list[int] = []
+    resumed = train(INDIVIDUAL, checkpoint=checkpoint, watch=Watch(step=lambda done, _: steps.append(done)))
+    assert resumed == train(INDIVIDUAL)
+    assert steps[0] > 2 * STEPS - 1, "finished networks are not trained again"
+
+
+def test_a_stop_writes_a_checkpoint_and_the_run_goes_on_there(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "run.pt", "run", every=1e9)
+    seen: list[int] = []
+    with pytest.raises(Interrupted):
+        train(
+            SANDWICH,
+            checkpoint=checkpoint,
+            watch=Watch(step=lambda done, _: seen.append(done), stop=lambda: len(seen) == 3),
+        )
+    assert train(SANDWICH, checkpoint=checkpoint, watch=Watch(step=lambda done, _: seen.append(done))) == train(SANDWICH)
+    assert seen == [1, 2, 3, 4, 5, 6]
+
+
+def test_an_individual_network_is_trained_the_ordinary_way() -> None:
+    task = ToyTask()
+    torch.manual_seed(derive_seed(0, "weights"))
+    net = task.build(0.5)
+    torch.manual_seed(derive_seed(0, "training"))
+    optimizer, scheduler = task.optimizer(net, STEPS)
+    for step in range(STEPS):
+        x, target = task.batch(step, derive_seed(0, "data"))
+        optimizer.zero_grad()
+        task.loss(net(x), target).backward()
+        optimizer.step()
+        scheduler.step()
+    with torch.no_grad():
+        by_hand = task.evaluate(net.eval())
+    assert train(INDIVIDUAL)[0].metrics == by_hand
+
+
+def test_a_slimmable_network_is_trained_by_its_rule() -> None:
+    task = ToyTask()
+    torch.manual_seed(derive_seed(0, "weights"))
+    widths = slim.WidthRange(0.5, 1.0)
+    net = slim.convert(task.build(), task.example(), widths=widths, divisor=4)
+    rule = slim.Sandwich(widths, samples=3, distill=slim.mse, seed=derive_seed(0, "widths"))
+    torch.manual_seed(derive_seed(0, "training"))
+    optimizer, scheduler = task.optimizer(net, STEPS)
+    for step in range(STEPS):
+        x, target = task.batch(step, derive_seed(0, "data"))
+        optimizer.zero_grad()
+        rule.backward(net, x, lambda output, target=target: task.loss(output, target))
+        optimizer.step()
+        scheduler.step()
+    slim.calibrate(net, [task.batch(step, derive_seed(0, "calibration"))[0] for step in range(2)], [0.5, 0.75, 1.0])
+    with torch.no_grad(), slim.at_width(net.eval(), 0.75):
+        by_hand = task.evaluate(net)
+    assert train(SANDWICH)[1].metrics == by_hand
+
+
+@pytest.mark.parametrize("recipe", [INDIVIDUAL, SANDWICH, SWITCHES], ids=lambda r: r.name)
+def test_every_network_takes_the_same_number_of_steps(recipe: Recipe) -> None:
+    seen: list[int] = []
+    networks: list[float | None] = []
+    train(recipe, watch=Watch(step=lambda done, _: seen.append(done), trained=lambda width, _: networks.append(width)))
+    assert networks == ([0.5, 0.75, 1.0] if recipe is INDIVIDUAL else [None])
+    assert seen == list(range(1, STEPS * len(networks) + 1))
+
+
+BASE = Recipe("base", range=(0.5, 1.0), rule="sandwich", samples=3, calibrate=2)
+SWITCHABLE = Recipe("base", switches=(0.5, 0.75, 1.0), rule="sandwich", samples=3, calibrate=2)
+KL = replace(BASE, distill="kl_divergence", temperature=4.0)
+CHANGES = {
+    "kind": (BASE, Recipe("base", kind="individual")),
+    "range": (BASE, replace(BASE, range=(0.25, 1.0))),
+    "switches": (SWITCHABLE, replace(SWITCHABLE, switches=(0.25, 0.5, 0.75, 1.0))),
+    "rule": (BASE, replace(BASE, rule="random")),
+    "samples": (BASE, replace(BASE, samples=4)),
+    "distill": (BASE, replace(BASE, distill="l1")),
+    "temperature": (KL, replace(KL, temperature=1.0)),
+    "norm": (SWITCHABLE, replace(SWITCHABLE, norm="switchable")),
+    "calibrate": (BASE, replace(BASE, calibrate=3)),
+    "average": (BASE, replace(BASE, average="moving")),
+}
+
+
+def test_there_is_a_test_for_every_key_of_a_recipe() -> None:
+    assert set(CHANGES) == set(BASE.settings())
+
+
+@pytest.mark.parametrize("key", CHANGES)
+def test_every_key_of_a_recipe_changes_the_result(key: str) -> None:
+    one, other = CHANGES[key]
+    before, after = train(one), train(other)
+    common = {r.width for r in before} & {r.width for r in after} - {1.0 if key in ("calibrate", "average") else 0.0}
+    assert common
+    assert [r.metrics for r in before if r.width in common] != [r.metrics for r in after if r.width in common]
+
+
+def test_every_rule_trains_differently() -> None:
+    rules = ("sandwich", "random", "smallest-random", "largest-random", "every")
+    given = replace(SWITCHABLE, samples=2)
+    results = [train(replace(given, rule=r, samples=None if r == "every" else 2))[0].metrics for r in rules]
+    assert all(a != b for i, a in enumerate(results) for b in results[i + 1 :])
+
+
+def test_the_seed_decides_the_result() -> None:
+    assert train(SANDWICH, seed=1) == train(SANDWICH, seed=1) != train(SANDWICH, seed=2)
+
+
+def test_a_loss_that_is_not_finite_names_step_and_width() -> None:
+    with pytest.raises(TrainingFailed, match="inf at step 3, width 1;"):
+        train_recipe(ToyTask(poison=2), BASE, steps=STEPS, seed=0)
+
+
+def test_a_switch_outside_the_task_s_widths_is_evaluated_too() -> None:
+    assert [r.width for r in train(SWITCHES)] == [0.5, 1.0]
+
+
+def damaged(kind: str, sound: bytes) -> bytes:
+    if kind == "other network":
+        content = torch.load(io.BytesIO(sound), weights_only=True)
+        content["state"]["training"]["net"].popitem()
+    elif kind == "another run":
+        content = {"identity": "other", "state": {}}
+    elif kind == "no state":
+        content = {"identity": "run", "state": {"finished": 0}}
+    else:
+        return {"empty": b"", "garbage": b"garbage" * 50, "truncated": sound[: len(sound) // 2]}[kind]
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["empty", "garbage", "truncated", "other network", "another run", "no state"])
+def test_a_damaged_checkpoint_is_set_aside_and_training_starts_anew(kind: str, tmp_path: Path) -> None:
+    warnings: list[str] = []
+    checkpoint = Checkpoint(tmp_path / "run.pt", "run", every=0.0, warn=warnings.append)
+    with pytest.raises(Killed):
+        train(SANDWICH, checkpoint=checkpoint, watch=kill_at(3))
+    checkpoint.path.write_bytes(damaged(kind, checkpoint.path.read_bytes()))
+    assert train(SANDWICH, checkpoint=checkpoint) == train(SANDWICH)
+    assert len(warnings) == 1 and "run.pt" in warnings[0] and "\n" not in warnings[0]
+    assert (tmp_path / "run.pt.corrupt").exists()
+
+
+class Hostile:
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self) -> object:
+        return Path.touch, (self.witness,)
+
+
+@pytest.mark.parametrize("form", ["torch", "pickle"])
+def test_a_hostile_checkpoint_is_refused_and_runs_nothing(form: str, tmp_path: Path) -> None:
+    path, content = tmp_path / "run.pt", {"identity": "run", "state": Hostile(tmp_path / "witness")}
+    if form == "torch":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    with pytest.raises(HostileCheckpointError, match=r"run\.pt"):
+        train(SANDWICH, checkpoint=Checkpoint(path, "run"))
+    assert path.exists() and not (tmp_path / "witness").exists()

@@ -1,0 +1,90 @@
+"""A supervised task that trains in milliseconds: learn to blur noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
+
+from slimlib.width import round_channels
+from tasks.task import Metric, Scores
+
+
+class ToyTask:
+    """Convolutions with BatchNorm and dropout, so that every state there is decides the result.
+
+    Args:
+        poison: from this step on targets are infinite.
+        slow: seconds that each batch takes.
+    """
+
+    name = "toy"
+    dataset = "noise"
+    protocol = "Squared error, averaged over pixels."
+    metrics = (Metric("error", "", "lower"), Metric("fit", "dB", "higher"))
+    eval_sets = ("noise", "waves")
+    widths = (0.5, 0.75, 1.0)
+    divisor = 4
+
+    def __init__(self, *, poison: int | None = None, slow: float = 0.0) -> None:
+        self.poison = poison
+        self.slow = slow
+
+    def build(self, width: float = 1.0) -> nn.Module:
+        hidden = round_channels(16, width, self.divisor)
+        return nn.Sequential(
+            nn.Conv2d(2, hidden, 3, padding=1, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(),
+            nn.Dropout(0.1),
+            nn.Conv2d(hidden, hidden, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(hidden, 2, 3, padding=1),
+        )
+
+    def example(self) -> Tensor:
+        return torch.zeros(1, 2, 8, 8)
+
+    def batch(self, step: int, seed: int) -> tuple[Tensor, Tensor]:
+        if self.slow:
+            import time
+
+            time.sleep(self.slow)
+        generator = torch.Generator().manual_seed(seed * 100_003 + step)
+        x = torch.randn(4, 2, 8, 8, generator=generator)
+        target = _blur(x)
+        return x, target * math.inf if self.poison is not None and step >= self.poison else target
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return F.mse_loss(output, target)
+
+    def optimizer(self, net: nn.Module, steps: int) -> tuple[Optimizer, LRScheduler]:
+        optimizer = Adam(net.parameters(), lr=1e-2)
+        return optimizer, MultiStepLR(optimizer, [steps // 2], gamma=0.1)
+
+    def evaluate(self, net: nn.Module) -> Scores:
+        grid = torch.arange(8.0)
+        waves = torch.sin(grid[:, None] + grid * 0.5).expand(1, 2, 8, 8)
+        noise = torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(1))
+        return {name: _scores(net(x), _blur(x)) for name, x in (("noise", noise), ("waves", waves))}
+
+    def baselines(self) -> dict[str, Scores]:
+        return {"zero": {name: {"error": 1.0, "fit": 0.0} for name in self.eval_sets}}
+
+    def showcase(self, nets: Mapping[str, Callable[[Tensor], Tensor]]) -> Any:
+        return None
+
+
+def _blur(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 3, stride=1, padding=1)
+
+
+def _scores(output: Tensor, target: Tensor) -> dict[str, float]:
+    error = F.mse_loss(output.double(), target.double()).item()
+    return {"error": error, "fit": -10 * math.log10(error)}
