@@ -68,7 +68,8 @@ def apply_layout(
 
 
 def _slim_module(part: Part, name: str | None, layout: Layout) -> None:
-    module, mixins = part.module, []
+    module = part.module
+    mixins: list[type] = []
     full = part.numbers(layout.full)
     narrow = part.numbers((1,) * len(layout.groups))
     numbers = {key: value for key, value in full.items() if narrow[key] != value}

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from slimlib.batchnorm import STATISTICS, drop_buffer, tag, tracks
+from slimlib.batchnorm import drop_buffer, tag, tracks
 from slimlib.slimming import label
+from slimlib.swapping import STATISTICS
 from slimlib.width import Width, check_width, current_width, set_width, slimming_of
 
 Average = Literal["exact", "moving"]
@@ -120,11 +121,12 @@ def calibrate(
         raise ValueError("norm 'shared' keeps one set of statistics for all widths; convert with norm='universal'")
     wanted = {slimming.channels_at(width): (width, _Collector(average, momentum)) for width in widths}
     with _collecting(net, norms):
-        seen = 0
-        for seen, batch in enumerate(batches, 1):
+        empty = True
+        for batch in batches:
+            empty = False
             for width, collector in wanted.values():
                 _run(net, norms, batch, width, collector)
-    if not seen:
+    if empty:
         raise ValueError("calibrate got no batch; give an iterable of inputs, for example [x for x, _ in loader][:5]")
     for channels, (width, collector) in wanted.items():
         slimming.labels[tag(channels).removeprefix("at_")] = label(width)

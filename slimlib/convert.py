@@ -10,6 +10,7 @@ from torch import nn
 from slimlib.apply import apply_layout
 from slimlib.batchnorm import Norm
 from slimlib.slimming import Slimming
+from slimlib.swapping import no_inference_mode
 from slimlib.width import Switches, Widths
 
 NORMS = ("universal", "switchable", "shared")
@@ -48,7 +49,8 @@ def convert(
     from slimlib.flow import follow
 
     check_arguments(net, widths, norm, divisor)
-    layout = follow(net, example, keep=keep, divisor=divisor)
+    with no_inference_mode():
+        layout = follow(net, example, keep=keep, divisor=divisor)
     return apply_layout(net, layout, widths=widths, norm=norm)
 
 

@@ -11,9 +11,9 @@ from torch.nn.utils import parametrize, remove_weight_norm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_leaves
 
-from slimlib.batchnorm import STATISTICS, UncalibratedWidth
+from slimlib.batchnorm import UncalibratedWidth
 from slimlib.layers import SLIM_LAYERS
-from slimlib.swapping import Gathers, dense_class, without_weight_norm_hooks
+from slimlib.swapping import STATISTICS, Gather, Gathers, dense_class, without_weight_norm_hooks
 from slimlib.width import Width, check_width, slimming_of
 
 PLAIN = {slim: dense for dense, slim in SLIM_LAYERS.items()}
@@ -60,13 +60,15 @@ def refuse_uncalibrated(module: nn.Module) -> None:
 
 def compact(t: Tensor, like: Tensor) -> Tensor:
     """A copy of its own, dense in memory, channels_last where the full parameter is."""
-    channels_last = like.dim() == 4 and not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
+    channels_last = (
+        like.dim() == 4 and not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
+    )
     return t.detach().clone(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def active_tensor(module: nn.Module, name: str) -> Tensor | None:
     """What `module` computes with under this name at the width that is set; gathered where it has to be."""
-    gathers = module.__dict__.get("to_gather", ()) if isinstance(module, Gathers) else ()
+    gathers: tuple[Gather, ...] = module.__dict__.get("to_gather", ()) if isinstance(module, Gathers) else ()
     for gathered, source, picks in gathers:
         if gathered == name:
             for dim, index in picks:
@@ -88,7 +90,8 @@ def plain_class(module: nn.Module) -> type:
 
 def _make_plain(module: nn.Module) -> None:
     """Own copies of the active slices, the class from before, and no trace of slimming."""
-    for store in (module._parameters, module._buffers):
+    stores: tuple[Any, Any] = (module._parameters, module._buffers)
+    for store in stores:
         for name, full in list(store.items()):
             if is_private(name):
                 del store[name]
@@ -111,7 +114,9 @@ def fold_weight_norm(module: nn.Module) -> None:
     if parametrize.is_parametrized(module):
         originals: Any = module._modules.pop("parametrizations")
         module.__class__ = plain_class(module)
-        computed: dict[str, nn.Parameter | None] = {name: nn.Parameter(list_().detach()) for name, list_ in originals.items()}
+        computed: dict[str, nn.Parameter | None] = {
+            name: nn.Parameter(list_().detach()) for name, list_ in originals.items()
+        }
         module._parameters = computed | module._parameters
         module._load_state_dict_pre_hooks = without_weight_norm_hooks(module._load_state_dict_pre_hooks)
     for norm in [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, WeightNorm)]:

@@ -10,9 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from slimlib.extraction import OURS, active_tensor, compact, fold_weight_norm, is_private, plain_class, refuse_uncalibrated
+from slimlib.extraction import (
+    OURS,
+    active_tensor,
+    compact,
+    fold_weight_norm,
+    is_private,
+    plain_class,
+    refuse_uncalibrated,
+)
 from slimlib.slimming import Ready, label
-from slimlib.swapping import SwapsOut, Swaps, slim_class, swap_in
+from slimlib.swapping import Swaps, SwapsOut, slim_class, swap_in
 from slimlib.width import Switches, Width, check_width, slimming_of
 
 
@@ -37,7 +45,9 @@ class Frozen:
         ready = self._ready.get(width)
         if ready is None:
             frozen = ", ".join(map(label, self.prepared))
-            raise ValueError(f"width {width} was not frozen; frozen: {frozen}. Freeze it with slimlib.freeze(net, widths)")
+            raise ValueError(
+                f"width {width} was not frozen; frozen: {frozen}. Freeze it with slimlib.freeze(net, widths)"
+            )
         swap_in(ready)
         self.width = width
 
@@ -107,7 +117,7 @@ def freeze(net: nn.Module, widths: Sequence[Width] | None = None) -> nn.Module:
     slimming = slimming_of(frozen)
     names = {module: name for name, module in frozen.named_modules()}
     normed = [m for m in frozen.modules() if parametrize.is_parametrized(m)]
-    originals = {inner for m in normed for inner in m.parametrizations.modules()}  # type: ignore[union-attr, operator]
+    originals = {inner for m in normed for inner in m.parametrizations.modules()}  # type: ignore[union-attr]
     varies = {part.module for part in slimming.parts if part.module not in originals} | set(normed)
     prepared: dict[Width, dict[str, Swaps]] = {}
     for width in widths:
@@ -127,7 +137,9 @@ def freeze(net: nn.Module, widths: Sequence[Width] | None = None) -> nn.Module:
 def _snapshot(module: nn.Module) -> Swaps:
     """Dense copies of all tensors of a module at the width that is set, and its numbers."""
     refuse_uncalibrated(module)
-    swaps: Swaps = {name: module.__dict__[name] for name in module.__dict__.get("full_numbers", {}) if name != "refusal"}
+    swaps: Swaps = {
+        name: module.__dict__[name] for name in module.__dict__.get("full_numbers", {}) if name != "refusal"
+    }
     if "track_running_stats" in swaps:
         swaps["track_running_stats"] = True
     for store in (module._parameters, module._buffers):
@@ -170,6 +182,8 @@ def _shared(prepared: dict[Width, dict[str, Swaps]]) -> dict[Width, dict[str, Sw
             for name, value in swaps.items():
                 if isinstance(value, Tensor):
                     like = known.setdefault((module, name, value.shape), [])
-                    swaps[name] = next((t for t in like if torch.equal(t, value) and t.stride() == value.stride()), value)
+                    swaps[name] = next(
+                        (t for t in like if torch.equal(t, value) and t.stride() == value.stride()), value
+                    )
                     like.append(swaps[name])
     return prepared

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -18,8 +20,8 @@ def adopt(net: nn.Module) -> Slimming:
     Raises:
         ValueError: there is no slim layer in it, or a norm whose channels only `convert` can follow.
     """
-    slim = tuple(SLIM_LAYERS.values())
-    layers = {name: m for name, m in net.named_modules() if isinstance(m, slim) and not _depthwise(m)}
+    slim: Any = tuple(SLIM_LAYERS.values())
+    layers: dict[str, Any] = {n: m for n, m in net.named_modules() if isinstance(m, slim) and not _depthwise(m)}
     if not layers:
         raise ValueError(
             f"nothing in this {type(net).__name__} is slimmable; make it so with slimlib.convert(net, example)"

@@ -48,7 +48,11 @@ class _SlimConv(_SlimLayer):
             self.refuse(arriving, expected)
         if depthwise:
             outputs = arriving * full.out_channels // full.in_channels
-            return weight[: arriving if self.transposed else outputs], None if bias is None else bias[:outputs], arriving
+            return (
+                weight[: arriving if self.transposed else outputs],
+                None if bias is None else bias[:outputs],
+                arriving,
+            )
         if self.transposed:
             weight = weight.unflatten(0, (groups, -1))[:, :per_group].flatten(0, 1)
         return (weight if self.transposed else weight[:, :per_group]), bias, groups
@@ -90,8 +94,9 @@ class SlimConvTranspose2d(_SlimConv, nn.ConvTranspose2d):
         weight, bias, groups = self.weight, self.bias, self.groups
         if x.shape[-3] != weight.shape[0]:
             weight, bias, groups = self.leading(x.shape[-3])
-        extra = self._output_padding(x, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation)  # type: ignore[arg-type]
-        return F.conv_transpose2d(x, weight, bias, self.stride, self.padding, extra, groups, self.dilation)
+        padding: Any = self.padding
+        extra = self._output_padding(x, output_size, self.stride, padding, self.kernel_size, 2, self.dilation)  # type: ignore[arg-type]
+        return F.conv_transpose2d(x, weight, bias, self.stride, padding, extra, groups, self.dilation)
 
 
 class SlimLinear(_SlimLayer, nn.Linear):

@@ -80,9 +80,7 @@ class Layout:
         return {
             "format": FORMAT,
             "groups": [[g.name, g.units, g.divisor, list(g.layers)] for g in self.groups],
-            "axes": {
-                name: {str(dim): _plain(axis) for dim, axis in dims.items()} for name, dims in self.axes.items()
-            },
+            "axes": {name: {str(dim): _plain(axis) for dim, axis in dims.items()} for name, dims in self.axes.items()},
             "norm_inputs": {name: _plain(axis) for name, axis in self.norm_inputs.items()},
             "kept": dict(self.kept),
             "idle": list(self.idle),

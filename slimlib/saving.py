@@ -90,7 +90,9 @@ def load(path: str | Path, into: nn.Module) -> nn.Module:
     file = _read(Path(path))
     slimmed: Slimming | None = into.__dict__.get("slim")
     if slimmed is not None and slimmed.layout != file.layout:
-        raise ValueError(f"{path}: other channel layout than this network: {_first_difference(file.layout, slimmed.layout)}")
+        raise ValueError(
+            f"{path}: other channel layout than this network: {_first_difference(file.layout, slimmed.layout)}"
+        )
     if slimmed is not None and (slimmed.norm, slimmed.widths) != (file.norm, file.widths):
         raise ValueError(
             f"{path}: saved with BatchNorm {file.norm} and widths {file.widths}; "
@@ -113,7 +115,7 @@ def _read(path: Path) -> _File:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get(KEY, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, json.JSONDecodeError) as error:
@@ -143,7 +145,11 @@ def _unique(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, s
 def _check_tensors(path: Any, saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
     plain = {name: t for name, t in saved.items() if not is_private(name.rpartition(".")[2])}
     own = {name: t for name, t in own.items() if not is_private(name.rpartition(".")[2])}
-    differ = [f"'{n}' is {list(plain[n].shape)} there, {list(own[n].shape)} here" for n in plain if n in own and plain[n].shape != own[n].shape]
+    differ = [
+        f"'{n}' is {list(plain[n].shape)} there, {list(own[n].shape)} here"
+        for n in plain
+        if n in own and plain[n].shape != own[n].shape
+    ]
     differ += [f"'{n}' is only in the file" for n in plain if n not in own]
     differ += [f"'{n}' is only in this network" for n in own if n not in plain]
     if differ:
@@ -154,9 +160,14 @@ def _check_tensors(path: Any, saved: Mapping[str, Tensor], own: Mapping[str, Ten
 def _first_difference(saved: Layout, own: Layout) -> str:
     for a, b in zip(saved.groups, own.groups, strict=False):
         if a != b:
-            return f"'{a.name}' slims with {a.units} channels, divisor {a.divisor} there; '{b.name}' with {b.units}, {b.divisor} here"
+            there, here = (f"'{g.name}' with {g.units} channels, divisor {g.divisor}" for g in (a, b))
+            return f"{there} there; {here} here"
     names = sorted(set(saved.axes) ^ set(own.axes))
-    return f"'{names[0]}' slims in only one of them" if names else f"{len(saved.groups)} groups there, {len(own.groups)} here"
+    return (
+        f"'{names[0]}' slims in only one of them"
+        if names
+        else f"{len(saved.groups)} groups there, {len(own.groups)} here"
+    )
 
 
 def _widths_to_json(widths: Widths) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,16 @@ class Slimming:
         norm: how BatchNorm is kept, "universal", "switchable" or "shared".
         width, channels: what is set now, as asked for and as one number of units for each group.
     """
+
+    _net: Callable[[], nn.Module | None]
+    _parts: list[Part] | None
+    _ready: dict[Width, Ready]
+    _shared: dict[tuple[int, ...], Ready]
+    _channels: dict[Width, tuple[int, ...]]
+    _places: list[tuple[Mapping[str, Tensor | None], str]]
+    _same: list[Tensor]
+    _pointers: list[int]
+    _needs_grad: list[bool]
 
     def __init__(self, layout: Layout, widths: Widths, norm: Norm) -> None:
         self.layout, self.widths, self.norm = layout, widths, norm
@@ -61,7 +71,7 @@ class Slimming:
     def set(self, width: Width) -> None:
         """Swap in what belongs to a width (see `set_width`)."""
         ready = self._ready.get(width)
-        if ready is None or list(map(Tensor.data_ptr, self._watched)) != self._pointers:
+        if ready is None or list(map(Tensor.data_ptr, self._same)) != self._pointers:
             ready = self._prepare(width)
         swap_in(ready)
         self.width, self.channels = width, self._channels[width]
@@ -99,9 +109,9 @@ class Slimming:
     def stale(self) -> bool:
         """Whether a parameter or buffer is another object, or in other memory, than when views of it were made."""
         return (
-            list(map(Tensor.data_ptr, self._watched)) != self._pointers
+            list(map(Tensor.data_ptr, self._same)) != self._pointers
             or not all(store.get(name) is t for (store, name), t in zip(self._places, self._same, strict=True))
-            or [t.requires_grad for t in self._watched] != self._needs_grad
+            or [t.requires_grad for t in self._same] != self._needs_grad
         )
 
     @property
@@ -114,9 +124,9 @@ class Slimming:
     def _prepare(self, width: Width) -> Ready:
         check_width(width, self.widths)
         channels = self.channels_at(width)
-        if self._watched and self.stale():
+        if self.stale():
             self._drop()
-        if not self._watched:
+        if not self._same:
             self._watch()
         if channels not in self._shared:
             with torch.enable_grad(), no_inference_mode():
@@ -137,9 +147,9 @@ class Slimming:
         return swaps | own
 
     def _refusal(self, width: Width) -> str:
-        asked = label(width)
+        asked, known = label(width), ", ".join(self.calibrated())
         return (
-            f"width {asked} has no BatchNorm statistics; calibrated: {', '.join(self.calibrated()) or 'none but the full width'}. "
+            f"width {asked} has no BatchNorm statistics; calibrated: {known or 'none but the full width'}. "
             f"Call slimlib.calibrate(net, batches, widths=[{asked}])."
         )
 
@@ -151,12 +161,12 @@ class Slimming:
         return [self.labels.get(found, f"the plan {found.replace('_', ', ')}") for found in tags]
 
     def _watch(self) -> None:
-        stores = [slot for part in self.parts for slot in part.slots]
-        self._places = [(slot.store, slot.name) for slot in stores if slot.store[slot.name] is not None]
-        self._same: list[Tensor | None] = [store[name] for store, name in self._places]
-        self._watched = [t for t in self._same if t is not None]
-        self._pointers = [t.data_ptr() for t in self._watched]
-        self._needs_grad = [t.requires_grad for t in self._watched]
+        slots = [slot for part in self.parts for slot in part.slots]
+        found = [(slot.store, slot.name, t) for slot in slots if (t := slot.store[slot.name]) is not None]
+        self._places = [(store, name) for store, name, _ in found]
+        self._same = [t for _, _, t in found]
+        self._pointers = [t.data_ptr() for t in self._same]
+        self._needs_grad = [t.requires_grad for t in self._same]
 
     def _drop(self) -> None:
         net = self._net
@@ -164,14 +174,10 @@ class Slimming:
         self._net = net
 
     def _forget(self) -> None:
-        self._net: Callable[[], nn.Module | None] = lambda: None
-        self._parts: list[Part] | None = None
-        self._ready: dict[Width, Ready] = {}
-        self._shared: dict[tuple[int, ...], Ready] = {}
-        self._channels: dict[Width, tuple[int, ...]] = {}
-        self._watched: list[Tensor] = []
-        self._pointers: list[int] = []
-        self._places: list[tuple[dict[str, Any], str]] = []
+        self._net = lambda: None
+        self._parts = None
+        self._ready, self._shared, self._channels = {}, {}, {}
+        self._places, self._same, self._pointers, self._needs_grad = [], [], [], []
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}

@@ -33,10 +33,14 @@ class SwapsOut:
     recipe: ClassRecipe | None = None
 
     def __getstate__(self: Any) -> dict[str, Any]:
-        state = dict(super().__getstate__())  # type: ignore[misc]
+        inherited: Any = super().__getstate__()
+        state: dict[str, Any] = dict(inherited)
         for name in (*self._parameters, *self._buffers, "to_gather"):
             state.pop(name, None)
-        for name, value in state.items():  # a weight that a hook computes anew in each forward cannot be copied with its graph
+        for (
+            name,
+            value,
+        ) in state.items():  # a weight that a hook computes anew in each forward cannot be copied with its graph
             if isinstance(value, Tensor) and not value.is_leaf:
                 state[name] = value.detach()
         if type(self).recipe is not None and self.recipe.computed:
@@ -81,17 +85,24 @@ def _new(recipe: ClassRecipe) -> Any:
     return made.__new__(made)
 
 
-@cache
-def slim_class(base: type, mixins: tuple[type, ...], computed: tuple[str, ...] = ()) -> type:
+def slim_class(base: type, mixins: tuple[type, ...], computed: tuple[str, ...] = ()) -> Any:
     """`base` with the mixins in front: the class that `convert` gives to a module of class `base`.
 
     `computed`: tensors that parametrizations compute. torch makes a class for each such module, which
     cannot be pickled; ours has the same properties and can.
     """
-    recipe = ClassRecipe(mixins, base, computed)
+    inner = base.__dict__.get("recipe")
+    if isinstance(inner, ClassRecipe):  # one class, made from an importable one, so that it can be pickled
+        return slim_class(inner.base, (*mixins, *inner.mixins), (*inner.computed, *computed))
+    return _made(ClassRecipe(mixins, base, computed))
+
+
+@cache
+def _made(recipe: ClassRecipe) -> Any:
+    base = recipe.base
     own: dict[str, Any] = {"recipe": recipe, "__module__": base.__module__, "__doc__": base.__doc__}
-    own |= {name: _parametrized(name) for name in computed}
-    return type(f"Slim{base.__name__.removeprefix('Slim')}", (*mixins, base), own)
+    own |= {name: _parametrized(name) for name in recipe.computed}
+    return type(f"Slim{base.__name__.removeprefix('Slim')}", (*recipe.mixins, base), own)
 
 
 def _parametrized(name: str) -> property:
@@ -115,7 +126,7 @@ def dense_class(made: type) -> type:
 class Slot:
     """A parameter or buffer of a module, and the axes of it that slim."""
 
-    store: dict[str, Tensor | None]
+    store: Mapping[str, Tensor | None]
     name: str
     axes: Mapping[int, Axis]
 
@@ -179,7 +190,7 @@ def is_prefix(axis: Axis) -> bool:
 def logical_weight(module: nn.Module) -> tuple[nn.Module, str] | None:
     """Where the full shape of a layer's weight is to be read: itself, or what a parametrization computes it from."""
     if parametrize.is_parametrized(module, "weight"):
-        originals: Any = module.parametrizations["weight"]  # type: ignore[union-attr, index]
+        originals: Any = module.parametrizations["weight"]  # type: ignore[index]
         return originals, "original1" if "original1" in originals._parameters else "original"
     for name in ("weight", "weight_v"):  # weight_v: torch.nn.utils.weight_norm, the older form
         if isinstance(module._parameters.get(name), Tensor):

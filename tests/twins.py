@@ -50,7 +50,10 @@ def dense_twin(name: str, full: nn.Module, width: float, divisor: int) -> nn.Mod
 
 def slices(name: str, full: Tensor, small: Tensor, r: Round) -> tuple[Tensor, ...]:
     """Index of the part of a full parameter that a twin's parameter carries."""
-    picks = [joined(name, size, r) if size > count else torch.arange(count) for size, count in zip(full.shape, small.shape, strict=True)]
+    picks = [
+        joined(name, size, r) if size > count else torch.arange(count)
+        for size, count in zip(full.shape, small.shape, strict=True)
+    ]
     picks = [p if len(p) == count else torch.arange(count) for p, count in zip(picks, small.shape, strict=True)]
     return torch.meshgrid(*picks, indexing="ij") if picks else ()
 

@@ -45,12 +45,22 @@ class Failure(Exception):
     module: str
 
 
-class Proof:
-    """Copies of a network, full and slimmable, that are run side by side."""
+@dataclass
+class Subject:
+    """What a proof works on: the user's network, a copy of it that may be changed, and its arguments."""
 
-    def __init__(self, origin: nn.Module, full: nn.Module, args: tuple[Any, ...], found: Followed, choices: Choices):
-        self.origin, self.full, self.args, self.found, self.choices = origin, full, args, found, choices
-        self.tolerance = 1e-7 if any(p.dtype == torch.float64 for p in full.parameters()) else 1e-3
+    origin: nn.Module
+    full: nn.Module
+    args: tuple[Any, ...]
+    tolerance: float
+
+
+class Proof:
+    """Two copies of a network, full and slimmable, that are run side by side."""
+
+    def __init__(self, subject: Subject, found: Followed, choices: Choices) -> None:
+        self.subject, self.found, self.choices = subject, found, choices
+        self.full = full = subject.full
         self.slim = apply_layout(copy.deepcopy(full), found.layout, norm="shared")
         self.shapes = {name: t.shape for name, t in [*full.named_parameters(), *full.named_buffers()]}
 
@@ -87,12 +97,12 @@ class Proof:
         found, channels = self.found, self._channels(width)
         ties = active_atoms(found.ties, found.layout, channels, self.shapes)
         active = active_ids(found.solution, channels)
-        return Sliced(self.slim, ties, self.choices, self.origin, found.logs[training], active, record)
+        return Sliced(self.slim, ties, self.choices, self.subject.origin, found.logs[training], active, record)
 
     def _masked(self, width: Width, record: bool = False) -> Any:
         ties, active = self.found.ties, active_ids(self.found.solution, self._channels(width))
-        masked = Masked(self.full, GivenTies(ties, ties.atoms), self.choices, self.origin, active, record)
-        outputs = masked.run(copy.deepcopy(self.args))
+        masked = Masked(self.full, GivenTies(ties, ties.atoms), self.choices, self.subject.origin, active, record)
+        outputs = masked.run(copy.deepcopy(self.subject.args))
         return masked if record else outputs
 
     def _channels(self, width: Width) -> tuple[int, ...]:
@@ -101,7 +111,7 @@ class Proof:
 
     def _attempt(self, sliced: Sliced) -> list[Any]:
         try:
-            return sliced.run(copy.deepcopy(self.args))
+            return sliced.run(copy.deepcopy(self.subject.args))
         except Exception as error:
             position = len(sliced.log)
             told = isinstance(error, Misfit | Mixture)
@@ -118,7 +128,7 @@ class Proof:
         if not a.is_floating_point():
             return True
         scale = float(b.abs().max()) if b.numel() else 0.0
-        return torch.allclose(a, b, rtol=0, atol=self.tolerance * (scale + 1e-30), equal_nan=True)
+        return torch.allclose(a, b, rtol=0, atol=self.subject.tolerance * (scale + 1e-30), equal_nan=True)
 
     def _locate(self, width: Width, training: bool) -> str:
         """Name the first operation whose result is not that of the masked network."""
@@ -146,17 +156,17 @@ def _gather_now(net: nn.Module) -> None:
             module.__dict__["to_gather"] = ()
 
 
-def prove(origin: nn.Module, copied: nn.Module, args: tuple[Any, ...], found: Followed, choices: Choices) -> None:
-    """Prove a layout on `copied`, a copy of the network `origin`, in double precision where the network allows it."""
+def prepare(origin: nn.Module, copied: nn.Module, args: tuple[Any, ...]) -> Subject:
+    """Make `copied`, a copy of the network `origin`, ready for proofs; in double precision where it can run so."""
     _perturb(copied)
+    double = copy.deepcopy(copied).double().eval()
+    wide = tree_map(lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x, args)
     try:
-        double = copy.deepcopy(copied).double()
-        wide = tree_map(lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x, args)
-        with torch.no_grad():
-            copy.deepcopy(double).eval()(*copy.deepcopy(wide))
-    except (RuntimeError, TypeError):  # casts to float32 by itself
-        double, wide = copied, args
-    Proof(origin, double, wide, found, choices).run()
+        with torch.no_grad(), torch.random.fork_rng():
+            double(*copy.deepcopy(wide))
+    except (RuntimeError, TypeError):  # it casts to float32 by itself
+        return Subject(origin, copied, args, tolerance=1e-3)
+    return Subject(origin, double, wide, tolerance=1e-7)
 
 
 def _perturb(net: nn.Module) -> None:

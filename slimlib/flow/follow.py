@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
-from slimlib.flow.check import Failure, Followed, prove
+from slimlib.flow.check import Failure, Followed, Proof, prepare
 from slimlib.flow.errors import FlowError
 from slimlib.flow.repair import repair
 from slimlib.flow.solve import Solution, layout
@@ -38,12 +39,19 @@ def follow(net: nn.Module, example: Any, *, keep: Sequence[str] = (), divisor: i
     """
     args = example if isinstance(example, tuple) else (example,)
     names = _kept_parameters(net, keep)
-    choices = Choices()
+    choices, copied, subject = Choices(), duplicate(net), None
     for _ in range(ATTEMPTS):
-        found = analyse(net, args, choices, names, divisor)
+        try:
+            found = analyse(net, copied, args, choices, names, divisor)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            args = tree_map(_twice, args)  # one image is too few for BatchNorm in training
+            continue
+        subject = subject or prepare(net, duplicate(net), args)
         try:
             with torch.random.fork_rng():
-                prove(net, duplicate(net), args, found, choices)
+                Proof(subject, found, choices).run()
         except Failure as failure:
             repair(net, found, failure, choices)
         else:
@@ -52,14 +60,19 @@ def follow(net: nn.Module, example: Any, *, keep: Sequence[str] = (), divisor: i
 
 
 def analyse(
-    net: nn.Module, args: tuple[Any, ...], choices: Choices, kept: Mapping[str, str], divisor: int = 8
+    net: nn.Module,
+    copied: nn.Module,
+    args: tuple[Any, ...],
+    choices: Choices,
+    kept: Mapping[str, str],
+    divisor: int = 8,
 ) -> Followed:
-    """Follow the channels, without proof; `kept`: names of parameters that stay full -> why."""
+    """Follow the channels of `net` on a copy, without proof; `kept`: names of parameters that stay full -> why."""
     ties = Ties()
     logs: dict[bool, list[Step]] = {}
     entered: dict[str, list[Tensor]] = {}
     for training in (False, True):
-        trace = Trace(duplicate(net).train(training), ties, choices, net)
+        trace = Trace(copied.train(training), ties, choices, net)
         with torch.random.fork_rng():
             trace.run(copy.deepcopy(args))
         logs[training] = trace.log
@@ -76,6 +89,10 @@ def analyse(
         reasons = "; ".join(f"{name}: {why}" for name, why in list(found.kept.items())[:3])
         raise FlowError(f"nothing slims in this {type(net).__name__}. {reasons}")
     return Followed(ties, logs, entered, solution, found)
+
+
+def _twice(x: Any) -> Any:
+    return torch.cat([x, x]) if isinstance(x, Tensor) and x.dim() else x
 
 
 def duplicate(net: nn.Module) -> nn.Module:

@@ -118,7 +118,7 @@ class Masked(Replay):
         if not isinstance(ids, Tensor) or not isinstance(x, Tensor):
             return x
         on = self.active[distinct(ids)]
-        return x if bool(on.all()) else x * on.to(x.dtype)
+        return x if bool(on.all()) else x * on.to(x)
 
     def _mask_inputs(self, weight: Tensor, ref: WeightRef, normed: int) -> Tensor:
         """The weight whose norm is taken for every channel of dimension `normed`: over the active inputs."""
@@ -126,13 +126,13 @@ class Masked(Replay):
             ids = self.ties.atoms.get((ref.name, dim))
             if ids is not None and position != normed % weight.dim():
                 shape = [-1 if d == position else 1 for d in range(weight.dim())]
-                weight = weight * self.active[ids].to(weight.dtype).view(shape)
+                weight = weight * self.active[ids].to(weight).view(shape)
         return weight
 
     def _norm(self, op: Operation) -> Any:
         """LayerNorm or RMSNorm over the active channels of the last axis."""
         x = op.args[0]
-        on = self.active[op.ids[0]].to(x.dtype)
+        on = self.active[op.ids[0]].to(x)
         count = on.sum(-1, keepdim=True)
         weight, eps = op.argument(2, "weight"), op.argument(4 if op.name == "native_layer_norm" else 3, "eps")
         bias = op.argument(3, "bias") if op.name == "native_layer_norm" else None
@@ -173,5 +173,5 @@ def distinct_along(ids: Tensor, picks: Picks) -> Tensor:
 
 def select(x: Tensor, picks: Picks) -> Tensor:
     for dim, index in picks:
-        x = x.index_select(dim, index)
+        x = x.index_select(dim, index.to(x.device))
     return x

@@ -21,6 +21,7 @@ from slimlib.flow.rules import Operation, apply_rule, keeps_weights
 from slimlib.flow.ties import Ties
 from slimlib.flow.whole import WHOLE, attention_scale
 
+SIZED = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 INPUT, OUTPUT = "comes from the network's input", "reaches the network's output"
 
 
@@ -276,9 +277,13 @@ class WholeFunctions(TorchFunctionMode):
 
 
 def class_of_many(module: nn.Module) -> str | None:
-    """Name of a module's class, where what is true of one module is true of all of the class; None for torch's own."""
+    """Name of a module's class where what is true of one module is true of all of the class.
+
+    None for torch's own, of which only attention and transformer layers have sizes written in their forward.
+    """
     kind = type(module)
-    return None if kind.__module__.startswith("torch.") else f"{kind.__module__}.{kind.__qualname__}"
+    own = kind.__module__.startswith("torch.") and not isinstance(module, SIZED)
+    return None if own else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def parameter_names(net: nn.Module) -> dict[int, tuple[str, Tensor]]:

@@ -20,7 +20,7 @@ def norms(net):
 
 
 def by_hand(net, width, data):
-    """Mean and unbiased variance of what enters each BatchNorm, in double precision, each batch normalised by itself."""
+    """Mean and unbiased variance of what enters each BatchNorm, in double, each batch normalised by itself."""
     dense = slim.convert(MobileNet(), image(), norm="shared")
     dense.load_state_dict({k: v for k, v in net.state_dict().items() if "_at_" not in k})
     dense.double().train()
@@ -86,7 +86,9 @@ def test_uncalibrated_width_is_refused_in_eval_with_the_call_that_mends_it():
     net = slim.convert(MobileNet(), image()).eval()
     slim.calibrate(net, batches(1), [0.25])
     slim.set_width(net, 0.75)
-    with pytest.raises(UncalibratedWidth, match=r"width 0.75 .* calibrated: 0.25.*slimlib.calibrate\(net, batches, widths=\[0.75\]\)"):
+    with pytest.raises(
+        UncalibratedWidth, match=r"width 0.75 .* calibrated: 0.25.*slimlib.calibrate\(net, batches, widths=\[0.75\]\)"
+    ):
         net(batches(1)[0])
     slim.calibrate(net, batches(1), [0.75])
     assert net(batches(1)[0]).isfinite().all()

@@ -273,7 +273,11 @@ KEPT = {
     "literal view": (lambda m, x: x.view(-1, 16, 64).view_as(x), {}, "view in 'middle'"),
     "index put": (index_put, {}, "index_put in 'middle'"),
     "unequal split": (lambda m, x: torch.cat(x.split([4, 12], 1), 1), {}, "cut into unequal parts"),
-    "assertion": (lambda m, x: x if x.shape[1] == 16 else 1 / 0, {}, "(division by zero): forward of 'middle' (Middle)"),
+    "assertion": (
+        lambda m, x: x if x.shape[1] == 16 else 1 / 0,
+        {},
+        "(division by zero): forward of 'middle' (Middle)",
+    ),
 }
 
 

@@ -145,6 +145,8 @@ def outside_of(net, parameter):
                     axis_index(slot.axes[d], net.slim.channels) if d in slot.axes else parameter.shape[d]
                     for d in range(parameter.dim())
                 ]
-                active[torch.meshgrid(*[torch.arange(i) if isinstance(i, int) else i for i in indices], indexing="ij")] = True
+                active[
+                    torch.meshgrid(*[torch.arange(i) if isinstance(i, int) else i for i in indices], indexing="ij")
+                ] = True
                 return ~active
     return active

@@ -34,7 +34,15 @@ def test_rounding_is_monotone(full, a, b):
 
 @pytest.mark.parametrize(
     ("full", "width", "divisor", "expected"),
-    [(32, 0.25, 8, 8), (32, 0.35, 8, 16), (24, 0.35, 8, 8), (64, 0.35, 8, 24), (3, 0.5, 8, 2), (12, 0.5, 8, 8), (100, 1.0, 8, 100)],
+    [
+        (32, 0.25, 8, 8),
+        (32, 0.35, 8, 16),
+        (24, 0.35, 8, 8),
+        (64, 0.35, 8, 24),
+        (3, 0.5, 8, 2),
+        (12, 0.5, 8, 8),
+        (100, 1.0, 8, 100),
+    ],
 )
 def test_rounding_of_known_numbers(full, width, divisor, expected):
     # 32 * 0.35 = 11.2 -> 8 would lose over 10 %, so 16; 12 channels have fewer than two eights, so fours: 6 -> 8
@@ -81,7 +89,9 @@ def test_plan_sets_each_group_by_itself():
     assert shapes == [(40, 8), (8, 40), (4, 8)]
 
 
-@pytest.mark.parametrize(("plan", "message"), [((8,), "1 numbers"), ((0, 8), "asks for 0"), ((8, 49), "possible: 1 to 48")])
+@pytest.mark.parametrize(
+    ("plan", "message"), [((8,), "1 numbers"), ((0, 8), "asks for 0"), ((8, 49), "possible: 1 to 48")]
+)
 def test_plan_that_does_not_fit_is_refused(plan, message):
     net = slim.convert(MLP(sizes=(8, 64, 48, 4)), torch.randn(2, 8))
     with pytest.raises(ValueError, match=message):

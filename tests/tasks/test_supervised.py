@@ -69,7 +69,9 @@ def test_a_stop_writes_a_checkpoint_and_the_run_goes_on_there(tmp_path: Path) ->
             checkpoint=checkpoint,
             watch=Watch(step=lambda done, _: seen.append(done), stop=lambda: len(seen) == 3),
         )
-    assert train(SANDWICH, checkpoint=checkpoint, watch=Watch(step=lambda done, _: seen.append(done))) == train(SANDWICH)
+    assert train(SANDWICH, checkpoint=checkpoint, watch=Watch(step=lambda done, _: seen.append(done))) == train(
+        SANDWICH
+    )
     assert seen == [1, 2, 3, 4, 5, 6]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from slimlib.flow.ids import compact, varies
 from slimlib.flow.rules.operation import Operation, Result, rule
@@ -14,7 +15,8 @@ IGNORED = {"dtype", "device", "layout", "memory_format", "pin_memory", "non_bloc
 
 
 def _replay(op: Operation, *args: object) -> Result:
-    """Run the operation on ids."""
+    """Run the operation on ids, which are on the CPU as the positions must be."""
+    args = tree_map(lambda x: x.cpu() if isinstance(x, Tensor) else x, args)
     kwargs = {name: value for name, value in op.kwargs.items() if name not in IGNORED}
     moved = getattr(torch.ops.aten, op.name)(*args, **kwargs)
     return [compact(part) for part in moved] if isinstance(moved, (tuple, list)) else compact(moved)

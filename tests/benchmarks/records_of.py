@@ -1,0 +1,44 @@
+"""Small records for tests, without any training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.records import MetricInfo, Record, Row
+
+COSTS = {0.25: (1_000_000, 1_000), 0.5: (2_500_000, 2_500), 1.0: (10_000_000, 10_000)}
+
+
+def record(recipe: str, seed: int, values: Mapping[float, float], **changes: Any) -> Record:
+    """A record of one evaluation set "photos" with metric psnr: width -> value."""
+    rows = [
+        Row(width=w, macs=COSTS[w][0], params=COSTS[w][1], metrics={"photos": {"psnr": v}}) for w, v in values.items()
+    ]
+    plain: dict[str, Any] = {
+        "task": "sr",
+        "ablation": "sandwich",
+        "question": "Which widths?",
+        "recipe": recipe,
+        "position": ("individual", "random", "sandwich").index(recipe),
+        "seed": seed,
+        "hash": f"{recipe:_<12.12}",
+        "scale": "tiny",
+        "data": "photos",
+        "dataset": "photos",
+        "protocol": "PSNR on Y.",
+        "steps": 1200,
+        "input": [1, 3, 24, 24],
+        "metrics": [MetricInfo(name="psnr", unit="dB", better="higher")],
+        "eval_sets": ["photos"],
+        "rows": rows,
+        "baselines": {"bicubic": {"photos": {"psnr": 29.5}}},
+        "training": {"kind": "individual" if recipe == "individual" else "slimmable"},
+        "settings": {"model": "wdsr-a"},
+        "versions": {"python": "3.11"},
+        "commit": None,
+        "host": "a CPU, 2 cores",
+        "threads": 1,
+        "seconds": 1.0,
+    }
+    return Record(**plain | changes)

@@ -1,0 +1,153 @@
+"""Every combination of settings composes; everything misspelt is refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks.composing import CONF, GROUPS, choices
+from benchmarks.run import main, usage
+from benchmarks.settings import RunSettings, read_recipes, read_settings
+from slimlib import Sandwich
+
+
+@pytest.mark.parametrize("scale", choices("scale"))
+@pytest.mark.parametrize("ablation", choices("ablation"))
+@pytest.mark.parametrize("task", choices("task"))
+def test_every_task_ablation_and_scale_composes(task: str, ablation: str, scale: str, tmp_path: Path) -> None:
+    place = [] if scale == "tiny" else [f"data.root={tmp_path}"]
+    settings = read_settings([f"task={task}", f"ablation={ablation}", f"scale={scale}", *place])
+    assert (settings.task, settings.ablation, settings.scale) == (task, ablation, scale)
+    assert settings.data == settings.default_data
+    assert settings.folder == Path("results") / task / ablation / scale
+    assert len(settings.recipes) >= 3
+
+
+@pytest.mark.parametrize("data", choices("data"))
+@pytest.mark.parametrize("launcher", choices("launcher"))
+def test_every_data_and_launcher_composes(data: str, launcher: str, tmp_path: Path) -> None:
+    place = [] if data == "photos" else [f"data.root={tmp_path}"]
+    settings = read_settings([f"data={data}", f"launcher={launcher}", *place])
+    assert (settings.data, settings.launcher) == (data, launcher)
+    deeper = () if data == "photos" else (data,)
+    assert settings.folder == Path("results/sr/sandwich/tiny").joinpath(*deeper)
+
+
+def test_the_defaults_are_the_readme_s() -> None:
+    settings = read_settings([])
+    assert (settings.task, settings.ablation, settings.scale, settings.data) == ("sr", "sandwich", "tiny", "photos")
+    assert settings.launcher == "serial" and settings.overwrite == "only-missing"
+
+
+def test_overrides_arrive() -> None:
+    given = "steps=7 seeds=[3,1] overwrite=always results=/tmp/x device=cpu threads=2 task.blocks=5 smallest=0.5"
+    settings = read_settings(given.split())
+    assert (settings.steps, settings.seeds, settings.overwrite, settings.threads) == (7, (3, 1), "always", 2)
+    assert settings.folder == Path("/tmp/x/sr/sandwich/tiny")
+    assert settings.task_settings["blocks"] == 5
+    assert settings.recipes[-1].range == (0.5, 1.0)
+
+
+def test_the_ablations_hold_the_recipes_that_they_promise() -> None:
+    named = {a: [r.name for r in read_settings([f"ablation={a}"]).recipes] for a in choices("ablation")}
+    assert named["sandwich"] == ["individual", "random", "smallest+random", "largest+random", "sandwich"]
+    assert named["distillation"] == ["none", "l1", "mse"]
+    assert named["switches"] == ["individual", "2 switches", "4 switches", "8 switches", "universal"]
+    assert named["samples"] == ["n=2", "n=3", "n=4", "n=6"]
+    sandwich = {r.name: r for r in read_settings([]).recipes}
+    assert isinstance(sandwich["sandwich"].make_rule(0), Sandwich)
+
+
+def test_the_same_recipe_has_the_same_hash_in_every_ablation() -> None:
+    def hash_of(ablation: str, recipe: str) -> str:
+        settings = read_settings([f"ablation={ablation}"])
+        return settings.hash_of(next(r for r in settings.recipes if r.name == recipe))
+
+    shared = [
+        ("sandwich", "sandwich"),
+        ("distillation", "none"),
+        ("switches", "universal"),
+        ("samples", "n=4"),
+        ("range", "from 0.25"),
+    ]
+    assert len({hash_of(*place) for place in shared}) == 1
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_every_file_opens_with_its_question(path: Path) -> None:
+    first = path.read_text().splitlines()[0]
+    assert first.startswith("question: " if path.parent.name == "ablation" else "# ")
+    if path.parent != CONF:
+        assert yaml.safe_load(path.read_text())["name"] == path.stem
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("ablation=sandwitch", "unknown ablation 'sandwitch'; did you mean 'sandwich'?"),
+        ("task=srr", "unknown task 'srr'; "),
+        ("scale=smal", "did you mean 'small'?"),
+        ("data=photo", "did you mean 'photos'?"),
+        ("launcher=slurm", "unknown launcher 'slurm'; choose one of joblib, serial"),
+        ("stepz=3", "unknown key 'stepz'; did you mean 'steps'?"),
+        ("abl=x", "unknown key 'abl'; did you mean 'ablation'?"),
+        ("task.blokcs=3", "unknown key 'task.blokcs'; did you mean 'task.blocks'?"),
+        ("nothing.like.this=3", "unknown key 'nothing.like.this'; choose one of"),
+        ("+task.blokcs=3", "unknown key of task=sr 'blokcs'; did you mean 'blocks'?"),
+        ("+ablation.slimmable.sampels=3", "unknown key of a recipe 'sampels'; did you mean 'samples'?"),
+        ("+ablation.recipe=[]", "unknown key of ablation=sandwich 'recipe'; did you mean 'recipes'?"),
+        ("task.model=wdsr-c", "did you mean 'wdsr-"),
+        ("steps=0", "steps must be a whole number, at least 1; got 0"),
+        ("steps=many", "steps must be a whole number"),
+        ("seeds=[]", "seeds=[]: at least one"),
+        ("seeds=[0,0]", "each only once"),
+        ("seeds=one", "a seed must be a whole number"),
+        ("seeds=0,1", "'seeds=0,1' is several runs"),
+        ("overwrite=yes", "unknown value of overwrite"),
+        ("overwrite=allways", "did you mean 'always'?"),
+        ("device=gpu", "unknown device 'gpu'"),
+        ("threads=0", "threads must be"),
+        ("launcher.jobs=0", "launcher.jobs must be"),
+        ("checkpoint_seconds=soon", "checkpoint_seconds must be a number"),
+        ("smallest=0", "needs 0 < smallest"),
+        ("smallest=2", "needs 0 < smallest"),
+        ("data=folder", "data=folder needs data.root=<a value>"),
+        ("scale=small", "data=benchmark needs data.root=<a value>"),
+        ("just words", "cannot read 'just words'"),
+        ("~task", "keys cannot be removed"),
+        ("steps=${nothing}", "nothing"),
+        ("task.widths=[0.5,2]", "task.widths=2"),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_line(argument: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([argument]) == 2
+    out, err = capsys.readouterr()
+    assert says in err and err.startswith("error: ") and err.count("\n") == 1 and not out
+
+
+def test_the_trace_is_shown_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(ValueError, match="unknown key"):
+        main(["stepz=3"])
+
+
+def test_help_lists_every_choice(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert usage() in shown + "\n"
+    for group in GROUPS:
+        assert all(choice in shown for choice in choices(group))
+
+
+def test_equal_recipes_in_one_ablation_are_refused() -> None:
+    recipes = [{"name": n, "range": [0.5, 1.0], "rule": "sandwich", "samples": 4} for n in ("a", "b")]
+    given = read_recipes({"name": "x", "question": "Why?", "recipes": recipes}, "sr")
+    with pytest.raises(ValueError, match="recipes 'a' and 'b' are the same"):
+        RunSettings("sr", {}, "d", "d", "x", "Why?", given, "tiny", 1, (0,))
+
+
+def test_an_ablation_without_a_question_is_refused() -> None:
+    with pytest.raises(ValueError, match="must open with the question"):
+        read_recipes({"name": "x", "question": " ", "recipes": []}, "sr")

@@ -1,0 +1,94 @@
+"""What the timings compare is equal but for slimlib, and what is written is what was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import slimlib as slim
+from benchmarks.perf.__main__ import main
+from benchmarks.perf.inference import inference
+from benchmarks.perf.measurement import Measurement
+from benchmarks.perf.networks import NETWORKS, build
+from benchmarks.perf.records import read, write
+from benchmarks.perf.report import write_report
+from benchmarks.perf.timing import Spread, ratio, take_turns
+from benchmarks.perf.training import peak
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_dense_networks_have_the_channels_of_the_width(name: str) -> None:
+    image = torch.randn(1, 3, 64, 64)
+    net = slim.convert(build(name), image)
+    for width in (0.25, 0.4, 1.0):
+        assert slim.cost(build(name, width), image) == slim.cost(net, image, width)
+
+
+@pytest.mark.parametrize(
+    ("name", "params"), [("MobileNet v1", 4_231_976), ("MobileNet v2", 3_504_872), ("ResNet-50", 25_557_032)]
+)
+def test_networks_have_the_published_number_of_parameters(name: str, params: int) -> None:
+    assert sum(p.numel() for p in build(name).parameters()) == params
+
+
+def test_inference_compares_networks_with_equal_outputs_and_gives_every_row() -> None:
+    rows = list(inference("MobileNet v1", widths=(0.25, 1.0), size=64, rounds=2, formats=("NHWC",)))  # checks inside
+    assert [(m.what, m.setting) for m in rows] == [
+        (f"inference {kind}", f"width {width}, NHWC")
+        for width in ("0.25", "1")
+        for kind in ("in place", "frozen", "extracted")
+    ]
+    assert all(0.1 < m.value.median < 10 for m in rows)
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    assert ratio({"a": [2.0, 30.0, 4.0], "b": [1.0, 10.0, 1.0]}, "a", "b") == Spread(3.0, 2.5, 3.5)
+
+
+def test_turns_alternate_and_each_round_runs_everything() -> None:
+    calls: list[str] = []
+    times = take_turns({name: lambda name=name: calls.append(name) or sum(range(400_000)) for name in "ab"}, rounds=3)
+    assert [len(seconds) for seconds in times.values()] == [3, 3]
+    assert min(min(seconds) for seconds in times.values()) > 0
+    runs = [name for name, before in zip(calls[1:], calls, strict=False) if name != before]
+    assert "".join(runs).endswith("bab")  # a b, b a, a b
+
+
+def test_peak_memory_counts_what_is_held_at_once() -> None:
+    def step() -> None:
+        for _ in range(3):
+            a = torch.ones(1000)
+            b = a + a
+            del a, b
+
+    assert peak(step) == pytest.approx(8000, abs=200)
+
+
+def test_the_table_comes_from_the_records(tmp_path: Path) -> None:
+    kept = Measurement("sandwich step", "Net", "n=4", Spread(0.99, 0.9, 1.1), limit=1.0, seconds=0.5)
+    over = Measurement("width switch", "Net", "in place", Spread(21.0, 20.0, 22.0), unit="us", limit=20.0)
+    write(tmp_path, [kept, over], rounds=7)
+    assert {m for record in read(tmp_path) for m in record.measurements} == {kept, over}
+    table = write_report(tmp_path)
+    assert (tmp_path / "table.md").read_text() == table
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
+    assert ["sandwich step", "Net", "n=4", "0.99", "0.90 to 1.10", "1.00", "kept", "500.0 ms"] in rows
+    assert ["width switch", "Net", "in place", "21.0 us", "20.0 to 22.0", "20.0 us", "over", ""] in rows
+    assert table.startswith("# slimlib keeps 1 of 2 limits")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    write(tmp_path, [Measurement("sandwich step", "Net", "n=4", Spread(1.0, 1.0, 1.0))], rounds=1)
+    (tmp_path / "records" / "sandwich-step-net.json").write_text("{")
+    with pytest.raises(ValueError, match=r"sandwich-step-net\.json is no performance record"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize("arguments", [["inferense"], ["--rounds", "0"], ["--network", "VGG"]])
+def test_impossible_arguments_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "error: " in capsys.readouterr().err

@@ -1,0 +1,277 @@
+"""Runs of the toy task from beginning to end, and everything that can go wrong in them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from benchmarks.folder import ResultsFolder
+from benchmarks.records import Record, read_record, read_records
+from benchmarks.run import run
+from tests.benchmarks.toy_run import RECIPES, toy_run, toy_settings
+from tests.tasks.toy import ToyTask
+
+TABLES = ("table.csv", "table.md", "table.tex", "figure.png", "figure.svg")
+
+
+def folder_of(results: Path) -> Path:
+    return results / "toy" / "sandwich" / "tiny"
+
+
+def records_of(results: Path) -> dict[str, dict[str, Any]]:
+    """File name -> record, without the seconds it took."""
+    records, damaged = read_records(folder_of(results) / "records")
+    assert not damaged
+    return {record.file_name: record.model_dump(exclude={"seconds"}) for record in records}
+
+
+def tables_of(results: Path) -> list[bytes]:
+    return [(folder_of(results) / name).read_bytes() for name in TABLES]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("uninterrupted")
+    assert toy_run(toy_settings(results)) == 0
+    return results
+
+
+def start_process(results: Path, *, slow: float, launcher: str = "serial") -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.benchmarks.toy_run", str(results), str(slow), launcher]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path.cwd())
+
+
+def wait_for_steps(results: Path, count: int) -> None:
+    """Until a checkpoint was written `count` times, as far as one can see from outside."""
+    seen: set[tuple[str, int]] = set()
+    deadline = time.monotonic() + 60
+    while len(seen) < count and time.monotonic() < deadline:
+        for path in folder_of(results).glob("cache/checkpoints/*.pt"):
+            try:
+                seen.add((path.name, path.stat().st_mtime_ns))
+            except FileNotFoundError:
+                continue
+        time.sleep(0.005)
+    assert len(seen) >= count
+
+
+def test_a_run_leaves_records_tables_and_figures_and_no_time_stamps(uninterrupted: Path) -> None:
+    folder = folder_of(uninterrupted)
+    assert len(records_of(uninterrupted)) == len(RECIPES) * 2
+    assert {path.name for path in folder.iterdir()} == {"records", "cache", *TABLES}
+    assert not list(folder.glob("cache/checkpoints/*")), "a checkpoint is deleted when its record is written"
+    assert (folder / "cache" / ".gitignore").read_text() == "*\n"
+
+
+def test_a_record_tells_where_it_comes_from(uninterrupted: Path) -> None:
+    record: Record = read_record(next((folder_of(uninterrupted) / "records").glob("sandwich-0-*.json")))
+    assert (record.task, record.steps, record.seed, record.dataset) == ("toy", 6, 0, "noise")
+    assert [row.width for row in record.rows] == [0.5, 0.75, 1.0]
+    assert record.rows[0].macs < record.rows[1].macs < record.rows[2].macs
+    assert set(record.versions) == {"python", "torch", "slimlib"}
+    assert "cores" in record.host and os.uname().nodename not in record.model_dump_json()
+    assert record.training["rule"] == "sandwich" and record.settings == {"width": 16}
+
+
+def test_a_finished_run_is_cached_and_changes_nothing(uninterrupted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, tables = records_of(uninterrupted), tables_of(uninterrupted)
+    times = {path: path.stat().st_mtime_ns for path in folder_of(uninterrupted).glob("records/*")}
+    assert toy_run(toy_settings(uninterrupted)) == 0
+    assert capsys.readouterr().out.count("done (cached)") == 6
+    assert (records_of(uninterrupted), tables_of(uninterrupted)) == (before, tables)
+    assert times == {path: path.stat().st_mtime_ns for path in times}
+
+
+def test_always_runs_again_and_never_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert toy_run(toy_settings(tmp_path, seeds=(0,), overwrite="never")) == 0
+    assert "no record" in capsys.readouterr().out and not records_of(tmp_path)
+    assert toy_run(toy_settings(tmp_path, seeds=(0,))) == 0
+    capsys.readouterr()
+    assert toy_run(toy_settings(tmp_path, seeds=(0,), overwrite="always")) == 0
+    assert "cached" not in capsys.readouterr().out
+
+
+def test_other_settings_are_other_records_and_not_in_the_table(tmp_path: Path) -> None:
+    assert toy_run(toy_settings(tmp_path, seeds=(0,), steps=3)) == 0
+    assert toy_run(toy_settings(tmp_path, seeds=(0,))) == 0
+    assert len(records_of(tmp_path)) == 6
+    text = (folder_of(tmp_path) / "table.md").read_text()
+    assert "6 steps" in text and "3 steps" not in text
+
+
+def test_a_further_seed_joins_the_table(tmp_path: Path, uninterrupted: Path) -> None:
+    assert toy_run(toy_settings(tmp_path, seeds=(1,))) == 0
+    assert toy_run(toy_settings(tmp_path, seeds=(0,))) == 0
+    assert tables_of(tmp_path) == tables_of(uninterrupted)
+
+
+def test_the_same_settings_in_another_ablation_are_shared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert toy_run(toy_settings(tmp_path, seeds=(0,))) == 0
+    capsys.readouterr()
+    none = replace(RECIPES[2], name="none")
+    other = toy_settings(
+        tmp_path, seeds=(0,), ablation="distillation", recipes=(none, replace(none, name="l1", distill="l1"))
+    )
+    assert toy_run(other) == 0
+    shown = capsys.readouterr().out
+    assert "none, seed 0: done (shared with sandwich)" in shown and "l1, seed 0: done in" in shown
+    records, _ = read_records(other.folder / "records")
+    assert {(r.recipe, r.ablation) for r in records} == {("none", "distillation"), ("l1", "distillation")}
+
+
+def test_a_killed_run_goes_on_to_the_same_records_and_tables(tmp_path: Path, uninterrupted: Path) -> None:
+    for count in (2, 5):
+        process = start_process(tmp_path, slow=0.05)
+        wait_for_steps(tmp_path, count)
+        process.kill()
+        process.communicate()
+    assert list(folder_of(tmp_path).glob("cache/checkpoints/*.pt"))
+    assert toy_run(toy_settings(tmp_path)) == 0
+    assert records_of(tmp_path) == records_of(uninterrupted)
+    assert tables_of(tmp_path) == tables_of(uninterrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_says_how_to_go_on(number: int, tmp_path: Path) -> None:
+    process = start_process(tmp_path, slow=0.1)
+    wait_for_steps(tmp_path, 2)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in out and "the same command goes on" in err and "Traceback" not in err
+    assert list(folder_of(tmp_path).glob("cache/checkpoints/*.pt"))
+
+
+def test_joblib_gives_the_serial_table(tmp_path: Path, uninterrupted: Path) -> None:
+    assert toy_run(toy_settings(tmp_path, launcher="joblib", jobs=2)) == 0
+    assert records_of(tmp_path) == records_of(uninterrupted)
+    assert tables_of(tmp_path) == tables_of(uninterrupted)
+
+
+def test_a_second_run_in_the_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = toy_settings(tmp_path)
+    with ResultsFolder(settings.folder).locked():
+        assert toy_run(settings) == 3
+    err = capsys.readouterr().err
+    assert str(settings.folder) in err and err.count("\n") == 1
+    assert not records_of(tmp_path)
+
+
+def test_a_failing_recipe_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(toy_settings(tmp_path, seeds=(0,)), Unbuildable, Console(width=200)) == 1
+    err = capsys.readouterr().err
+    assert (
+        err == "error: individual, seed 0: failed: RuntimeError: the individual network of width 0.75 cannot be built\n"
+    )
+    assert {name.split("-")[0] for name in records_of(tmp_path)} == {"random", "sandwich"}
+    assert "individual" not in (folder_of(tmp_path) / "table.md").read_text()
+
+
+class Unbuildable(ToyTask):
+    def build(self, width: float = 1.0) -> Any:
+        if width == 0.75:
+            raise RuntimeError("the individual network of width 0.75 cannot be built\nwith a second line")
+        return super().build(width)
+
+
+def test_a_loss_that_is_not_finite_is_a_failure_with_step_and_width(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert toy_run(toy_settings(tmp_path, seeds=(0,)), poison=3) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 3 and "sandwich, seed 0: failed: the loss is inf at step 4, width 1;" in err
+    assert not (folder_of(tmp_path) / "table.md").exists()
+
+
+def test_a_damaged_record_is_named_and_trained_again(
+    tmp_path: Path, uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert toy_run(toy_settings(tmp_path)) == 0
+    path = next((folder_of(tmp_path) / "records").glob("random-1-*"))
+    path.write_text(path.read_text()[:100])
+    assert toy_run(toy_settings(tmp_path)) == 1
+    assert f"damaged record, left out: {path.name}" in capsys.readouterr().err
+    assert path.with_name(path.name + ".corrupt").exists()
+    assert records_of(tmp_path) == records_of(uninterrupted)
+    assert toy_run(toy_settings(tmp_path)) == 0
+
+
+def test_a_damaged_record_of_other_settings_is_named_and_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = folder_of(tmp_path) / "records" / "other-0-123456789abc.json"
+    other.parent.mkdir(parents=True)
+    other.write_text("{}")
+    assert toy_run(toy_settings(tmp_path, seeds=(0,))) == 1
+    assert other.name in capsys.readouterr().err and other.exists()
+
+
+def test_a_full_disk_leaves_earlier_records_and_says_so(
+    tmp_path: Path, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert toy_run(toy_settings(tmp_path, seeds=(0,))) == 0
+    before = records_of(tmp_path)
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_disk)
+        assert toy_run(toy_settings(tmp_path)) == 1
+    err = capsys.readouterr().err
+    assert "No space left on device" in err and "Traceback" not in err
+    assert records_of(tmp_path) == before
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert toy_run(toy_settings(tmp_path)) == 0
+    assert tables_of(tmp_path) == tables_of(uninterrupted)
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_hostile_checkpoint_fails_its_recipe_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = toy_settings(tmp_path, seeds=(0,))
+    path = ResultsFolder(settings.folder).checkpoint(settings.hash_of(RECIPES[1]), 0)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(pickle.dumps({"identity": "x", "state": Runs(tmp_path / "witness")}))
+    assert toy_run(settings) == 1
+    err = capsys.readouterr().err
+    assert path.name in err and "would run code" in err
+    assert not (tmp_path / "witness").exists()
+    assert len(records_of(tmp_path)) == 2
+
+
+class Runs:
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.witness,)
+
+
+def test_a_corrupt_checkpoint_is_set_aside_and_the_recipe_trained(
+    tmp_path: Path, uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = toy_settings(tmp_path)
+    path = ResultsFolder(settings.folder).checkpoint(settings.hash_of(RECIPES[1]), 0)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"half a file")
+    assert toy_run(settings) == 0
+    assert f"set aside as {path.name}.corrupt" in capsys.readouterr().out
+    assert records_of(tmp_path) == records_of(uninterrupted)
+
+
+def test_results_that_cannot_be_written_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert toy_run(toy_settings(tmp_path / "file")) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1

@@ -1,0 +1,50 @@
+"""A run of the toy task; as a process of its own: `python -m tests.benchmarks.toy_run <results> <slow> <launcher>`."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.run import run
+from benchmarks.settings import RunSettings
+from tasks.recipe import Recipe
+from tests.tasks.toy import ToyTask
+
+RECIPES = (
+    Recipe("individual", kind="individual"),
+    Recipe("random", range=(0.5, 1.0), rule="random", samples=2, calibrate=2),
+    Recipe("sandwich", range=(0.5, 1.0), rule="sandwich", samples=3, calibrate=2),
+)
+
+
+def toy_settings(results: Path, **changes: Any) -> RunSettings:
+    """Three recipes, two seeds, six steps."""
+    plain: dict[str, Any] = {
+        "task": "toy",
+        "task_settings": {"width": 16},
+        "data": "noise",
+        "default_data": "noise",
+        "ablation": "sandwich",
+        "question": "Which widths?",
+        "recipes": RECIPES,
+        "scale": "tiny",
+        "steps": 6,
+        "seeds": (0, 1),
+        "results": results,
+        "checkpoint_seconds": 0.0,
+    }
+    return RunSettings(**plain | changes)
+
+
+def toy_run(settings: RunSettings, **task: Any) -> int:
+    """The exit code."""
+    return run(settings, partial(ToyTask, **task), Console(width=200))
+
+
+if __name__ == "__main__":
+    results, slow, launcher = sys.argv[1:]
+    sys.exit(toy_run(toy_settings(Path(results), launcher=launcher, jobs=2), slow=float(slow)))

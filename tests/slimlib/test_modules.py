@@ -1,0 +1,224 @@
+"""A slimmable network is a module like any other: copies, formats, autocast, torch.compile, layers by hand."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import slimlib as slim
+from tests.networks import MLP, NETWORKS, WDSR, MobileNet, Residual, image
+
+COPIERS = {"deepcopy": copy.deepcopy, "pickle": lambda net: pickle.loads(pickle.dumps(net))}
+
+
+@pytest.mark.parametrize("copier", COPIERS.values(), ids=COPIERS)
+@pytest.mark.parametrize("name", ["mobilenet", "concatenating", "wdsr", "transformer", "shared", "transposed"])
+def test_copy_equals_at_every_width(name, copier):
+    torch.manual_seed(0)
+    dense, args = NETWORKS[name]()
+    net = slim.convert(dense, args, norm="shared").eval()
+    slim.set_width(net, 0.5)
+    twin = copier(net)
+    assert type(twin).__name__ == type(net).__name__
+    assert slim.current_width(twin) == 0.5
+    for width in (0.5, 0.25, 1.0):
+        slim.set_width(net, width)
+        slim.set_width(twin, width)
+        assert torch.equal(twin(*args), net(*args))
+
+
+def test_copy_of_a_child_is_the_full_layer():
+    net = slim.convert(Residual(), image())
+    slim.set_width(net, 0.25)
+    child = copy.deepcopy(net.blocks[0].a[0])
+    assert child.weight.shape[0] == child.out_channels == 24
+
+
+def test_channels_last_is_kept():
+    torch.manual_seed(0)
+    net = slim.convert(MobileNet(), image(), norm="shared").eval()
+    x = image()[0]
+    slim.set_width(net, 0.5)
+    expected = net(x)
+    net.to(memory_format=torch.channels_last)
+    seen = []
+    hooks = [m.register_forward_hook(lambda m, a, y: seen.append(y)) for m in net.modules() if isinstance(m, nn.Conv2d)]
+    torch.testing.assert_close(net(x.to(memory_format=torch.channels_last)), expected)
+    assert all(y.is_contiguous(memory_format=torch.channels_last) for y in seen)
+    for hook in hooks:
+        hook.remove()
+    for small in (slim.extract(net, 0.5), slim.freeze(net, [0.5])):
+        weight = next(m for m in small.modules() if isinstance(m, nn.Conv2d)).weight
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_format_of_the_example_decides_nothing():
+    torch.manual_seed(0)
+    net = slim.convert(Residual(), image()[0].to(memory_format=torch.channels_last), norm="shared").eval()
+    slim.set_width(net, 0.5)
+    x = image()[0]
+    torch.testing.assert_close(net(x), net(x.to(memory_format=torch.channels_last)))
+
+
+@pytest.mark.parametrize("width", [1.0, 0.5])
+def test_autocast_equals_the_dense_network_under_autocast(width):
+    torch.manual_seed(0)
+    net = slim.convert(Residual(), image(), norm="shared").eval()
+    slim.set_width(net, width)
+    plain, x = slim.extract(net, width), image()[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours, theirs = net(x), plain(x)
+    assert ours.dtype == torch.bfloat16
+    assert torch.equal(ours, theirs)
+
+
+def test_gradient_checkpointing_equals_plain():
+    class Checkpointed(MLP):
+        def forward(self, x):
+            for layer in self.layers[:-1]:
+                x = checkpoint(lambda v, layer=layer: torch.tanh(layer(v)), x, use_reentrant=False)
+            return self.layers[-1](x)
+
+    gradients = []
+    for cls in (MLP, Checkpointed):
+        torch.manual_seed(0)
+        net = slim.convert(cls(), torch.randn(2, 8))
+        rule = slim.Sandwich(slim.WidthRange(0.25, 1.0), samples=4, seed=1)
+        rule.backward(net, torch.ones(3, 8), lambda out: out.square().sum())
+        gradients.append([p.grad for p in net.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("name", ["mlp", "concatenating", "wdsr"])
+def test_compiled_network_follows_the_width(name):
+    torch.manual_seed(0)
+    dense, args = NETWORKS[name]()
+    net = slim.convert(dense, args, norm="shared").eval()
+    compiled = torch.compile(net, backend="aot_eager")
+    for width in (1.0, 0.5, 0.25, 0.5, 1.0):
+        slim.set_width(compiled, width)
+        assert slim.current_width(net) == width
+        torch.testing.assert_close(compiled(*args), net(*args))
+
+
+def test_compiled_network_sees_new_weights():
+    torch.manual_seed(0)
+    net = slim.convert(MLP(), torch.randn(2, 8))
+    compiled, x = torch.compile(net, backend="aot_eager"), torch.randn(2, 8)
+    slim.set_width(net, 0.5)
+    compiled(x)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(2.0)
+    torch.testing.assert_close(compiled(x), net(x))
+
+
+def test_network_prepared_without_gradients_can_be_trained():
+    dense = MLP()
+    with torch.inference_mode():
+        net = slim.convert(dense, torch.randn(2, 8))
+        slim.set_width(net, 0.5)
+        net(torch.randn(2, 8))
+    slim.set_width(net, 0.5)
+    net(torch.randn(2, 8)).sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_convert_refuses_a_slimmable_network():
+    net = slim.convert(MLP(), torch.randn(2, 8))
+    with pytest.raises(ValueError, match="slimmable already"):
+        slim.convert(nn.Sequential(net), torch.randn(2, 8))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"norm": "batch"}, "universal, switchable, shared"),
+        ({"norm": "switchable"}, r"widths=Switches\("),
+        ({"divisor": 0}, "divisor 0"),
+        ({"divisor": 2.5}, "divisor 2.5"),
+        ({"keep": ["layerz"]}, "layerz"),
+    ],
+)
+def test_convert_refuses_wrong_arguments_and_leaves_the_network(arguments, message):
+    dense = MLP()
+    with pytest.raises(ValueError, match=message):
+        slim.convert(dense, torch.randn(2, 8), **arguments)
+    assert type(dense) is MLP
+    assert "weight" not in dense.layers[0].__dict__
+
+
+def test_keep_only_adds_to_what_stays_full():
+    net = slim.convert(MLP(), torch.randn(2, 8), keep=["layers.0"])
+    slim.set_width(net, 0.25)
+    assert [tuple(m.weight.shape) for m in net.layers] == [(64, 8), (16, 64), (4, 16)]
+
+
+def test_wrong_number_of_channels_names_the_layer():
+    net = slim.convert(WDSR(), image(8))
+    slim.set_width(net, 0.5)
+    with pytest.raises(ValueError, match=r"layer 'body.0.0' got 32 channels and computes with 16"):
+        net.body[0](torch.randn(1, 32, 8, 8))
+
+
+class ByHand(nn.Module):
+    """Plain, depthwise, grouped, transposed and linear slim layers, written without convert."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = slim.SlimConv2d(3, 32, 3, padding=1)
+        self.depthwise = slim.SlimConv2d(32, 64, 3, groups=32)
+        self.grouped = slim.SlimConv2d(64, 64, 1, groups=4)
+        self.up = slim.SlimConvTranspose2d(64, 32, 2, groups=2)
+        self.line = slim.SlimConv1d(32, 16, 3, padding=1, padding_mode="circular")
+        self.out = slim.SlimLinear(16, 5, slim_output=False)
+
+    def forward(self, x):  # [N, 3, H, W] -> [N, 5]
+        x = self.up(self.grouped(self.depthwise(self.a(x)).relu()))
+        return self.out(self.line(x.flatten(2)).mean(2))
+
+
+def test_layers_by_hand_read_their_input_channels():
+    torch.manual_seed(0)
+    net, x = ByHand(), torch.randn(2, 3, 8, 8)
+    full = net(x)
+    slim.set_width(net, 0.5)
+    assert net(x).shape == (2, 5)
+    assert net.a.weight.shape[0] == 16
+    assert net.grouped.weight.shape == (32, 16, 1, 1)
+    net(x).sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+    assert torch.equal(copy.deepcopy(net)(x), net(x))
+    slim.set_width(net, 1.0)
+    assert torch.equal(net(x), full)
+
+
+def test_layers_by_hand_equal_the_dense_network_of_the_slices():
+    torch.manual_seed(0)
+    net, x = ByHand(), torch.randn(2, 3, 8, 8)
+    slim.set_width(net, 0.5)
+    full = {name: p.detach() for name, p in net.named_parameters()}
+    inside = lambda t, groups, keep: t.unflatten(0, (groups, -1))[:, :keep].flatten(0, 1)  # noqa: E731
+    y = nn.functional.conv2d(x, full["a.weight"][:16], full["a.bias"][:16], padding=1)
+    y = nn.functional.conv2d(y, full["depthwise.weight"][:32], full["depthwise.bias"][:32], groups=16).relu()
+    y = nn.functional.conv2d(
+        y, inside(full["grouped.weight"], 4, 8)[:, :8], inside(full["grouped.bias"], 4, 8), groups=4
+    )
+    y = nn.functional.conv_transpose2d(
+        y, inside(full["up.weight"], 2, 16)[:, :8], inside(full["up.bias"], 2, 8), groups=2
+    )
+    y = nn.functional.pad(y.flatten(2), (1, 1), mode="circular")
+    y = nn.functional.conv1d(y, full["line.weight"][:8, :16], full["line.bias"][:8]).mean(2)
+    torch.testing.assert_close(net(x), y @ full["out.weight"][:, :8].T + full["out.bias"])
+
+
+def test_norms_by_hand_ask_for_convert():
+    net = nn.Sequential(slim.SlimConv2d(3, 32, 3), nn.BatchNorm2d(32), slim.SlimConv2d(32, 4, 1, slim_output=False))
+    with pytest.raises(ValueError, match=r"layer '1' \(BatchNorm2d\) .* slimlib.convert\(net, example\)"):
+        slim.set_width(net, 0.5)
+    slim.convert(net, torch.randn(2, 3, 8, 8))
+    slim.set_width(net, 0.5)
+    assert net(torch.randn(2, 3, 8, 8)).shape == (2, 4, 6, 6)
