@@ -67,7 +67,8 @@ class Checkpoint:
             return None
         data = self.path.read_bytes()
         try:
-            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # of what it then refuses
+                content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             if content["identity"] != self.identity:
                 raise ValueError("it belongs to another run")
             state = content["state"]

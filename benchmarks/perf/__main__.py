@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.markdown import Markdown
 
 from benchmarks.perf.inference import inference
 from benchmarks.perf.measurement import Measurement
@@ -21,7 +20,7 @@ from benchmarks.perf.training import sandwich_memory, sandwich_step
 CLASSIFIERS = ("MobileNet v1", "MobileNet v2", "ResNet-50")
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 PARTS = ("inference", "training", "memory", "switching")
-TRAINING_SIZES = {"MobileNet v1": (128, 8), "MobileNet v2": (128, 8), "ResNet-50": (128, 4), "WDSR-A": (48, 4)}
+TRAINING_SIZES = {"MobileNet v1": (128, 16), "MobileNet v2": (128, 16), "ResNet-50": (128, 16), "WDSR-A": (48, 8)}
 
 
 def measure(part: str, network: str, *, rounds: int) -> Iterator[Measurement]:
@@ -56,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with console.status(f"{part}: {network}"):
                 found = list(measure(part, network, rounds=chosen.rounds))
             write(chosen.results, found, rounds=chosen.rounds)
-    console.print(Markdown(write_report(chosen.results)))
+    console.print(write_report(chosen.results), markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

@@ -51,10 +51,12 @@ def finding(rows: Sequence[Measurement]) -> str:
 
 
 def table_md(rows: Sequence[Measurement], records: Sequence[Record]) -> str:
-    """The table, with its caption."""
-    lines = [f"# {finding(rows)}", "", caption(records), "", _line(HEAD), _line(["---"] * len(HEAD))]
-    lines += [_line(_cells(m)) for m in rows]
-    return "\n".join(lines) + "\n"
+    """The table, with its caption; in columns, so that it also reads well as it is."""
+    cells = [list(HEAD), *map(_cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in cells]
+    lines = [_line(row) for row in [padded[0], ["-" * width for width in widths], *padded[1:]]]
+    return "\n".join([f"# {finding(rows)}", "", caption(records), "", *lines, ""])
 
 
 def caption(records: Sequence[Record]) -> str:

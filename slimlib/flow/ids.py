@@ -44,11 +44,10 @@ def varying(ids: Tensor) -> list[int]:
 
 def compact(ids: Tensor) -> Tensor:
     """The same ids, with stride 0 along every dimension in which they do not vary."""
-    for dim in range(ids.dim()):
-        if varies(ids, dim):
-            first = ids.narrow(dim, 0, 1)
-            if bool((ids == first).all()):
-                ids = first.expand(ids.shape)
+    for dim in varying(ids):
+        few = distinct(ids)
+        if bool((few == few.narrow(dim, 0, 1)).all()):
+            ids = ids.narrow(dim, 0, 1).expand(ids.shape)
     return ids
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -37,22 +38,35 @@ class Solution:
         self.places: dict[int, Place] = {
             unit: (g, k) for g, units in enumerate(self.groups.values()) for k, unit in enumerate(units)
         }
+        self.slims = torch.zeros(len(self.labels), dtype=torch.bool)  # whether an id's unit is in a group
+        self.slims[list(self.places)] = True
+        self.slims = self.slims[self.labels]
+        self._axes: dict[tuple[int, ...], Axis] = {}
 
-    def channels(self, key: AtomKey) -> list[Place | None]:
-        """The place of each channel of an axis; None: it stays."""
-        return [self.places.get(unit) for unit in self.labels[self.ties.atoms[key]].tolist()]
-
-    def axis(self, key: AtomKey) -> Axis:
-        return segments(self.channels(key))
+    def axis(self, ids: Tensor) -> Axis:
+        """The segments of an axis whose channels have these ids."""
+        units = tuple(self.labels[ids].tolist())
+        if units not in self._axes:
+            self._axes[units] = segments([self.places.get(unit) for unit in units])
+        return self._axes[units]
 
     def group(self, keys: tuple[AtomKey, ...], divisor: int) -> Group:
         units = self.groups[keys]
-        per_axis = (int((self.labels[atoms] == units[0]).sum()) for atoms in self.ties.atoms.values())
-        divisor = max(1, divisor // min(count for count in per_axis if count))  # where a unit has fewest channels
+        divisor = max(1, divisor // self._fewest_channels[units[0]])
         while divisor > 1 and len(units) < 2 * divisor:
             divisor //= 2
         layers = tuple(dict.fromkeys(_layer(name) for name, _ in keys))
         return Group(layers[0], len(units), divisor, layers)
+
+    @cached_property
+    def _fewest_channels(self) -> dict[int, int]:
+        """Unit -> its channels in the axis where it has fewest."""
+        fewest: dict[int, int] = {}
+        for ids in self.ties.atoms.values():
+            units, counts = torch.unique(self.labels[ids], return_counts=True)
+            for unit, count in zip(units.tolist(), counts.tolist(), strict=True):
+                fewest[unit] = min(count, fewest.get(unit, count))
+        return fewest
 
     def kept(self) -> dict[str, str]:
         """Layers whose outputs all stay full -> why."""
@@ -71,12 +85,12 @@ def layout(net: nn.Module, ties: Ties, solution: Solution, divisor: int) -> Layo
     norm_inputs: dict[str, Axis] = {}
     for (name, dim), ids in ties.atoms.items():
         if dim == "input":
-            axis = solution.axis((name, dim))
+            axis = solution.axis(ids)
             if _slims(axis):
                 norm_inputs[name] = axis
             continue
         shape = names[name][0].shape
-        found = {dim: solution.axis((name, dim))} if isinstance(dim, int) else _element_axis(solution, name, ids, shape)
+        found = {dim: solution.axis(ids)} if isinstance(dim, int) else _element_axis(solution, name, ids, shape)
         found = {d: axis for d, axis in found.items() if _slims(axis)}
         for alias in names[name][1] if found else []:
             axes.setdefault(alias, {}).update(found)
@@ -112,15 +126,16 @@ def _slims(axis: Axis) -> bool:
 
 def _element_axis(solution: Solution, name: str, ids: Tensor, shape: torch.Size) -> dict[int, Axis]:
     """The axis along which the elements of a bias or an embedding follow channels."""
-    units = solution.labels[ids].view(shape)
-    slims = torch.isin(units, torch.tensor(list(solution.places), dtype=torch.long))
+    slims = solution.slims[ids].view(shape)
     if not bool(slims.any()):
         return {}
+    if len(shape) == 1:
+        return {0: solution.axis(ids)}
+    units = solution.labels[ids].view(shape)
     along = [dim for dim in range(len(shape)) if bool((slims & (units != units.narrow(dim, 0, 1))).any())]
     if len(along) != 1 or not torch.equal(slims, slims.any(_others(shape, along[0]), keepdim=True).expand(shape)):
         raise FlowError(f"the channels of '{name}' {tuple(shape)} do not lie along one of its axes")
-    column = units.movedim(along[0], 0).reshape(shape[along[0]], -1)[:, 0]
-    return {along[0]: segments([solution.places.get(unit) for unit in column.tolist()])}
+    return {along[0]: solution.axis(ids.view(shape).movedim(along[0], 0).reshape(shape[along[0]], -1)[:, 0])}
 
 
 def _others(shape: torch.Size, dim: int) -> list[int]:

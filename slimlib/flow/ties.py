@@ -45,6 +45,9 @@ class Ties:
     def tie(self, a: Tensor, b: Tensor, here: str) -> None:
         """The ids of a and b, element by element, live and die together; 0 ties nothing."""
         a, b = torch.broadcast_tensors(a, b)
+        for dim in range(a.dim()):
+            if a.shape[dim] > 1 and a.stride(dim) == 0 == b.stride(dim):
+                a, b = a.narrow(dim, 0, 1), b.narrow(dim, 0, 1)
         a, b = a.reshape(-1), b.reshape(-1)
         use = (a != b) & (a > 0) & (b > 0)
         if bool(use.any()):

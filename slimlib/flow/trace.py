@@ -22,7 +22,7 @@ from slimlib.flow.ties import Ties
 from slimlib.flow.whole import WHOLE, attention_scale
 
 SIZED = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
-INPUT, OUTPUT = "comes from the network's input", "reaches the network's output"
+INPUT, OUTPUT = "is joined with the network's input", "reaches the network's output"
 
 
 # An operation's place: the class of its module (or the module's name), how many operations of it came before, its name.
@@ -107,10 +107,11 @@ class Trace(TorchDispatchMode):
             return x
         found: Shadow | None = self.shadows.get(x)
         name = self.parameters.get(id(x), (None, None))[0]
-        if found is None and name is not None and x.is_floating_point() and x.numel() > 1:
+        if found is None and name is not None and x.is_floating_point():
             if as_weight and x.dim() > 1:
                 return WeightRef(name, tuple(range(x.dim())))
-            return self.ties.fresh((name, None), x.numel()).view(x.shape)
+            if x.numel() > 1:
+                return self.ties.fresh((name, None), x.numel()).view(x.shape)
         if isinstance(found, WeightRef) and not as_weight:
             return self._as_data(found, x)
         return untracked(x.shape) if found is None else found

@@ -313,6 +313,58 @@ def test_sum_over_channels_slims():
     assert "a" not in follow(net, torch.randn(2, 3, 8, 8)).kept
 
 
+def test_norms_called_as_functions_slim():
+    def normed_twice(middle, x):
+        x = nn.functional.group_norm(nn.functional.batch_norm(x, None, None, training=True), x.shape[1] // 2)
+        return nn.functional.instance_norm(nn.functional.layer_norm(x, x.shape[-1:]))
+
+    assert "a" not in follow(Wrapped(normed_twice), torch.randn(2, 3, 8, 8)).kept
+
+
+def test_heads_whose_number_is_a_literal_slim_inside():
+    def attend(middle, x):
+        n, c, h, w = x.shape
+        q, k, v = middle.qkv(x).reshape(n, 3, 4, c // 4, h * w).transpose(-1, -2).unbind(1)
+        y = (q @ k.transpose(-1, -2) * 0.1).softmax(-1) @ v
+        return middle.out(y.transpose(-1, -2).reshape(n, c, h, w))
+
+    net = Wrapped(attend, qkv=nn.Conv2d(16, 48, 1), out=nn.Conv2d(16, 16, 1))
+    layout = follow(net, torch.randn(2, 3, 8, 8))
+    assert set(layout.kept) <= {"last", "middle.qkv"}
+
+
+def test_an_embedding_that_is_also_the_output_slims_in_its_columns():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.hidden = nn.Embedding(10, 16), nn.Linear(16, 16)
+
+        def forward(self, x):
+            return self.hidden(self.embed(x)).relu() @ self.embed.weight.t()
+
+    layout = follow(Tied(), torch.tensor([[1, 2, 3]]))
+    assert layout.axes["embed.weight"] == {1: layout.axes["hidden.weight"][0]} == {1: layout.axes["hidden.weight"][1]}
+
+
+def test_one_image_is_enough_for_batch_norm_behind_global_pooling():
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(16), nn.Flatten(), nn.Linear(16, 2)
+    )
+    assert len(follow(net, torch.randn(1, 3, 8, 8)).groups) == 1
+
+
+def test_layers_added_to_the_input_stay_full():
+    class Skip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(8, 16), nn.Linear(16, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            return self.c(x + self.b(self.a(x).relu()))
+
+    assert follow(Skip(), torch.randn(2, 8)).kept["b"] == "is joined with the network's input"
+
+
 # -- keep
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from slimlib.flow.ids import compact, varies
 from slimlib.flow.rules.operation import Operation, Result, rule
 
 
+NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+
+
 def _enters(op: Operation, column: Tensor) -> None:
     """Remember which channels enter a norm module, also where it has no parameters that tell."""
+    if not isinstance(op.trace.modules[op.trace.module], NORMS):
+        return  # a norm called as a function
     ids = op.trace.ties.fresh((op.trace.module, "input"), len(column))
     op.tie(ids, column)
 
