@@ -45,7 +45,7 @@ def figure(results: Results, finding: str) -> dict[str, bytes]:
         drawn.colorbar(
             ScalarMappable(WIDTH_SCALE, WIDTH_COLOURS), ax=list(panels), label="width", fraction=0.04, pad=0.02
         )
-        drawn.suptitle("\n".join(textwrap.wrap(finding, 24 + 48 * len(sets))), fontsize=10)
+        drawn.suptitle("\n".join(textwrap.wrap(finding, 8 + 46 * len(sets))), fontsize=10)
         return image_files(drawn)
 
 

@@ -37,6 +37,8 @@ def _at(results: Results, width: float) -> str:
     lead = abs((best.mean or 0.0) - (other.mean or 0.0))
     if len(results.seeds) >= 3 and lead <= ((best.std or 0.0) ** 2 + (other.std or 0.0) ** 2) ** 0.5:
         return f"Width {width:g}: {name} ({value}) and {second} are within the seeds' spread"
+    if lead < 0.5 * 10**-places:
+        return f"Width {width:g}: {name} and {second} level at {value}"
     return f"Width {width:g}: {name} {value}, {lead:.{places}f} ahead of {second}"
 
 

@@ -231,7 +231,7 @@ def _score(run: _Run, training: Training) -> list[WidthResult]:
     recipe, widths = run.recipe, run.recipe.evaluated(run.task)
     if recipe.calibrate and recipe.norm == "universal":
         seed = derive_seed(run.seed, "calibration")
-        batches = [run.task.batch(step, seed)[0].to(run.device) for step in range(recipe.calibrate)]
+        batches = (run.task.batch(step, seed)[0].to(run.device) for step in range(recipe.calibrate))
         slim.calibrate(net, batches, list(widths), average=recipe.average)  # type: ignore[arg-type]
     net.eval()
     results = []

@@ -15,6 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from tests.networks_of_tokens import LastAxisNorm, Mixer, Transformer
+from tests.networks_with_quirks import (
+    ControlFlow,
+    Fourier,
+    HardView,
+    PaddedShortcut,
+    SharedModule,
+    TrainingHead,
+)
+
 
 def conv_bn(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
@@ -269,58 +279,6 @@ class ResNeXt(nn.Module):
         return self.fc((x + self.c(self.b(self.a(x).relu()).relu())).relu().mean((2, 3)))
 
 
-class Mixer(nn.Module):
-    """Patches, a position embedding, mixing over tokens then over channels, LayerNorm and layer scale."""
-
-    def __init__(self, dim: int = 32, tokens: int = 16, token_hidden: int = 24, hidden: int = 64) -> None:
-        super().__init__()
-        self.patches = nn.Conv2d(3, dim, 4, 4)
-        self.position = nn.Parameter(torch.randn(1, tokens, dim) * 0.1)
-        self.norm_a, self.norm_b, self.norm = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.token_a, self.token_b = nn.Linear(tokens, token_hidden), nn.Linear(token_hidden, tokens)
-        self.channel_a, self.channel_b = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
-        self.scale = nn.Parameter(torch.full((dim,), 0.3))
-        self.head = nn.Linear(dim, 10)
-
-    def forward(self, x: Tensor) -> Tensor:  # [N, 3, 16, 16] -> [N, 10]
-        x = self.patches(x).flatten(2).transpose(1, 2) + self.position  # [N, tokens, dim]
-        y = self.token_b(F.gelu(self.token_a(self.norm_a(x).transpose(1, 2)))).transpose(1, 2)
-        x = x + y
-        x = x + self.scale * self.channel_b(F.gelu(self.channel_a(self.norm_b(x))))
-        return self.head(self.norm(x).mean(1))
-
-
-class Transformer(nn.Module):
-    """A pre-norm block whose heads follow from the channels that arrive, a class token and position embeddings."""
-
-    def __init__(self, dim: int = 32, inner: int = 32, hidden: int = 64, head: int = 8, tokens: int = 16) -> None:
-        super().__init__()
-        self.head_size = head
-        self.patches = nn.Conv2d(3, dim, 4, 4)
-        self.token = nn.Parameter(torch.randn(1, 1, dim) * 0.1)
-        self.position = nn.Parameter(torch.randn(1, tokens + 1, dim) * 0.1)
-        self.norm_a, self.norm_b = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.query, self.key, self.value = nn.Linear(dim, inner), nn.Linear(dim, inner), nn.Linear(dim, inner)
-        self.project = nn.Linear(inner, dim)
-        self.scale = nn.Parameter(torch.full((dim,), 0.3))
-        self.up, self.down = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
-        self.out = nn.Linear(dim, 10)
-
-    def heads(self, x: Tensor) -> Tensor:  # [N, T, inner] -> [N, heads, T, head_size]
-        return x.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
-
-    def forward(self, x: Tensor) -> Tensor:  # [N, 3, 16, 16] -> [N, 10]
-        x = self.patches(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.position
-        y = self.norm_a(x)
-        y = F.scaled_dot_product_attention(
-            self.heads(self.query(y)), self.heads(self.key(y)), self.heads(self.value(y))
-        )
-        x = x + self.scale * self.project(y.transpose(1, 2).flatten(2))
-        x = x + self.down(F.gelu(self.up(self.norm_b(x))))
-        return self.out(x[:, 0])
-
-
 class Normed(nn.Module):
     """conv, norm, conv, norm, conv with any norm over channels, with or without affine parameters."""
 
@@ -332,19 +290,6 @@ class Normed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # [N, 3, H, W] -> [N, 3, H, W]
         return self.c(F.relu(self.norm_b(self.b(F.relu(self.norm_a(self.a(x)))))))
-
-
-class LastAxisNorm(nn.Module):
-    """Linear layers with a norm over the last axis (LayerNorm, RMSNorm)."""
-
-    def __init__(self, norm: Callable[[int], nn.Module], a: int = 32, b: int = 48) -> None:
-        super().__init__()
-        self.a, self.norm_a = nn.Linear(8, a), norm(a)
-        self.b, self.norm_b = nn.Linear(a, b), norm(b)
-        self.c = nn.Linear(b, 3)
-
-    def forward(self, x: Tensor) -> Tensor:  # [N, T, 8] -> [N, T, 3]
-        return self.c(F.silu(self.norm_b(self.b(F.silu(self.norm_a(self.a(x)))))))
 
 
 class Signal(nn.Module):
@@ -375,130 +320,6 @@ class Transposed(nn.Module):
         a = F.relu(self.a(x))
         y = self.depthwise(F.relu(self.up(F.relu(self.b(a)))) + a)
         return self.out(F.relu(self.grouped(F.relu(y))))
-
-
-class ControlFlow(nn.Module):
-    """Branches and loops on data."""
-
-    def __init__(self, a: int = 32) -> None:
-        super().__init__()
-        self.a, self.b = nn.Conv2d(3, a, 3, padding=1), nn.Conv2d(a, a, 3, padding=1)
-        self.c, self.fc = nn.Conv2d(a, a, 1), nn.Linear(a, 10)
-
-    def forward(self, x: Tensor) -> Tensor:  # [N, 3, H, W] -> [N, 10]
-        y = self.a(x).relu()
-        y = y + self.b(y) if y.mean() > 0 else self.c(y)
-        for _ in range(int(y.abs().max().item() > 0) + 1):
-            y = y + self.c(y)
-        return self.fc(y.mean((2, 3)))
-
-
-class Fourier(nn.Module):
-    """A transform that mixes all channels."""
-
-    def __init__(self, a: int = 32, b: int = 32) -> None:
-        super().__init__()
-        self.a, self.b, self.c = nn.Linear(16, a), nn.Linear(a, b), nn.Linear(b, 8)
-
-    def forward(self, x: Tensor) -> Tensor:  # [N, 16] -> [N, 8]
-        return self.c(torch.fft.fft(self.b(self.a(x).relu()), dim=-1).real)
-
-
-class PaddedShortcut(nn.Module):
-    """The shortcut of CIFAR ResNets: half the missing channels of zeros on either side, as a literal."""
-
-    def __init__(self, a: int = 16, b: int = 32, inner: int = 32) -> None:
-        super().__init__()
-        self.a, self.inner, self.b = nn.Conv2d(3, a, 3, padding=1), nn.Conv2d(a, inner, 3, 2, 1), nn.Conv2d(inner, b, 1)
-        self.fc = nn.Linear(b, 10)
-
-    def forward(self, x: Tensor) -> Tensor:  # [N, 3, H, W] -> [N, 10]
-        x = self.a(x).relu()
-        y = self.b(self.inner(x).relu()) + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 8, 8))
-        return self.fc(y.mean((2, 3)))
-
-
-class HardView(nn.Module):
-    """A flatten whose size is written as a literal."""
-
-    def __init__(self, a: int = 16, b: int = 8, hidden: int = 32) -> None:
-        super().__init__()
-        self.a, self.b = nn.Conv2d(3, a, 3, 2, 1), nn.Conv2d(a, b, 3, 2, 1)
-        self.hidden, self.out = nn.Linear(b * 64, hidden), nn.Linear(hidden, 10)
-
-    def forward(self, x: Tensor) -> Tensor:  # [N, 3, 32, 32] -> [N, 10]
-        return self.out(self.hidden(self.b(self.a(x).relu()).view(-1, 512)).relu())
-
-
-class SharedModule(nn.Module):
-    """One layer called twice, and one weight that belongs to two layers."""
-
-    def __init__(self, a: int = 24) -> None:
-        super().__init__()
-        self.a, self.twice = nn.Linear(8, a), nn.Linear(a, a)
-        self.left, self.right = nn.Linear(a, a), nn.Linear(a, a)
-        self.right.weight = self.left.weight
-        self.again = self.twice
-        self.out = nn.Linear(a, 4)
-
-    def forward(self, x: Tensor) -> Tensor:  # [N, 8] -> [N, 4]
-        x = self.twice(F.relu(self.a(x)))
-        x = self.right(F.relu(self.left(F.relu(self.again(x)))))
-        return self.out(x)
-
-
-class TrainingHead(nn.Module):
-    """An auxiliary head that only runs in training, an embedding, and inputs and outputs in a dict and a tuple."""
-
-    def __init__(self, a: int = 32, b: int = 32, aux: int = 16) -> None:
-        super().__init__()
-        self.embed, self.a = nn.Embedding(10, a), nn.Linear(6, a)
-        self.b, self.out = nn.Linear(a, b), nn.Linear(b, 4)
-        self.aux, self.aux_out = nn.Linear(b, aux), nn.Linear(aux, 4)
-        self.never = nn.Linear(3, 3)
-
-    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        x = F.relu(self.b(F.relu(self.a(batch["x"]) + self.embed(batch["token"]))))
-        return (self.out(x), self.aux_out(F.relu(self.aux(x)))) if self.training else (self.out(x),)
-
-
-class Policy(nn.Module):
-    """The deterministic path of a stable-baselines3 actor-critic: observation -> (logits, value)."""
-
-    def __init__(self, policy: nn.Module) -> None:
-        super().__init__()
-        self.policy = policy
-
-    def forward(self, observation: Any) -> tuple[Tensor, Tensor]:
-        actor, critic = self.policy.mlp_extractor(self.policy.extract_features(observation))
-        return self.policy.action_net(actor), self.policy.value_net(critic)
-
-
-def _sb3_mlp() -> tuple[nn.Module, tuple[Any, ...]]:
-    space, actions = gymnasium.spaces.Box(-1, 1, (8,)), gymnasium.spaces.Discrete(4)
-    architecture = {"pi": [64, 64], "vf": [64, 64]}
-    policy = policies.ActorCriticPolicy(space, actions, lambda _: 1e-3, net_arch=architecture)
-    return Policy(policy), (torch.randn(2, 8),)
-
-
-def _sb3_cnn() -> tuple[nn.Module, tuple[Any, ...]]:
-    space, actions = gymnasium.spaces.Box(0, 255, (4, 84, 84), np.uint8), gymnasium.spaces.Discrete(4)
-    image = torch.randint(0, 255, (2, 4, 84, 84), dtype=torch.uint8)
-    return Policy(policies.ActorCriticCnnPolicy(space, actions, lambda _: 1e-3)), (image,)
-
-
-def _sb3_multi_input() -> tuple[nn.Module, tuple[Any, ...]]:
-    spaces = gymnasium.spaces
-    space = spaces.Dict(
-        {
-            "image": spaces.Box(0, 255, (3, 64, 64), np.uint8),
-            "vector": spaces.Box(-1, 1, (5,)),
-            "kind": spaces.Discrete(3),
-        }
-    )
-    policy = policies.MultiInputActorCriticPolicy(space, spaces.Discrete(4), lambda _: 1e-3)
-    image = torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8)
-    return Policy(policy), ({"image": image, "vector": torch.randn(2, 5), "kind": torch.tensor([1, 2])},)
 
 
 def image(size: int = 16) -> tuple[Tensor]:
@@ -544,10 +365,8 @@ NETWORKS: dict[str, Factory] = {
 }
 
 try:
-    import gymnasium
-    import numpy as np
-    from stable_baselines3.common import policies
-except ImportError:  # the networks above need torch alone
+    from tests import networks_of_sb3 as sb3
+except ImportError:  # stable-baselines3 is not installed; the networks above need torch alone
     pass
 else:
-    NETWORKS |= {"sb3_mlp": _sb3_mlp, "sb3_cnn": _sb3_cnn, "sb3_multi_input": _sb3_multi_input}
+    NETWORKS |= {"sb3_mlp": sb3.mlp, "sb3_cnn": sb3.cnn, "sb3_multi_input": sb3.multi_input}

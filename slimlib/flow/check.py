@@ -16,8 +16,8 @@ from slimlib.flow.errors import FlowError
 from slimlib.flow.given import GivenTies, Mixture, active_atoms, active_ids
 from slimlib.flow.replay import Masked, Misfit, Sliced, active_positions, select
 from slimlib.flow.solve import Solution
+from slimlib.flow.steps import Choices, Step
 from slimlib.flow.ties import Ties
-from slimlib.flow.trace import Choices, Step
 from slimlib.layout import Layout
 from slimlib.swapping import Gathers
 from slimlib.width import Width, WidthPlan, set_width
@@ -127,7 +127,7 @@ class Proof:
             return False
         if not a.is_floating_point():
             return True
-        scale = float(b.abs().max()) if b.numel() else 0.0
+        scale = float(b.nan_to_num().abs().max()) if b.numel() else 0.0
         return torch.allclose(a, b, rtol=0, atol=self.subject.tolerance * (scale + 1e-30), equal_nan=True)
 
     def _locate(self, width: Width, training: bool) -> str:

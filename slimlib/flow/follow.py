@@ -15,8 +15,9 @@ from slimlib.flow.check import Failure, Followed, Proof, prepare
 from slimlib.flow.errors import FlowError
 from slimlib.flow.repair import repair
 from slimlib.flow.solve import Solution, layout
+from slimlib.flow.steps import Choices, Step
 from slimlib.flow.ties import Ties
-from slimlib.flow.trace import Choices, Step, Trace
+from slimlib.flow.trace import Trace
 from slimlib.layout import Layout
 
 ATTEMPTS = 60

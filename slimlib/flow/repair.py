@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from slimlib.flow.check import Failure, Followed
 from slimlib.flow.errors import FlowError
 from slimlib.flow.rules.movement import VIEWS, is_split_axis, readings
-from slimlib.flow.trace import Choices, Step, class_of_many
+from slimlib.flow.steps import Choices, Step, class_of_many
 
 
 def repair(net: nn.Module, found: Followed, failure: Failure, choices: Choices) -> None:

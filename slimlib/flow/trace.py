@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -18,36 +16,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from slimlib.flow.errors import FlowError
 from slimlib.flow.ids import Shadow, WeightRef, everywhere, tracked, untracked
 from slimlib.flow.rules import Operation, apply_rule, keeps_weights
+from slimlib.flow.steps import Choices, Site, Step, class_of_many
 from slimlib.flow.ties import Ties
-from slimlib.flow.whole import WHOLE, attention_scale
+from slimlib.flow.whole import WholeFunctions
 
-SIZED = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 INPUT, OUTPUT = "is joined with the network's input", "reaches the network's output"
-
-
-# An operation's place: the class of its module (or the module's name), how many operations of it came before, its name.
-Site: TypeAlias = tuple[str, int, str]
-
-
-@dataclass
-class Choices:
-    """What failed attempts to slim have taught, by the places where they failed."""
-
-    views: dict[tuple[str, int], int] = field(default_factory=dict)  # (class, dimensions made of one) -> reading of it
-    keep: dict[Site, str] = field(default_factory=dict)  # what enters here stays full
-    entering: dict[str, str] = field(default_factory=dict)  # what enters these modules stays full
-    modules: dict[str, str] = field(default_factory=dict)  # the layers of these modules stay full
-
-
-@dataclass
-class Step:
-    """An operation as it was followed."""
-
-    site: Site
-    here: str
-    inputs: list[Tensor]
-    weights: list[WeightRef]
-    outputs: list[Shadow | None]
 
 
 class Trace(TorchDispatchMode):
@@ -251,40 +224,6 @@ class Trace(TorchDispatchMode):
         finally:
             for handle in handles:
                 handle.remove()
-
-
-class WholeFunctions(TorchFunctionMode):
-    """Hands functions whose meaning is lost in their parts to the trace as one operation."""
-
-    def __init__(self, trace: Trace) -> None:
-        super().__init__()
-        self.trace = trace
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = dict(kwargs or {})
-        trace = self.trace
-        name = getattr(func, "__name__", "")
-        if trace.whole or name not in WHOLE:
-            if name == "scaled_dot_product_attention" and not trace.whole:
-                attention_scale(trace, args, kwargs)
-            return func(*args, **kwargs)
-        trace.whole = True
-        try:
-            return trace.step(name, func, args, kwargs, False)
-        finally:
-            trace.whole = False
-
-
-def class_of_many(module: nn.Module) -> str | None:
-    """Name of a module's class where what is true of one module is true of all of the class.
-
-    None for torch's own, of which only attention and transformer layers have sizes written in their forward.
-    """
-    kind = type(module)
-    own = kind.__module__.startswith("torch.") and not isinstance(module, SIZED)
-    return None if own else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def parameter_names(net: nn.Module) -> dict[int, tuple[str, Tensor]]:

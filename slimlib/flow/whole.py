@@ -6,9 +6,11 @@ recurrent layer a loop over literal sizes, and dropout draws numbers that depend
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from slimlib.flow.ids import varies
 
@@ -27,6 +29,30 @@ DROPOUTS = {
 }
 RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
 WHOLE = NORMS | DROPOUTS | RECURRENT
+
+
+class WholeFunctions(TorchFunctionMode):
+    """Hands functions whose meaning is lost in their parts to the trace as one operation."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self.trace = trace
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        trace = self.trace
+        name = getattr(func, "__name__", "")
+        if trace.whole or name not in WHOLE:
+            if name == "scaled_dot_product_attention" and not trace.whole:
+                attention_scale(trace, args, kwargs)
+            return func(*args, **kwargs)
+        trace.whole = True
+        try:
+            return trace.step(name, func, args, kwargs, False)
+        finally:
+            trace.whole = False
 
 
 def attention_scale(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -130,6 +130,11 @@ def test_the_finding_is_honest_about_the_spread() -> None:
     assert finding(Results(THREE_SEEDS[:1])).startswith("Width 0.25: individual 30.00 dB. ")
 
 
+def test_a_lead_that_the_table_does_not_show_is_none() -> None:
+    results = Results([record("random", 0, {1.0: 30.001}), record("sandwich", 0, {1.0: 30.002})])
+    assert finding(results) == "Width 1: sandwich and random level at 30.00 dB. One seed only"
+
+
 def test_the_finding_compares_no_recipe_that_lacks_a_seed() -> None:
     results = Results(THREE_SEEDS[1:])
     assert "missing" in finding(results)

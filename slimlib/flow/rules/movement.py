@@ -98,6 +98,7 @@ def view(op: Operation) -> Result:
                 shrinks = readings(len(wide))[reading]
                 _tie_along(op, new, wide[:shrinks])
                 _tie_along(op, new, wide[shrinks + 1 :])
+            new = compact(op.trace.ties.canonical(new))
     return new
 
 

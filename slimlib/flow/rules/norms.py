@@ -8,7 +8,6 @@ from torch.nn.modules.batchnorm import _NormBase
 from slimlib.flow.ids import compact, varies
 from slimlib.flow.rules.operation import Operation, Result, rule
 
-
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
@@ -62,8 +61,8 @@ def layer_norm(op: Operation) -> Result:
     for dim in range(op.x.dim() - axes, op.x.dim() - 1):
         if varies(op.x, dim):
             op.fix(op.x, "normalised over several axes at once")
-    if axes == 1:
-        _enters(op, op.column(op.x, op.x.dim() - 1))
+    if axes == 1 and varies(op.x, -1):
+        _enters(op, op.column(op.x, -1))
     parameters = [*op.ids[2:4], op.kwids.get("weight"), op.kwids.get("bias")]
     out = op.elementwise([op.x, *(ids for ids in parameters if isinstance(ids, Tensor))], op.x.shape)
     return out if op.name == "rms_norm" else [out, None, None]

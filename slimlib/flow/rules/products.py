@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from slimlib.flow.errors import FlowError
-from slimlib.flow.ids import WeightRef, compact, distinct, everywhere, tracked, varies
+from slimlib.flow.ids import WeightRef, compact, distinct, everywhere, tracked, varies, varying
 from slimlib.flow.rules.operation import Operation, Result, rule
 from slimlib.flow.rules.unknown import no_rule
 
@@ -42,6 +42,8 @@ def convolution(op: Operation) -> Result:
     transposed, groups = op.args[6], op.args[8]
     outputs = _weight_channels(op, ref, weight, 1 if transposed else 0, produces=True)
     inputs = _weight_channels(op, ref, weight, 0 if transposed else 1, produces=False)
+    if groups == 1 and op.x.shape[1] > 1 and varying(op.x) and not varies(op.x, 0) and not varies(op.x, 1):
+        return _along_another_axis(op, inputs, outputs)
     arriving = op.column(op.x, 1)
     if groups > 1:
         given = _transposed_groups if transposed else _groups
@@ -51,6 +53,19 @@ def convolution(op: Operation) -> Result:
     if isinstance(op.ids[2], Tensor):
         op.tie(op.ids[2], outputs)
     return outputs.view(1, -1, *[1] * (op.first.dim() - 2)).expand(op.first.shape)
+
+
+def _along_another_axis(op: Operation, inputs: Tensor, outputs: Tensor) -> Result:
+    """A convolution over tokens, whose channels lie in space: it stays, and they pass where its kernel is 1."""
+    why = "acts along another axis than the channels"
+    for ids in (inputs, outputs, op.ids[2]):
+        if isinstance(ids, Tensor):
+            op.fix(ids, why)
+    kernel = op.args[1].shape[2:]
+    if all(kernel[dim - 2] == 1 and op.x.shape[dim] == op.first.shape[dim] for dim in varying(op.x)):
+        return compact(op.x[:, :1].expand(op.first.shape))
+    op.fix(op.x, why)
+    return everywhere(op.stay(why), op.first.shape)
 
 
 def _groups(op: Operation, arriving: Tensor, inputs: Tensor, outputs: Tensor, groups: int) -> Tensor:
