@@ -3,7 +3,7 @@
 from slimlib.batchnorm import UncalibratedWidth
 from slimlib.calibration import calibrate
 from slimlib.convert import convert
-from slimlib.cost import Cost, cost
+from slimlib.cost import Cost, cost, latency
 from slimlib.distillation import kl_divergence, l1, mse, soft_cross_entropy
 from slimlib.extraction import extract
 from slimlib.freezing import freeze
@@ -38,6 +38,7 @@ __all__ = [
     "freeze",
     "kl_divergence",
     "l1",
+    "latency",
     "load",
     "mse",
     "read_recipe",

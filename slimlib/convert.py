@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from slimlib.apply import apply_layout
 from slimlib.batchnorm import Norm
@@ -56,6 +57,8 @@ def convert(
 
 def check_arguments(net: nn.Module, widths: Widths | None, norm: str, divisor: int) -> None:
     """Raise ValueError for what `convert` cannot work with."""
+    if isinstance(net, DistributedDataParallel) or "_orig_mod" in net._modules:
+        raise ValueError(f"convert the network first, then wrap it; this one is inside {type(net).__name__} already")
     for name, module in net.named_modules():
         if "slim" in module.__dict__ and isinstance(module.__dict__["slim"], Slimming):
             raise ValueError(f"'{name or type(net).__name__}' is slimmable already; convert a network once, as a whole")

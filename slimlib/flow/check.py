@@ -36,13 +36,12 @@ class Followed:
     layout: Layout
 
 
-@dataclass
 class Failure(Exception):
     """An attempt to run the sliced network failed at `step`, an operation, or else in the code of `module`."""
 
-    reason: str
-    step: Step | None
-    module: str
+    def __init__(self, reason: str, step: Step | None, module: str) -> None:
+        super().__init__(reason)
+        self.reason, self.step, self.module = reason, step, module
 
 
 @dataclass
@@ -110,6 +109,7 @@ class Proof:
         return channels
 
     def _attempt(self, sliced: Sliced) -> list[Any]:
+        """Run the sliced network; a fault of ours is no failure of the layout, and stays an error."""
         try:
             return sliced.run(copy.deepcopy(self.subject.args))
         except Exception as error:

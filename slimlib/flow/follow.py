@@ -50,13 +50,10 @@ def follow(net: nn.Module, example: Any, *, keep: Sequence[str] = (), divisor: i
             args = tree_map(_twice, args)  # one image is too few for BatchNorm in training
             continue
         subject = subject or prepare(net, duplicate(net), args)
-        try:
-            with torch.random.fork_rng():
-                Proof(subject, found, choices).run()
-        except Failure as failure:
-            repair(net, found, failure, choices)
-        else:
+        failure = _prove(Proof(subject, found, choices))
+        if failure is None:
             return found.layout
+        repair(net, found, failure, choices)
     raise FlowError(f"no layout of this {type(net).__name__} works in {ATTEMPTS} attempts; keep layers with keep=[...]")
 
 
@@ -90,6 +87,15 @@ def analyse(
         reasons = "; ".join(f"{name}: {why}" for name, why in list(found.kept.items())[:3])
         raise FlowError(f"nothing slims in this {type(net).__name__}. {reasons}")
     return Followed(ties, logs, entered, solution, found)
+
+
+def _prove(proof: Proof) -> Failure | None:
+    try:
+        with torch.random.fork_rng():
+            proof.run()
+    except Failure as failure:
+        return failure
+    return None
 
 
 def _twice(x: Any) -> Any:

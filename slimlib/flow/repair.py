@@ -21,7 +21,7 @@ def repair(net: nn.Module, found: Followed, failure: Failure, choices: Choices) 
     """
     done = failure.step is not None and _at_step(found, failure.step, failure.reason, choices)
     if not done and not _in_forward(net, found, failure, choices):
-        raise FlowError(f"the sliced network fails in '{failure.module}': {failure.reason}") from failure
+        raise FlowError(f"the sliced network fails in '{failure.module}': {failure.reason}") from failure.__cause__
 
 
 def _at_step(found: Followed, step: Step, reason: str, choices: Choices) -> bool:

@@ -1,0 +1,177 @@
+"""Which layers stay full, and the reason that is reported."""
+
+import pytest
+import torch
+from torch import nn
+
+from slimlib.flow import follow
+from tests.networks import NETWORKS, Residual, image
+from tests.networks_with_quirks import Wrapped
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "reason"),
+    [
+        ("mlp", "layers.2", "reaches the network's output"),
+        ("fourier", "b", "no rule for this operation: _fft_r2c in the network's own forward"),
+        ("padded_shortcut", "fc", "reaches the network's output"),
+        ("hard_view", "b", "view in the network's own forward"),
+        ("mixer", "token_a", "acts along another axis than the channels: mm in 'token_a' (Linear)"),
+        ("glu", "a", "tied into one unit"),
+    ],
+)
+def test_kept_layers_have_their_reason(name, layer, reason):
+    assert reason in follow(*NETWORKS[name]()).kept[layer]
+
+
+def attention_of_cbam(middle, x):
+    both = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+    return x * middle.conv(both).sigmoid()
+
+
+def recurrent(middle, x):
+    n, c, h, w = x.shape
+    y, _ = middle.lstm(x.flatten(2).transpose(1, 2))
+    return y.transpose(1, 2).reshape(n, c, h, w)
+
+
+def index_put(middle, x):
+    y = torch.zeros_like(x)
+    y[:, torch.arange(16)] = x
+    return y
+
+
+KEPT = {
+    "softmax": (lambda m, x: x.softmax(1), {}, "softmax over channels: _softmax in 'middle' (Middle)"),
+    "l2": (
+        lambda m, x: nn.functional.normalize(x, dim=1),
+        {},
+        "statistic over channels: linalg_vector_norm in 'middle'",
+    ),
+    "cbam": (attention_of_cbam, {"conv": nn.Conv2d(2, 1, 7, padding=3)}, "statistic over channels: mean in 'middle'"),
+    "lstm": (
+        recurrent,
+        {"lstm": nn.LSTM(16, 16, batch_first=True)},
+        "no rule for this operation: lstm in 'middle.lstm'",
+    ),
+    "sort": (lambda m, x: x.sort(1).values, {}, "ordered along channels: sort in 'middle'"),
+    "scalar": (lambda m, x: x / x.std(), {}, "statistic over channels: std in 'middle'"),
+    "literal slice": (lambda m, x: torch.cat([x[:, :8] + x[:, 8:]] * 2, 1), {}, "forward of 'middle'"),
+    "literal narrow": (lambda m, x: torch.cat([x.narrow(1, 0, 8), x.narrow(1, 8, 8)], 1), {}, "slice in 'middle'"),
+    "literal index": (lambda m, x: x[:, torch.arange(15, -1, -1)], {}, "index in 'middle'"),
+    "literal view": (lambda m, x: x.view(-1, 16, 64).view_as(x), {}, "view in 'middle'"),
+    "index put": (index_put, {}, "index_put in 'middle'"),
+    "unequal split": (lambda m, x: torch.cat(x.split([4, 12], 1), 1), {}, "cut into unequal parts"),
+    "assertion": (
+        lambda m, x: x if x.shape[1] == 16 else 1 / 0,
+        {},
+        "(division by zero): forward of 'middle' (Middle)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_mixes_channels_is_kept_and_reported(name):
+    function, layers, reason = KEPT[name]
+    layout = follow(Wrapped(function, **layers), torch.randn(2, 3, 8, 8))
+    assert reason in layout.kept["a"]
+    assert {group.name for group in layout.groups} == {"first", "b"}
+
+
+def test_a_recurrent_layer_itself_is_reported():
+    layout = follow(Wrapped(recurrent, lstm=nn.LSTM(16, 16, batch_first=True)), torch.randn(2, 3, 8, 8))
+    assert "lstm" in layout.kept["middle.lstm"]
+
+
+def test_tensors_that_draw_noise_still_slim():
+    net = Wrapped(lambda m, x: x + torch.randn_like(x) * nn.functional.dropout(x, 0.5))
+    assert "a" not in follow(net, torch.randn(2, 3, 8, 8)).kept
+
+
+def test_control_flow_on_a_statistic_of_all_channels_still_slims():
+    assert set(follow(*NETWORKS["control_flow"]()).kept) == {"fc"}
+
+
+def test_halves_by_shape_slim():
+    net = Wrapped(lambda m, x: torch.cat([x[:, : x.shape[1] // 2].relu(), x[:, x.shape[1] // 2 :]], 1))
+    assert "a" not in follow(net, torch.randn(2, 3, 8, 8)).kept
+
+
+def test_sum_over_channels_slims():
+    net = Wrapped(lambda m, x: x * (x * x).sum(1, keepdim=True).sigmoid().detach())
+    assert "a" not in follow(net, torch.randn(2, 3, 8, 8)).kept
+
+
+def test_norms_called_as_functions_slim():
+    def normed_twice(middle, x):
+        x = nn.functional.group_norm(nn.functional.batch_norm(x, None, None, training=True), x.shape[1] // 2)
+        return nn.functional.instance_norm(nn.functional.layer_norm(x, x.shape[-1:]))
+
+    assert "a" not in follow(Wrapped(normed_twice), torch.randn(2, 3, 8, 8)).kept
+
+
+def test_heads_whose_number_is_a_literal_slim_inside():
+    def attend(middle, x):
+        n, _, h, w = x.shape
+        q, k, v = middle.qkv(x).reshape(n, 3, 4, -1, h * w).transpose(-1, -2).unbind(1)
+        y = (q @ k.transpose(-1, -2) * 0.1).softmax(-1) @ v
+        return middle.out(y.transpose(-1, -2).reshape(n, -1, h, w))
+
+    net = Wrapped(attend, qkv=nn.Conv2d(16, 48, 1), out=nn.Conv2d(16, 16, 1))
+    layout = follow(net, torch.randn(2, 3, 8, 8))
+    assert set(layout.kept) == {"last"}
+    assert len(layout.axes["middle.qkv.weight"][0]) == 3 * 4
+
+
+def test_a_convolution_over_tokens_stays_full():
+    def mix_tokens(middle, x):  # the tokens are the channels of this convolution
+        return middle.conv(x.flatten(2).transpose(1, 2)).transpose(1, 2).view_as(x)
+
+    layout = follow(Wrapped(mix_tokens, conv=nn.Conv1d(64, 64, 1)), torch.randn(2, 3, 8, 8))
+    assert set(layout.kept) == {"last", "middle.conv"}
+
+
+def test_an_embedding_that_is_also_the_output_slims_in_its_columns():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.hidden = nn.Embedding(10, 16), nn.Linear(16, 16)
+
+        def forward(self, x):
+            return self.hidden(self.embed(x)).relu() @ self.embed.weight.t()
+
+    layout = follow(Tied(), torch.tensor([[1, 2, 3]]))
+    assert layout.axes["embed.weight"] == {1: layout.axes["hidden.weight"][0]} == {1: layout.axes["hidden.weight"][1]}
+
+
+def test_one_image_is_enough_for_batch_norm_behind_global_pooling():
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(16), nn.Flatten(), nn.Linear(16, 2)
+    )
+    assert len(follow(net, torch.randn(1, 3, 8, 8)).groups) == 1
+
+
+def test_layers_added_to_the_input_stay_full():
+    class Skip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(8, 16), nn.Linear(16, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            return self.c(x + self.b(self.a(x).relu()))
+
+    assert follow(Skip(), torch.randn(2, 8)).kept["b"] == "is joined with the network's input"
+
+
+def test_keep_adds_to_what_stays_full():
+    net = Residual()
+    layout = follow(net, image())
+    kept = follow(net, image(), keep=["blocks.2", "blocks.0.a"])
+    assert kept.kept["blocks.2.a.0"] == "kept by keep='blocks.2'"
+    assert kept.kept["blocks.0.a.0"] == "kept by keep='blocks.0.a'"
+    assert layout.kept.items() < kept.kept.items()
+
+
+def test_keep_of_an_unknown_name_tells_the_nearest():
+    with pytest.raises(ValueError, match=r"keep='block.1' names no module of this Residual; the nearest is 'blocks.1'"):
+        follow(Residual(), image(), keep=["block.1"])
