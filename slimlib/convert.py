@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from slimlib.apply import apply_layout
@@ -62,6 +63,11 @@ def check_arguments(net: nn.Module, widths: Widths | None, norm: str, divisor: i
     for name, module in net.named_modules():
         if "slim" in module.__dict__ and isinstance(module.__dict__["slim"], Slimming):
             raise ValueError(f"'{name or type(net).__name__}' is slimmable already; convert a network once, as a whole")
+        if isinstance(module, _InstanceNorm) and module.track_running_stats:
+            raise ValueError(
+                f"layer '{name}' ({type(module).__name__}) keeps running statistics, which would be those of one width; "
+                "build it with track_running_stats=False"
+            )
     if norm not in NORMS:
         raise ValueError(f"norm {norm!r} does not exist; choose one of {', '.join(NORMS)}")
     if norm == "switchable" and not isinstance(widths, Switches):

@@ -153,6 +153,16 @@ def test_a_stopped_run_says_how_to_go_on(number: int, tmp_path: Path) -> None:
     assert list(folder_of(tmp_path).glob("cache/checkpoints/*.pt"))
 
 
+def test_the_workers_of_a_killed_run_stop_too(tmp_path: Path, uninterrupted: Path) -> None:
+    process = start_process(tmp_path, slow=0.2, launcher="joblib")
+    wait_for_steps(tmp_path, 2)
+    process.kill()
+    process.communicate()  # the workers hold its output open until they are gone
+    assert len(list(folder_of(tmp_path).glob("records/*"))) < 6
+    assert toy_run(toy_settings(tmp_path)) == 0
+    assert tables_of(tmp_path) == tables_of(uninterrupted)
+
+
 def test_joblib_gives_the_serial_table(tmp_path: Path, uninterrupted: Path) -> None:
     assert toy_run(toy_settings(tmp_path, launcher="joblib", jobs=2)) == 0
     assert records_of(tmp_path) == records_of(uninterrupted)

@@ -151,6 +151,20 @@ def test_convert_refuses_wrong_arguments_and_leaves_the_network(arguments, messa
     assert "weight" not in dense.layers[0].__dict__
 
 
+def test_convert_refuses_what_keeps_statistics_of_one_width():
+    dense, args = NETWORKS["instance_norm_running"]()
+    with pytest.raises(ValueError, match=r"InstanceNorm2d\) keeps running statistics .*track_running_stats=False"):
+        slim.convert(dense, args)
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda net: torch.compile(net), lambda net: nn.Sequential(slim.convert(net, torch.randn(2, 8)))]
+)
+def test_convert_refuses_wrapped_networks(wrap):
+    with pytest.raises(ValueError, match=r"convert the network first|slimmable already"):
+        slim.convert(wrap(MLP()), torch.randn(2, 8))
+
+
 def test_keep_only_adds_to_what_stays_full():
     net = slim.convert(MLP(), torch.randn(2, 8), keep=["layers.0"])
     slim.set_width(net, 0.25)
