@@ -19,7 +19,10 @@ EVERY_WIDTH = WidthRange(1e-3, 1.0)
 
 
 class SlimRoot(SwapsOut):
-    """Mixin of the outermost module of a slimmable network: notices replaced parameters, and is copied whole."""
+    """Mixin of the outermost module of a slimmable network: notices replaced parameters, and is copied whole.
+
+    What leaves no trace, `parameter.data = ...`, is noticed when the network itself is called.
+    """
 
     slim: Slimming
 
@@ -34,7 +37,7 @@ class SlimRoot(SwapsOut):
         self.slim.refresh()
 
     def _apply(self: Any, *args: Any, **kwargs: Any) -> Any:
-        done = super()._apply(*args, **kwargs)  # type: ignore[misc]
+        done = super()._apply(*args, **kwargs)
         self.slim.refresh()
         return done
 
@@ -57,28 +60,28 @@ def apply_layout(
     for module in [m for m in net.modules() if parametrize.is_parametrized(m)]:
         parts.setdefault(module, Part(module, [], None, None))  # so that it can be copied and pickled, too
     for part in parts.values():
-        _slim_module(part, None if by_hand else names[part.module], layout)
+        _slim_module(part, None if by_hand else names[part.module], slimming)
         if norm == "switchable" and tracks(part.module):
             _add_switches(part, slimming)
     net.__class__ = slim_class(type(net), (SlimRoot,))
-    net.__dict__["slim"] = slimming
+    net.__dict__.update(slim=slimming, slimming=slimming)
     slimming.bind(net)
     slimming.set(1.0 if 1.0 in slimming.widths else slimming.widths.largest)
     return net
 
 
-def _slim_module(part: Part, name: str | None, layout: Layout) -> None:
+def _slim_module(part: Part, name: str | None, slimming: Slimming) -> None:
     module = part.module
     mixins: list[type] = []
-    full = part.numbers(layout.full)
-    narrow = part.numbers((1,) * len(layout.groups))
+    full = part.numbers(slimming.layout.full)
+    narrow = part.numbers((1,) * len(slimming.layout.groups))
     numbers = {key: value for key, value in full.items() if narrow[key] != value}
     if tracks(module):
         numbers |= FULL_STATISTICS
         mixins.append(SlimBatchNorm)
     if part.gathers:
         mixins.insert(0, Gathers)
-    part.module.__dict__["full_numbers"] = numbers
+    module.__dict__.update(full_numbers=numbers, slimming=slimming)
     computed = tuple(module.parametrizations) if parametrize.is_parametrized(module) else ()  # type: ignore[arg-type]
     kind = type(module).__mro__[1] if computed else type(module)
     base = SLIM_LAYERS.get(kind, kind)

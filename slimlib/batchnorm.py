@@ -34,11 +34,9 @@ class SlimBatchNorm(SwapsOut):
     Source: Yu & Huang 2019 (US-Nets), sec. 3.1 (post-statistics); Yu et al. 2019, sec. 3.2 (switchable).
     """
 
-    refusal: str | None = None  # swapped in at a width without statistics
-
     def forward(self: Any, x: Tensor) -> Tensor:
-        if self.refusal is not None and not self.training:
-            raise UncalibratedWidth(self.refusal)
+        if not self.training and self.running_mean is None:
+            refuse_uncalibrated(self)
         return super().forward(x)  # type: ignore[misc, no-any-return]
 
     def _load_from_state_dict(self: Any, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -50,6 +48,15 @@ class SlimBatchNorm(SwapsOut):
             if (name := key[len(prefix) :]) not in self._buffers and isinstance(value := state_dict[key], Tensor):
                 self.register_buffer(name, torch.empty_like(value, device=self._buffers["running_mean"].device))
         super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[misc]
+        if self.slimming is not None:
+            self.slimming.dirty = True
+
+
+def refuse_uncalibrated(module: nn.Module) -> None:
+    """Raise UncalibratedWidth, with the call that mends it, for a BatchNorm without statistics at the width set."""
+    if isinstance(module, SlimBatchNorm) and getattr(module, "running_mean", None) is None:
+        assert module.slimming is not None
+        raise UncalibratedWidth(module.slimming.refusal())
 
 
 def drop_buffer(layer: nn.Module, name: str) -> None:
@@ -62,7 +69,7 @@ def tracks(module: nn.Module) -> bool:
     return isinstance(module, _BatchNorm) and module._buffers.get("running_mean") is not None
 
 
-def statistics_swaps(layer: nn.Module, norm: Norm, channels: tuple[int, ...], refusal: str) -> Swaps:
+def statistics_swaps(layer: nn.Module, norm: Norm, channels: tuple[int, ...]) -> Swaps:
     """What a BatchNorm has in place of its sliced affine and statistics, at a width below the full one."""
     if norm == "shared":
         return {}
@@ -70,10 +77,8 @@ def statistics_swaps(layer: nn.Module, norm: Norm, channels: tuple[int, ...], re
     if norm == "switchable":
         own = {key: layer._parameters.get(f"{key}_{name}") for key in ("weight", "bias")}
         return own | {key: layer._buffers[f"{key}_{name}"] for key in STATISTICS}
-    statistics = {key: layer._buffers.get(f"{key}_{name}") for key in STATISTICS}
-    missing = statistics["running_mean"] is None
     # With track_running_stats off, training uses the batch and leaves the post-statistics alone.
-    return statistics | {"track_running_stats": False, "refusal": refusal if missing else None}
+    return {key: layer._buffers.get(f"{key}_{name}") for key in STATISTICS} | {"track_running_stats": False}
 
 
 def add_switch(layer: nn.Module, channels: tuple[int, ...], active: Callable[[Tensor], Tensor]) -> None:

@@ -53,7 +53,7 @@ class _Collector:
     def swap_in(self, norms: Sequence[nn.Module]) -> None:
         """Let every layer write the statistics of the next batch where we can read them."""
         for norm in norms:
-            norm.__dict__.update(track_running_stats=True, refusal=None, num_batches_tracked=None)
+            norm.__dict__.update(track_running_stats=True, num_batches_tracked=None)
             norm.__dict__["momentum"] = 1.0 if self.average == "exact" else self.momentum
             norm.__dict__.update(self.scratch.get(norm) or dict.fromkeys(STATISTICS))
 

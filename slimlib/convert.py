@@ -65,7 +65,7 @@ def check_arguments(net: nn.Module, widths: Widths | None, norm: str, divisor: i
             raise ValueError(f"'{name or type(net).__name__}' is slimmable already; convert a network once, as a whole")
         if isinstance(module, _InstanceNorm) and module.track_running_stats:
             raise ValueError(
-                f"layer '{name}' ({type(module).__name__}) keeps running statistics, which would be those of one width; "
+                f"layer '{name}' ({type(module).__name__}) keeps running statistics, those of one width; "
                 "build it with track_running_stats=False"
             )
     if norm not in NORMS:

@@ -175,10 +175,10 @@ def _left_as_it_was(net: nn.Module) -> Iterator[None]:
 def _all_widths_calibrated(net: nn.Module) -> Iterator[None]:
     """Give BatchNorm without statistics at this width some, as their values do not matter here."""
     for module in net.modules():
-        if isinstance(module, SlimBatchNorm) and module.refusal is not None:
+        if isinstance(module, SlimBatchNorm) and module.running_mean is None:
             full: Any = module._buffers["running_mean"]
             some = full.new_zeros(module.num_features)
-            module.__dict__.update(refusal=None, running_mean=some, running_var=some)
+            module.__dict__.update(running_mean=some, running_var=some)
     yield  # `_left_as_it_was` takes them out again
 
 

@@ -11,13 +11,13 @@ from torch.nn.utils import parametrize, remove_weight_norm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_leaves
 
-from slimlib.batchnorm import UncalibratedWidth
+from slimlib.batchnorm import refuse_uncalibrated
 from slimlib.layers import SLIM_LAYERS
 from slimlib.swapping import STATISTICS, Gather, Gathers, dense_class, without_weight_norm_hooks
 from slimlib.width import Width, check_width, slimming_of
 
 PLAIN = {slim: dense for dense, slim in SLIM_LAYERS.items()}
-OURS = ("full_numbers", "name_in_network", "refusal", "slim_output", "to_gather", "slim")
+OURS = ("full_numbers", "name_in_network", "slim_output", "to_gather", "slim", "slimming")
 
 
 def extract(net: nn.Module, width: Width, example: Any = None) -> nn.Module:
@@ -50,12 +50,6 @@ def extract(net: nn.Module, width: Width, example: Any = None) -> nn.Module:
     if example is not None:
         _compare(root, width, plain, example)
     return plain
-
-
-def refuse_uncalibrated(module: nn.Module) -> None:
-    refusal = module.__dict__.get("refusal")
-    if refusal is not None:
-        raise UncalibratedWidth(refusal)
 
 
 def compact(t: Tensor, like: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from slimlib.batchnorm import refuse_uncalibrated
 from slimlib.extraction import (
     OURS,
     active_tensor,
@@ -17,10 +18,9 @@ from slimlib.extraction import (
     fold_weight_norm,
     is_private,
     plain_class,
-    refuse_uncalibrated,
 )
-from slimlib.slimming import Ready, label
-from slimlib.swapping import Swaps, SwapsOut, slim_class, swap_in
+from slimlib.slimming import label
+from slimlib.swapping import Ready, Swaps, SwapsOut, slim_class, swap_in
 from slimlib.width import Switches, Width, check_width, slimming_of
 
 
@@ -35,7 +35,7 @@ class Frozen:
     def bind(self, net: nn.Module) -> None:
         modules = dict(net.named_modules())
         self._ready = {
-            width: [(modules[name].__dict__, swaps) for name, swaps in parts.items()]
+            width: [(modules[name].__dict__.update, swaps) for name, swaps in parts.items()]
             for width, parts in self.prepared.items()
         }
         self.set(self.width)
@@ -81,7 +81,7 @@ class FrozenRoot(SwapsOut):
         return super().train(mode)  # type: ignore[misc]
 
     def _apply(self: Any, fn: Any, recurse: bool = True) -> Any:
-        done = super()._apply(fn, recurse)  # type: ignore[misc]
+        done = super()._apply(fn, recurse)
         self.slim.convert_tensors(fn)
         self.slim.bind(self)
         return done
@@ -137,9 +137,7 @@ def freeze(net: nn.Module, widths: Sequence[Width] | None = None) -> nn.Module:
 def _snapshot(module: nn.Module) -> Swaps:
     """Dense copies of all tensors of a module at the width that is set, and its numbers."""
     refuse_uncalibrated(module)
-    swaps: Swaps = {
-        name: module.__dict__[name] for name in module.__dict__.get("full_numbers", {}) if name != "refusal"
-    }
+    swaps: Swaps = {name: module.__dict__[name] for name in module.__dict__.get("full_numbers", {})}
     if "track_running_stats" in swaps:
         swaps["track_running_stats"] = True
     for store in (module._parameters, module._buffers):

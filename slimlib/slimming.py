@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,11 +12,10 @@ from torch import Tensor, nn
 
 from slimlib.batchnorm import Norm, statistics_swaps, tracks
 from slimlib.layout import Axis, Layout
-from slimlib.swapping import STATISTICS, Part, Slot, Swaps, logical_weight, no_inference_mode, swap_in
+from slimlib.swapping import STATISTICS, Part, Ready, Slot, Swaps, logical_weight, no_inference_mode, swap_in
 from slimlib.width import Width, WidthPlan, Widths, check_width, round_channels
 
-Ready = list[tuple[dict[str, Any], Swaps]]
-FULL_STATISTICS: Swaps = {"track_running_stats": True, "refusal": None}
+FULL_STATISTICS: Swaps = {"track_running_stats": True}
 
 
 class Slimming:
@@ -24,6 +24,7 @@ class Slimming:
     Attributes:
         layout: the channel layout that `convert` found.
         widths: the widths that may be set.
+        dirty: a parameter or buffer was replaced since views were made.
         norm: how BatchNorm is kept, "universal", "switchable" or "shared".
         width, channels: what is set now, as asked for and as one number of units for each group.
     """
@@ -33,8 +34,7 @@ class Slimming:
     _ready: dict[Width, Ready]
     _shared: dict[tuple[int, ...], Ready]
     _channels: dict[Width, tuple[int, ...]]
-    _places: list[tuple[Mapping[str, Tensor | None], str]]
-    _same: list[Tensor]
+    _watched: list[nn.Parameter]
     _pointers: list[int]
     _needs_grad: list[bool]
 
@@ -71,7 +71,7 @@ class Slimming:
     def set(self, width: Width) -> None:
         """Swap in what belongs to a width (see `set_width`)."""
         ready = self._ready.get(width)
-        if ready is None or list(map(Tensor.data_ptr, self._same)) != self._pointers:
+        if ready is None or self.dirty:
             ready = self._prepare(width)
         swap_in(ready)
         self.width, self.channels = width, self._channels[width]
@@ -107,11 +107,14 @@ class Slimming:
         self.set(self.width)
 
     def stale(self) -> bool:
-        """Whether a parameter or buffer is another object, or in other memory, than when views of it were made."""
+        """Whether a parameter was replaced, is in other memory, or learns where it did not, since views were made.
+
+        Replacing one marks the state dirty; only `parameter.data = ...` and `requires_grad` leave no trace but this.
+        """
         return (
-            list(map(Tensor.data_ptr, self._same)) != self._pointers
-            or not all(store.get(name) is t for (store, name), t in zip(self._places, self._same, strict=True))
-            or [t.requires_grad for t in self._same] != self._needs_grad
+            self.dirty
+            or list(map(Tensor.data_ptr, self._watched)) != self._pointers
+            or (torch.is_grad_enabled() and [p.requires_grad for p in self._watched] != self._needs_grad)
         )
 
     @property
@@ -126,28 +129,29 @@ class Slimming:
         channels = self.channels_at(width)
         if self.stale():
             self._drop()
-        if not self._same:
+        if not self._watched:
             self._watch()
         if channels not in self._shared:
             with torch.enable_grad(), no_inference_mode():
-                self._shared[channels] = [(p.module.__dict__, self._swaps(p, channels, width)) for p in self.parts]
+                self._shared[channels] = [(p.module.__dict__.update, self._swaps(p, channels)) for p in self.parts]
         self._ready[width], self._channels[width] = self._shared[channels], channels
         return self._ready[width]
 
-    def _swaps(self, part: Part, channels: tuple[int, ...], width: Width) -> Swaps:
+    def _swaps(self, part: Part, channels: tuple[int, ...]) -> Swaps:
         swaps = part.swaps(channels)
         if not tracks(part.module):
             return swaps
         swaps |= FULL_STATISTICS
         if channels == self.layout.full:
             return swaps
-        own = statistics_swaps(part.module, self.norm, channels, self._refusal(width))
+        own = statistics_swaps(part.module, self.norm, channels)
         if "to_gather" in swaps:
             swaps["to_gather"] = tuple(gather for gather in swaps["to_gather"] if gather[0] not in own)
         return swaps | own
 
-    def _refusal(self, width: Width) -> str:
-        asked, known = label(width), ", ".join(self.calibrated())
+    def refusal(self) -> str:
+        """Why the width that is set cannot run in eval mode."""
+        asked, known = label(self.width), ", ".join(self.calibrated())
         return (
             f"width {asked} has no BatchNorm statistics; calibrated: {known or 'none but the full width'}. "
             f"Call slimlib.calibrate(net, batches, widths=[{asked}])."
@@ -161,12 +165,10 @@ class Slimming:
         return [self.labels.get(found, f"the plan {found.replace('_', ', ')}") for found in tags]
 
     def _watch(self) -> None:
-        slots = [slot for part in self.parts for slot in part.slots]
-        found = [(slot.store, slot.name, t) for slot in slots if (t := slot.store[slot.name]) is not None]
-        self._places = [(store, name) for store, name, _ in found]
-        self._same = [t for _, _, t in found]
-        self._pointers = [t.data_ptr() for t in self._same]
-        self._needs_grad = [t.requires_grad for t in self._same]
+        held = [slot.store[slot.name] for part in self.parts for slot in part.slots]
+        self._watched = [tensor for tensor in held if isinstance(tensor, nn.Parameter)]
+        self._pointers = [p.data_ptr() for p in self._watched]
+        self._needs_grad = [p.requires_grad for p in self._watched]
 
     def _drop(self) -> None:
         net = self._net
@@ -177,7 +179,8 @@ class Slimming:
         self._net = lambda: None
         self._parts = None
         self._ready, self._shared, self._channels = {}, {}, {}
-        self._places, self._same, self._pointers, self._needs_grad = [], [], [], []
+        self._watched, self._pointers, self._needs_grad = [], [], []
+        self.dirty = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
@@ -203,7 +206,8 @@ def find_parts(net: nn.Module, layout: Layout) -> list[Part]:
         own = axes.get(name, {})
         if tracks(module):  # whatever its channels do, its statistics depend on the width
             own = {key: {} for key in ("weight", "bias", *STATISTICS) if _store(module, key).get(key) is not None} | own
-        slots = [Slot(_store(module, attribute), attribute, dims) for attribute, dims in own.items()]
+        # Interned like the attribute names of code, so that a look-up in `__dict__` compares pointers.
+        slots = [Slot(_store(module, key), sys.intern(key), dims) for key, dims in own.items()]
         weight = _weight_slot(module, name, net, axes)
         entering: Axis | None = layout.norm_inputs.get(name)
         if slots or weight or entering:

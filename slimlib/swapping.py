@@ -9,10 +9,10 @@ still see the whole. Setting a width is one dict update a layer; nothing is deci
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,12 @@ from torch.nn.utils import parametrize
 from slimlib.layout import Axis, axis_index, axis_size
 from slimlib.numbers import layer_numbers
 
+if TYPE_CHECKING:
+    from slimlib.slimming import Slimming
+
 STATISTICS = ("running_mean", "running_var")  # of a BatchNorm
 Swaps = dict[str, Any]
+Ready = Sequence[tuple[Callable[[Swaps], None], Swaps]]  # the `update` of a module's `__dict__`, and what goes there
 Gather = tuple[str, Tensor, tuple[tuple[int, Tensor], ...]]  # attribute, source, (dimension, positions) of each
 
 
@@ -31,6 +35,18 @@ class SwapsOut:
 
     full_numbers: Mapping[str, Any] = {}
     recipe: ClassRecipe | None = None
+    slimming: Slimming | None = None  # the state of the network that the module belongs to
+
+    def __setattr__(self: Any, name: str, value: Any) -> None:
+        if self.slimming is not None and (name in self._parameters or name in self._buffers):
+            self.slimming.dirty = True  # load_state_dict(assign=True) comes here, too
+        super().__setattr__(name, value)
+
+    def _apply(self: Any, *args: Any, **kwargs: Any) -> Any:
+        done = super()._apply(*args, **kwargs)  # type: ignore[misc]
+        if self.slimming is not None:
+            self.slimming.dirty = True
+        return done
 
     def __getstate__(self: Any) -> dict[str, Any]:
         inherited: Any = super().__getstate__()
@@ -150,13 +166,14 @@ class Part:
             tensor = slot.store[slot.name]
             if tensor is None:
                 continue
-            view, picks = tensor, []
+            shape, picks = list(tensor.shape), []
             for dim, axis in slot.axes.items():
                 index = axis_index(axis, channels)
                 if isinstance(index, Tensor):
                     picks.append((dim, index.to(tensor.device)))
-                elif index < tensor.shape[dim]:
-                    view = view.narrow(dim, 0, index)
+                else:
+                    shape[dim] = index
+            view = tensor if shape == list(tensor.shape) else leading(tensor, shape)
             if picks:
                 gathers.append((slot.name, view, tuple(picks)))
             else:
@@ -181,6 +198,15 @@ class Part:
         return layer_numbers(self.module, size, entering)
 
 
+def leading(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """A view of the leading part of `tensor`, of this shape.
+
+    The gradient of `as_strided` is written once, in the memory format of the whole; that of one `narrow`
+    after another is written once for each dimension, and copied again for channels_last.
+    """
+    return tensor.as_strided(shape, tensor.stride(), tensor.storage_offset())
+
+
 def is_prefix(axis: Axis) -> bool:
     """Whether the active channels of an axis are its leading ones at every width."""
     slims = [segment.group is not None for segment in axis]
@@ -198,9 +224,9 @@ def logical_weight(module: nn.Module) -> tuple[nn.Module, str] | None:
     return None
 
 
-def swap_in(ready: Iterable[tuple[dict[str, Any], Swaps]]) -> None:
-    for target, swaps in ready:
-        target.update(swaps)
+def swap_in(ready: Ready) -> None:
+    for update, swaps in ready:
+        update(swaps)
 
 
 def without_weight_norm_hooks(hooks: Mapping[int, Any]) -> dict[int, Any]:

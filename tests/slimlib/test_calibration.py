@@ -94,6 +94,19 @@ def test_uncalibrated_width_is_refused_in_eval_with_the_call_that_mends_it():
     assert net(batches(1)[0]).isfinite().all()
 
 
+def test_statistics_that_are_loaded_are_seen_at_a_width_set_before():
+    net, other = slim.convert(MobileNet(), image()).eval(), slim.convert(MobileNet(), image())
+    slim.calibrate(other, batches(1), [0.5])
+    slim.set_width(net, 0.5)
+    with pytest.raises(UncalibratedWidth):
+        net(batches(1)[0])
+    net.load_state_dict(other.state_dict())
+    assert net(batches(1)[0]).isfinite().all()
+    net.load_state_dict({k: v for k, v in other.state_dict().items() if "_at_" not in k})
+    with pytest.raises(UncalibratedWidth):
+        net(batches(1)[0])
+
+
 def test_training_at_a_width_leaves_its_statistics_alone():
     net = slim.convert(MobileNet(), image())
     slim.calibrate(net, batches(1), [0.5])
