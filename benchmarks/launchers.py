@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from benchmarks.jobs import Job, MakeTask, Outcome, one_line, run_job
 from benchmarks.progress import LineReporter, LiveReporter, Reporter
 from benchmarks.settings import RunSettings
 from tasks.task import SupervisedTask
+
+FORSAKEN = 1
 
 
 @contextmanager
@@ -93,9 +96,13 @@ def _in_parallel(
 
 
 def _run_in_worker(settings: RunSettings, job: Job, make_task: MakeTask) -> Outcome:
+    run = os.getppid()
     with stopping() as stop:
         try:
             task = make_task()
         except Exception as error:
             return Outcome(job, "failed", f"failed: {one_line(error)}")
-        return run_job(settings, job, task, LineReporter(Console()), stop)
+        outcome = run_job(settings, job, task, LineReporter(Console()), lambda: stop() or os.getppid() != run)
+        if os.getppid() != run:  # the run was killed, and nobody waits for this process
+            os._exit(FORSAKEN)
+        return outcome

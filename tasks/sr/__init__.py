@@ -1,0 +1,1 @@
+"""Super-resolution: WDSR and EDSR on photographs, scored as the papers do."""

@@ -38,7 +38,6 @@ class SuperResolution:
 
     name = "sr"
     metrics = (Metric("psnr", "dB", "higher"), Metric("ssim", "", "higher"))
-    distillation = ("l1", "mse")  # losses of slimlib.distillation that suit images
 
     def __init__(self, settings: SrSettings) -> None:
         self.settings = settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pickle
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,10 +32,10 @@ def folder_of(results: Path) -> Path:
 
 
 def records_of(results: Path) -> dict[str, dict[str, Any]]:
-    """File name -> record, without the seconds it took."""
+    """File name -> record, without the seconds it took and the commit, which may be made meanwhile."""
     records, damaged = read_records(folder_of(results) / "records")
     assert not damaged
-    return {record.file_name: record.model_dump(exclude={"seconds"}) for record in records}
+    return {record.file_name: record.model_dump(exclude={"seconds", "commit"}) for record in records}
 
 
 def tables_of(results: Path) -> list[bytes]:
@@ -55,15 +57,25 @@ def start_process(results: Path, *, slow: float, launcher: str = "serial") -> su
 def wait_for_steps(results: Path, count: int) -> None:
     """Until a checkpoint was written `count` times, as far as one can see from outside."""
     seen: set[tuple[str, int]] = set()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while len(seen) < count and time.monotonic() < deadline:
-        for path in folder_of(results).glob("cache/checkpoints/*.pt"):
-            try:
-                seen.add((path.name, path.stat().st_mtime_ns))
-            except FileNotFoundError:
-                continue
+        seen |= {entry for entry in results_seen(results) if entry[0].endswith(".pt")}
         time.sleep(0.005)
     assert len(seen) >= count
+
+
+def wait_for_quiet(results: Path) -> None:
+    """Until no process writes there any more."""
+    before: object = None
+    while before != (now := sorted(results_seen(results))):
+        before = now
+        time.sleep(1.5)
+
+
+def results_seen(results: Path) -> Iterator[tuple[str, int]]:
+    for path in folder_of(results).rglob("*.*"):
+        with contextlib.suppress(FileNotFoundError):
+            yield str(path), path.stat().st_mtime_ns
 
 
 def test_a_run_leaves_records_tables_and_figures_and_no_time_stamps(uninterrupted: Path) -> None:
@@ -147,7 +159,7 @@ def test_a_stopped_run_says_how_to_go_on(number: int, tmp_path: Path) -> None:
     process = start_process(tmp_path, slow=0.1)
     wait_for_steps(tmp_path, 2)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 130
     assert "the same command goes on" in out and "the same command goes on" in err and "Traceback" not in err
     assert list(folder_of(tmp_path).glob("cache/checkpoints/*.pt"))
@@ -157,7 +169,8 @@ def test_the_workers_of_a_killed_run_stop_too(tmp_path: Path, uninterrupted: Pat
     process = start_process(tmp_path, slow=0.2, launcher="joblib")
     wait_for_steps(tmp_path, 2)
     process.kill()
-    process.communicate()  # the workers hold its output open until they are gone
+    process.wait()
+    wait_for_quiet(tmp_path)
     assert len(list(folder_of(tmp_path).glob("records/*"))) < 6
     assert toy_run(toy_settings(tmp_path)) == 0
     assert tables_of(tmp_path) == tables_of(uninterrupted)
