@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from slimlib.slimming import Slimming
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class WidthPlan:
     """A non-uniform width: for each group of layers that must agree, its number of active channels.
 
@@ -152,12 +152,13 @@ def set_width(net: nn.Module, width: Width) -> None:
 @contextmanager
 def at_width(net: nn.Module, width: Width) -> Iterator[None]:
     """Within the block the network computes at `width`; afterwards at what was set before."""
-    before = current_width(net)
-    set_width(net, width)
+    before = [(part, part.width) for part in slimmable_parts(net)]
     try:
+        set_width(net, width)
         yield
     finally:
-        set_width(net, before)
+        for part, old in before:
+            part.set(old)
 
 
 def current_width(net: nn.Module) -> Width:

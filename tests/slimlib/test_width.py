@@ -112,6 +112,10 @@ def test_width_is_set_through_wrappers_and_on_every_part():
     whole = torch.nn.ModuleDict({"a": a, "b": torch.nn.Sequential(b)})
     slim.set_width(whole, 0.5)
     assert slim.current_width(a) == slim.current_width(b) == 0.5
+    slim.set_width(b, 0.25)
+    with slim.at_width(whole, 0.75):
+        assert slim.current_width(a) == slim.current_width(b) == 0.75
+    assert (slim.current_width(a), slim.current_width(b)) == (0.5, 0.25)
 
 
 def test_plain_network_has_no_width():
