@@ -10,7 +10,8 @@ from slimlib.freezing import freeze
 from slimlib.layers import SlimConv1d, SlimConv2d, SlimConvTranspose2d, SlimLinear
 from slimlib.rules import EveryWidth, LargestAndRandom, RandomWidths, Sandwich, SingleWidth, SmallestAndRandom
 from slimlib.saving import load, read_recipe, save
-from slimlib.width import Switches, WidthPlan, WidthRange, at_width, current_width, set_width
+from slimlib.setting import at_width, current_width, set_width
+from slimlib.width import Switches, WidthPlan, WidthRange
 
 __version__ = "0.1.0"
 __all__ = [

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from slimlib.batchnorm import drop_buffer, tag, tracks
+from slimlib.setting import current_width, set_width, slimming_of
 from slimlib.slimming import label
 from slimlib.swapping import STATISTICS
-from slimlib.width import Width, check_width, current_width, set_width, slimming_of
+from slimlib.width import Width, check_width
 
 Average = Literal["exact", "moving"]
 

@@ -23,8 +23,9 @@ from torch.utils.flop_counter import flop_registry
 
 from slimlib.batchnorm import SlimBatchNorm
 from slimlib.freezing import Frozen
+from slimlib.setting import at_width, slimmable_parts
 from slimlib.slimming import Slimming
-from slimlib.width import Width, at_width, slimmable_parts
+from slimlib.width import Width
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from torch.utils._pytree import tree_leaves
 
 from slimlib.batchnorm import refuse_uncalibrated
 from slimlib.layers import SLIM_LAYERS
+from slimlib.setting import slimming_of
 from slimlib.swapping import STATISTICS, Gather, Gathers, dense_class, without_weight_norm_hooks
-from slimlib.width import Width, check_width, slimming_of
+from slimlib.width import Width, check_width
 
 PLAIN = {slim: dense for dense, slim in SLIM_LAYERS.items()}
 OURS = ("full_numbers", "name_in_network", "slim_output", "to_gather", "slim", "slimming")

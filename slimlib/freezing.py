@@ -19,9 +19,10 @@ from slimlib.extraction import (
     is_private,
     plain_class,
 )
+from slimlib.setting import slimming_of
 from slimlib.slimming import label
 from slimlib.swapping import Ready, Swaps, SwapsOut, slim_class, swap_in
-from slimlib.width import Switches, Width, check_width, slimming_of
+from slimlib.width import Switches, Width, check_width
 
 
 class Frozen:

@@ -17,7 +17,8 @@ from torch.amp.grad_scaler import GradScaler
 from torch.utils._pytree import tree_map_only
 
 from slimlib.distillation import Distillation
-from slimlib.width import Switches, Width, WidthRange, Widths, current_width, set_width
+from slimlib.setting import current_width, set_width
+from slimlib.width import Switches, Width, WidthRange, Widths
 
 
 class Rule(ABC):

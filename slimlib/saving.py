@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from slimlib.apply import apply_layout
 from slimlib.extraction import is_private
 from slimlib.layout import Layout
+from slimlib.setting import slimming_of
 from slimlib.slimming import Slimming
-from slimlib.width import Switches, WidthRange, Widths, slimming_of
+from slimlib.width import Switches, WidthRange, Widths
 
 KEY = "slimlib"
 

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +21,18 @@ from torch.nn.utils import parametrize
 from slimlib.layout import Axis, axis_index, axis_size
 from slimlib.numbers import layer_numbers
 
-if TYPE_CHECKING:
-    from slimlib.slimming import Slimming
-
 STATISTICS = ("running_mean", "running_var")  # of a BatchNorm
 Swaps = dict[str, Any]
 Ready = Sequence[tuple[Callable[[Swaps], None], Swaps]]  # the `update` of a module's `__dict__`, and what goes there
 Gather = tuple[str, Tensor, tuple[tuple[int, Tensor], ...]]  # attribute, source, (dimension, positions) of each
+
+
+class Owner(Protocol):
+    """What a module needs to know of the network that it belongs to (see slimlib.slimming)."""
+
+    dirty: bool
+
+    def refusal(self) -> str: ...
 
 
 class SwapsOut:
@@ -35,7 +40,7 @@ class SwapsOut:
 
     full_numbers: Mapping[str, Any] = {}
     recipe: ClassRecipe | None = None
-    slimming: Slimming | None = None  # the state of the network that the module belongs to
+    slimming: Owner | None = None  # the state of the network that the module belongs to
 
     def __setattr__(self: Any, name: str, value: Any) -> None:
         if self.slimming is not None and (name in self._parameters or name in self._buffers):

@@ -1,17 +1,10 @@
-"""Widths: what a user asks for, how it becomes channel numbers, and how a network is set to it."""
+"""Widths: what a user may ask for, and how it becomes channel numbers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from torch import nn
-
-if TYPE_CHECKING:
-    from slimlib.slimming import Slimming
 
 
 @dataclass(frozen=True, init=False)
@@ -127,68 +120,3 @@ def check_width(width: Width, allowed: Widths) -> None:
         raise ValueError(f"width {width!r} is neither a number in (0, 1] nor a WidthPlan")
     what = "not a number" if math.isnan(width) else "outside what this network was converted for"
     raise ValueError(f"width {width:g} is {what}; allowed: {allowed}")
-
-
-def set_width(net: nn.Module, width: Width) -> None:
-    """Make a slimmable network compute at a width, until it is set again.
-
-    Args:
-        net: what `convert`, `load` or `freeze` returned, also inside DistributedDataParallel,
-            torch.compile or a larger module (then every slimmable part of it is set), or a network
-            written by hand from slim layers.
-        width: a fraction in (0, 1] that the network was converted for, or a `WidthPlan`.
-
-    Raises:
-        ValueError: the width is not allowed here, or nothing in `net` is slimmable.
-    """
-    slimming: Slimming | None = net.__dict__.get("slim")
-    if slimming is not None:
-        slimming.set(width)
-        return
-    for part in slimmable_parts(net):
-        part.set(width)
-
-
-@contextmanager
-def at_width(net: nn.Module, width: Width) -> Iterator[None]:
-    """Within the block the network computes at `width`; afterwards at what was set before."""
-    before = [(part, part.width) for part in slimmable_parts(net)]
-    try:
-        set_width(net, width)
-        yield
-    finally:
-        for part, old in before:
-            part.set(old)
-
-
-def current_width(net: nn.Module) -> Width:
-    """The width that `net` is set to."""
-    return slimmable_parts(net)[0].width
-
-
-def slimmable_parts(net: nn.Module) -> list[Slimming]:
-    """The slimmable networks in `net`: itself, or what DistributedDataParallel and others wrap.
-
-    Raises:
-        ValueError: there is none.
-    """
-    parts = [found for m in net.modules() if (found := m.__dict__.get("slim")) is not None]
-    if not parts:
-        from slimlib.handwritten import adopt  # a network written by hand gets its state at the first call
-
-        parts = [adopt(net)]
-    return parts
-
-
-def slimming_of(net: nn.Module) -> Slimming:
-    """The one slimmable network in `net`.
-
-    Raises:
-        ValueError: there is none, or there are several.
-    """
-    parts = slimmable_parts(net)
-    if len(parts) > 1:
-        raise ValueError(
-            f"this module holds {len(parts)} slimmable networks; give the one that is meant, or convert the whole"
-        )
-    return parts[0]

@@ -19,8 +19,9 @@ from slimlib.flow.solve import Solution
 from slimlib.flow.steps import Choices, Step
 from slimlib.flow.ties import Ties
 from slimlib.layout import Layout
+from slimlib.setting import set_width
 from slimlib.swapping import Gathers
-from slimlib.width import Width, WidthPlan, set_width
+from slimlib.width import Width, WidthPlan
 
 WIDTHS = (0.25, 0.5, 0.8)
 

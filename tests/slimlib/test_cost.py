@@ -12,7 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 import slimlib as slim
 from slimlib.cost import Cost, cost, latency
 from slimlib.layers import SlimConv2d, SlimLinear
-from slimlib.width import WidthPlan, current_width, set_width
+from slimlib.setting import current_width, set_width
+from slimlib.width import WidthPlan
 from tests.networks import WDSR, Concatenating, MobileNet
 
 DENSE: dict[str, tuple[nn.Module, tuple[int, ...], Cost]] = {
@@ -45,9 +46,13 @@ def test_counts_of_plain_modules_are_those_worked_out_by_hand(name: str) -> None
 
 def slim_net() -> nn.Module:
     return nn.Sequential(
-        SlimConv2d(3, 16, 3, padding=1), nn.ReLU(), SlimConv2d(16, 32, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        SlimConv2d(3, 16, 3, padding=1),
+        nn.ReLU(),
+        SlimConv2d(16, 32, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
         SlimLinear(32, 10, slim_output=False),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(("width", "a", "b"), [(1.0, 16, 32), (0.5, 8, 16), (WidthPlan((3, 5)), 3, 5)])

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from slimlib.distillation import mse, soft_cross_entropy
 from slimlib.layers import SlimLinear
 from slimlib.rules import EveryWidth, LargestAndRandom, RandomWidths, Rule, Sandwich, SingleWidth, SmallestAndRandom
-from slimlib.width import Switches, WidthRange, at_width, current_width, set_width
+from slimlib.setting import at_width, current_width, set_width
+from slimlib.width import Switches, WidthRange
 
 RANGE, SWITCHES = WidthRange(0.25, 1.0), Switches(0.25, 0.5, 0.75, 1.0)
 
