@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+import pandas as pd
 
 from benchmarks.records import MetricInfo, Record
 
@@ -118,15 +118,12 @@ class Results:
         return f"{first.question} Task {first.task}, {trained}; {spread}. {measured}{note}"
 
 
-def table_csv(results: Results) -> str:
-    """Tidy: a row for each recipe, width, evaluation set and metric; baselines without width and cost."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
+def tidy(results: Results) -> pd.DataFrame:
+    """A row for each recipe, width, evaluation set and metric; baselines without width and cost."""
+    rows: list[list[object]] = []
     for name, scores in results.baselines.items():
         for dataset, values in scores.items():
-            for metric, value in values.items():
-                writer.writerow([name, "", "", "", dataset, metric, value, "", "", value])
+            rows += [[name, "", "", "", dataset, metric, value, "", "", value] for metric, value in values.items()]
     for recipe in results.recipes:
         for width in results.widths:
             cost = results.cost(recipe, width)
@@ -135,8 +132,13 @@ def table_csv(results: Results) -> str:
             for dataset in results.first.eval_sets:
                 for name in (metric.name for metric in results.first.metrics):
                     cell = results.cell(recipe, width, dataset, name)
-                    writer.writerow([recipe, width, *cost, dataset, name, *_numbers(cell)])
-    return out.getvalue()
+                    rows.append([recipe, width, *cost, dataset, name, *_numbers(cell)])
+    return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
+
+
+def table_csv(results: Results) -> str:
+    """The tidy table as text."""
+    return tidy(results).to_csv(index=False, lineterminator="\n")
 
 
 def _numbers(cell: Cell) -> list[float | str]:
