@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from slimlib.batchnorm import Norm, SlimBatchNorm, add_switch, tracks
+from slimlib.batchnorm import PLAIN_NORMS, Norm, PlainBatchNorm, SlimBatchNorm, add_switch, tracks
 from slimlib.layers import SLIM_LAYERS
 from slimlib.layout import Layout, axis_index
 from slimlib.slimming import FULL_STATISTICS, Slimming, find_parts
@@ -78,7 +78,7 @@ def _slim_module(part: Part, name: str | None, slimming: Slimming) -> None:
     numbers = {key: value for key, value in full.items() if narrow[key] != value}
     if tracks(module):
         numbers |= FULL_STATISTICS
-        mixins.append(SlimBatchNorm)
+        mixins.append(PlainBatchNorm if type(module) in PLAIN_NORMS else SlimBatchNorm)
     if part.gathers:
         mixins.insert(0, Gathers)
     module.__dict__.update(full_numbers=numbers, slimming=slimming)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -50,6 +51,22 @@ class SlimBatchNorm(SwapsOut):
         super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[misc]
         if self.slimming is not None:
             self.slimming.dirty = True
+
+
+class PlainBatchNorm(SlimBatchNorm):
+    """The same for torch's own BatchNorm, whose eval mode is one call."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        if self.training:
+            return super().forward(x)
+        mean = self.running_mean
+        if mean is None:
+            refuse_uncalibrated(self)
+        self._check_input_dim(x)
+        return F.batch_norm(x, mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+
+
+PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def refuse_uncalibrated(module: nn.Module) -> None:
