@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Collection, Sequence
 from functools import partial
 
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     console = Console()
+    warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
     if {"-h", "--help", "help"} & set(given):
         console.print(usage(), markup=False, highlight=False, soft_wrap=True)
         return DONE
