@@ -240,13 +240,6 @@ def without_weight_norm_hooks(hooks: Mapping[int, Any]) -> dict[int, Any]:
     return OrderedDict((key, hook) for key, hook in hooks.items() if "_weight_norm_compat_hook" not in names[key])
 
 
-def drop_swaps(module: nn.Module) -> None:
-    """Show the module's full parameters, buffers and numbers again."""
-    for name in (*module._parameters, *module._buffers, "to_gather"):
-        module.__dict__.pop(name, None)
-    module.__dict__.update(getattr(module, "full_numbers", {}))
-
-
 def no_inference_mode() -> torch.inference_mode:
     """Views are made outside inference mode, so that a later training step can use them."""
     return torch.inference_mode(False)

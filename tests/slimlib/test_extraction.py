@@ -120,7 +120,8 @@ def test_extracted_network_runs_where_slimlib_is_not(tmp_path):
         "assert torch.equal(d['net'](d['x']), d['y'])\n"
         "torch.save(d['net'], __import__('io').BytesIO())"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_extract_shares_nothing_and_checks_itself():
