@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -119,15 +119,15 @@ def axis_size(axis: Axis, channels: Sequence[int]) -> int:
 
 def axis_index(axis: Axis, channels: Sequence[int]) -> int | Tensor:
     """The active positions of an axis: a number n for the plain prefix 0..n-1, else a long tensor of positions."""
-    return _index(axis, tuple(channels))
+    return _index(axis, tuple(segment.active(channels) for segment in axis))
 
 
-@cache
-def _index(axis: Axis, channels: tuple[int, ...]) -> int | Tensor:
+@lru_cache(maxsize=16384)
+def _index(axis: Axis, active: tuple[int, ...]) -> int | Tensor:
     positions: list[int] = []
     begin = 0
-    for segment in axis:
-        positions.extend(range(begin, begin + segment.active(channels)))
+    for segment, count in zip(axis, active, strict=True):
+        positions.extend(range(begin, begin + count))
         begin += segment.size
     if positions == list(range(len(positions))):
         return len(positions)

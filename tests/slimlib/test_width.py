@@ -98,6 +98,19 @@ def test_plan_that_does_not_fit_is_refused(plan, message):
         slim.set_width(net, slim.WidthPlan(plan))
 
 
+def test_random_plans_do_not_fill_the_memory():
+    net = slim.convert(MLP(sizes=(8, 64, 48, 4)), torch.randn(2, 8))
+    for a in range(1, 65):
+        for b in range(1, 49, 3):
+            slim.set_width(net, slim.WidthPlan((a, b)))
+            slim.set_width(net, 0.1 + (64 * b + a) / 5000)
+            assert (
+                net.layers[1].weight.shape
+                == net.layers[1]._parameters["weight"][: net.slim.channels[1], : net.slim.channels[0]].shape
+            )
+    assert len(net.slim._shared) <= 512
+
+
 def test_at_width_comes_back_also_after_an_error():
     net = slim.convert(MLP(), torch.randn(2, 8))
     slim.set_width(net, 0.75)
