@@ -58,10 +58,8 @@ class SwapsOut:
         state: dict[str, Any] = dict(inherited)
         for name in (*self._parameters, *self._buffers, "to_gather"):
             state.pop(name, None)
-        for (
-            name,
-            value,
-        ) in state.items():  # a weight that a hook computes anew in each forward cannot be copied with its graph
+        for name, value in state.items():
+            # A weight that a hook computes anew in each forward cannot be copied with its graph.
             if isinstance(value, Tensor) and not value.is_leaf:
                 state[name] = value.detach()
         if type(self).recipe is not None and self.recipe.computed:
