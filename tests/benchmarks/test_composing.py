@@ -53,9 +53,9 @@ def test_overrides_arrive() -> None:
 def test_the_ablations_hold_the_recipes_that_they_promise() -> None:
     named = {a: [r.name for r in read_settings([f"ablation={a}"]).recipes] for a in choices("ablation")}
     assert named["sandwich"] == ["individual", "random", "smallest+random", "largest+random", "sandwich"]
-    assert named["distillation"] == ["none", "l1", "mse"]
+    assert named["distillation"] == ["individual", "none", "l1", "mse"]
     assert named["switches"] == ["individual", "2 switches", "4 switches", "8 switches", "universal"]
-    assert named["samples"] == ["n=2", "n=3", "n=4", "n=6"]
+    assert named["samples"] == ["individual", "n=2", "n=3", "n=4", "n=6"]
     sandwich = {r.name: r for r in read_settings([]).recipes}
     assert isinstance(sandwich["sandwich"].make_rule(0), Sandwich)
 
