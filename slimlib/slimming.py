@@ -44,6 +44,7 @@ class Slimming:
         self.layout, self.widths, self.norm = layout, widths, norm
         self.width: Width = 1.0
         self.channels = layout.full
+        self._net = lambda: None
         self.labels: dict[str, str] = {}  # tag of calibrated channel numbers -> the width they were asked for as
         self._forget()
 
@@ -95,7 +96,7 @@ class Slimming:
     def bind(self, net: nn.Module) -> None:
         """Belong to `net`: find the modules that the layout names."""
         self._net = weakref.ref(net)
-        self._drop()
+        self._forget()
 
     def net(self) -> nn.Module:
         """The network that this is the state of."""
@@ -105,7 +106,7 @@ class Slimming:
 
     def refresh(self) -> None:
         """Prepare again, since a parameter was replaced, and stay at the width that is set."""
-        self._drop()
+        self._forget()
         self.set(self.width)
 
     def stale(self) -> bool:
@@ -130,7 +131,7 @@ class Slimming:
         check_width(width, self.widths)
         channels = self.channels_at(width)
         if self.stale():
-            self._drop()
+            self._forget()
         if not self._watched:
             self._watch()
         if len(self._shared) >= REMEMBERED_CHANNELS:
@@ -176,13 +177,7 @@ class Slimming:
         self._pointers = [p.data_ptr() for p in self._watched]
         self._needs_grad = [p.requires_grad for p in self._watched]
 
-    def _drop(self) -> None:
-        net = self._net
-        self._forget()
-        self._net = net
-
     def _forget(self) -> None:
-        self._net = lambda: None
         self._parts = None
         self._ready, self._shared, self._channels = {}, {}, {}
         self._watched, self._pointers, self._needs_grad = [], [], []
@@ -193,6 +188,7 @@ class Slimming:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._net = lambda: None
         self._forget()
 
 
