@@ -13,7 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from benchmarks.tables import Results
+from benchmarks.tables import Results, shown_name
 
 WIDTH_COLOURS = matplotlib.colormaps["viridis"]
 WIDTH_SCALE = Normalize(0.0, 1.0)  # one scale for widths in every figure
@@ -37,7 +37,7 @@ def figure(results: Results, finding: str) -> dict[str, bytes]:
         for panel, dataset in zip(panels, sets, strict=True):
             _panel(panel, results, dataset)
         metric = results.primary
-        panels[0].set_ylabel(f"{metric.name.upper()} ({metric.unit})" if metric.unit else metric.name.upper())
+        panels[0].set_ylabel(f"{shown_name(metric)} ({metric.unit})" if metric.unit else shown_name(metric))
         handles, labels = panels[0].get_legend_handles_labels()
         drawn.legend(
             handles, labels, loc="outside lower center", ncols=min(len(labels), 2 + 2 * len(sets)), frameon=False

@@ -58,6 +58,10 @@ class ResultsFolder:
         """Where the trained slimmable network for the showcase is kept."""
         return self.cache / "networks" / f"{hash_}-{seed}.safetensors"
 
+    def trained(self, hash_: str, seed: int) -> Path:
+        """Where a trained network is kept for recipes that score it in another way."""
+        return self.cache / "trained" / f"{hash_}-{seed}.pt"
+
     def siblings(self, results: Path) -> list[ResultsFolder]:
         """The folders of the same task, scale and data in other ablations."""
         task, ablation, *deeper = self.path.relative_to(results).parts

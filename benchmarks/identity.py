@@ -8,15 +8,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.recipe import Recipe
-
 MEANING = 1
 """Raised when a change of the code changes what the same settings give, so that old records are not taken for new."""
 
 
-def recipe_hash(task: str, settings: Mapping[str, Any], recipe: Recipe, steps: int) -> str:
-    """12 hexadecimal digits; neither the recipe's name nor the seed is in it."""
-    decides = {"meaning": MEANING, "task": task, "settings": settings, "recipe": recipe.settings(), "steps": steps}
+def settings_hash(task: str, settings: Mapping[str, Any], recipe: Mapping[str, Any], steps: int) -> str:
+    """12 hexadecimal digits; `recipe`: its settings, without its name; the seed is not in it."""
+    decides = {"meaning": MEANING, "task": task, "settings": settings, "recipe": recipe, "steps": steps}
     canonical = json.dumps(decides, sort_keys=True, separators=(",", ":"), default=list)
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 

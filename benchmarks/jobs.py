@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -18,7 +19,8 @@ from benchmarks.records import MetricInfo, Record, Row, write_record
 from benchmarks.settings import RunSettings
 from tasks.checkpoint import Checkpoint
 from tasks.recipe import Recipe
-from tasks.supervised import Interrupted, Watch, WidthResult, networks_of, train_recipe
+from tasks.scoring import WidthResult
+from tasks.supervised import Interrupted, Watch, networks_of, train_recipe
 from tasks.task import SupervisedTask
 
 MakeTask = Callable[[], SupervisedTask]
@@ -26,12 +28,19 @@ MakeTask = Callable[[], SupervisedTask]
 
 @dataclass(frozen=True)
 class Job:
-    """What a record is made by. `keep` says whether the trained network is kept for the showcase."""
+    """What a record is made by.
+
+    Attributes:
+        hash: of everything that decides the result but the seed.
+        training: of what decides the trained network; jobs that agree in it and in the seed share one.
+        keep: whether the scored network is kept for the showcase.
+    """
 
     recipe: Recipe
     position: int
     seed: int
     hash: str
+    training: str
     keep: bool = False
 
     @property
@@ -56,10 +65,25 @@ def plan(settings: RunSettings) -> list[Job]:
     """All jobs of a run, seed by seed: every recipe has a first result before any has a second."""
     shown = max((i for i, r in enumerate(settings.recipes) if r.kind == "slimmable"), default=-1)
     return [
-        Job(recipe, i, seed, settings.hash_of(recipe), keep=i == shown and seed == settings.seeds[0])
+        Job(
+            recipe,
+            i,
+            seed,
+            settings.hash_of(recipe),
+            settings.training_hash_of(recipe),
+            keep=i == shown and seed == settings.seeds[0],
+        )
         for seed in settings.seeds
         for i, recipe in enumerate(settings.recipes)
     ]
+
+
+def chains(jobs: Sequence[Job]) -> list[list[Job]]:
+    """The jobs in groups that share a trained network: each group runs in one process, one after another."""
+    found: dict[tuple[str, int], list[Job]] = {}
+    for job in jobs:
+        found.setdefault((job.training, job.seed), []).append(job)
+    return list(found.values())
 
 
 def run_job(
@@ -87,6 +111,7 @@ def _train_and_record(
     identity = f"{job.hash}-{job.seed}"
     path = folder.checkpoint(job.hash, job.seed)
     checkpoint = Checkpoint(path, identity, every=settings.checkpoint_seconds, warn=reporter.note)
+    kept = Checkpoint(trained_network(settings, job, folder), f"{job.training}-{job.seed}", warn=reporter.note)
 
     def trained(width: float | None, net: nn.Module) -> None:
         if job.keep and width is None:
@@ -100,13 +125,22 @@ def _train_and_record(
         steps=settings.steps,
         seed=job.seed,
         device=settings.device,
+        precision=settings.precision,
         checkpoint=checkpoint,
+        trained=kept,
         watch=Watch(step=reporter.step, stop=stop, trained=trained),
     )
     seconds = time.monotonic() - began
     write_record(make_record(settings, job, task, results, seconds), folder.records)
     checkpoint.remove()
     return seconds
+
+
+def trained_network(settings: RunSettings, job: Job, folder: ResultsFolder) -> Path:
+    """Where the network that this job trains is kept, here or in another ablation that has trained it already."""
+    folders = [folder] if settings.overwrite == "always" else [folder, *folder.siblings(settings.results)]
+    places = [place.trained(job.training, job.seed) for place in folders]
+    return next((path for path in places if path.exists()), places[0])
 
 
 def make_record(

@@ -10,7 +10,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from benchmarks.jobs import Job, MakeTask, Outcome, one_line, run_job
+from benchmarks.jobs import Job, MakeTask, Outcome, chains, one_line, run_job
 from benchmarks.progress import LineReporter, LiveReporter, Reporter
 from benchmarks.settings import RunSettings
 from tasks.task import SupervisedTask
@@ -84,10 +84,12 @@ def _in_parallel(
             parallel = Parallel(
                 n_jobs=settings.jobs, return_as="generator_unordered", pre_dispatch=settings.jobs, batch_size=1
             )
-            for outcome in parallel(delayed(_run_in_worker)(settings, job, make_task) for job in jobs if not stop()):
-                del left[outcome.job.hash, outcome.job.seed]
-                console.print(str(outcome), markup=False, highlight=False, soft_wrap=True)
-                yield outcome
+            work = (delayed(_run_in_worker)(settings, chain, make_task) for chain in chains(jobs) if not stop())
+            for outcomes in parallel(work):
+                for outcome in outcomes:
+                    del left[outcome.job.hash, outcome.job.seed]
+                    console.print(str(outcome), markup=False, highlight=False, soft_wrap=True)
+                    yield outcome
     except Exception as error:  # a worker died: its job and those not begun have no outcome yet
         for job in left.values():
             yield Outcome(
@@ -95,14 +97,20 @@ def _in_parallel(
             )
 
 
-def _run_in_worker(settings: RunSettings, job: Job, make_task: MakeTask) -> Outcome:
+def _run_in_worker(settings: RunSettings, jobs: Sequence[Job], make_task: MakeTask) -> list[Outcome]:
     run = os.getppid()
+    outcomes = []
     with stopping() as stop:
         try:
             task = make_task()
         except Exception as error:
-            return Outcome(job, "failed", f"failed: {one_line(error)}")
-        outcome = run_job(settings, job, task, LineReporter(Console()), lambda: stop() or os.getppid() != run)
-        if os.getppid() != run:  # the run was killed, and nobody waits for this process
-            os._exit(FORSAKEN)
-        return outcome
+            return [Outcome(job, "failed", f"failed: {one_line(error)}") for job in jobs]
+        for job in jobs:
+            outcomes.append(
+                run_job(settings, job, task, LineReporter(Console()), lambda: stop() or os.getppid() != run)
+            )
+            if os.getppid() != run:  # the run was killed, and nobody waits for this process
+                os._exit(FORSAKEN)
+            if outcomes[-1].status == "interrupted":
+                break
+    return outcomes

@@ -45,7 +45,7 @@ def write_showcase(settings: RunSettings, job: Job, make_task: MakeTask, folder:
     if path is None:
         return False
     task = make_task()
-    net = slim.load(path, into=task.build()).eval()
+    net = slim.load(path, into=job.recipe.build(task)).eval()
     widths = job.recipe.evaluated(task)
 
     def at(width: float) -> Callable[[Tensor], Tensor]:

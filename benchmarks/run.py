@@ -18,7 +18,7 @@ from benchmarks.launchers import launch
 from benchmarks.reading import select, write_showcase, write_tables
 from benchmarks.records import write_record
 from benchmarks.settings import RunSettings, read_settings
-from benchmarks.tables import Results, grids
+from benchmarks.tables import Results, grids, shown_name
 from benchmarks.task_choice import make_task
 
 DONE, FAILED, WRONG_SETTINGS, IN_USE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -91,6 +91,9 @@ def _run(settings: RunSettings, make: MakeTask, folder: ResultsFolder, console: 
     for path in damaged:
         if any(path.name.endswith(f"-{job.seed}-{job.hash}.json") for job in missing):
             path.replace(path.with_name(path.name + ".corrupt"))
+    if settings.overwrite == "always":
+        for job in missing:
+            folder.trained(job.training, job.seed).unlink(missing_ok=True)
     if missing:
         outcomes += launch(settings, missing, make, console)
     read(settings, jobs, outcomes, make, folder, console)
@@ -152,7 +155,7 @@ def show(results: Results, console: Console) -> None:
     """The tables of the primary metric, on the screen."""
     console.print(results.caption(), markup=False, highlight=False)
     for grid in grids(results):
-        if not grid.title.startswith(results.primary.name.upper()):
+        if not grid.title.startswith(shown_name(results.primary)):
             continue
         table = Table(title=grid.title, title_justify="left")
         for number, head in enumerate(grid.head):

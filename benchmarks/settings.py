@@ -11,14 +11,15 @@ from typing import Any
 import torch
 
 from benchmarks.composing import compose_run
-from benchmarks.identity import recipe_hash, slug
+from benchmarks.identity import settings_hash, slug
 from benchmarks.task_choice import check_task_settings, deciding
 from tasks.choices import check_choice, check_whole, unknown
 from tasks.recipe import Recipe
+from tasks.supervised import PRECISIONS
 
 OVERWRITE = ("only-missing", "always", "never")
 DEVICES = ("auto", "cpu", "cuda")
-ABLATION_KEYS = ("question", "name", "slimmable", "recipes")
+ABLATION_KEYS = ("question", "name", "tasks", "slimmable", "recipes")
 LAUNCHERS = ("serial", "joblib")
 
 
@@ -35,6 +36,7 @@ class RunSettings:
         results: folder that all results lie in.
         launcher, jobs: how recipes run.
         device, threads: where a network is trained, and on how many threads of the CPU.
+        precision: what it computes in while it trains.
         checkpoint_seconds: between two checkpoints.
     """
 
@@ -54,6 +56,7 @@ class RunSettings:
     jobs: int = 1
     device: str = "cpu"
     threads: int = 1
+    precision: str = "float32"
     checkpoint_seconds: float = 30.0
 
     def __post_init__(self) -> None:
@@ -62,6 +65,7 @@ class RunSettings:
         check_choice("launcher", self.launcher, LAUNCHERS)
         check_whole("launcher.jobs", self.jobs, at_least=1)
         check_whole("threads", self.threads, at_least=1)
+        check_choice("precision", self.precision, PRECISIONS)
         seconds = self.checkpoint_seconds
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
             raise ValueError(f"checkpoint_seconds must be a number of seconds, at least 0; got {seconds!r}")
@@ -91,12 +95,17 @@ class RunSettings:
 
     def hash_of(self, recipe: Recipe) -> str:
         """Of everything that decides the recipe's result but the seed."""
-        return recipe_hash(self.task, self.deciding, recipe, self.steps)
+        return settings_hash(self.task, self.deciding, recipe.settings(), self.steps)
+
+    def training_hash_of(self, recipe: Recipe) -> str:
+        """Of everything that decides the trained network but the seed."""
+        return settings_hash(self.task, self.deciding, recipe.training(), self.steps)
 
     @cached_property
     def deciding(self) -> dict[str, Any]:
-        """What of the task's settings decides the result."""
-        return deciding(self.task_settings)
+        """What of the settings decides the result, apart from recipe, steps and seed."""
+        lower = {} if self.precision == "float32" else {"precision": self.precision}
+        return deciding(self.task_settings) | lower
 
 
 def read_settings(arguments: Sequence[str]) -> RunSettings:
@@ -127,6 +136,7 @@ def read_settings(arguments: Sequence[str]) -> RunSettings:
         jobs=given["launcher"]["jobs"],
         device=_device(given["device"]),
         threads=given["threads"],
+        precision=given["precision"],
         checkpoint_seconds=given["checkpoint_seconds"],
     )
 
@@ -139,6 +149,8 @@ def read_recipes(ablation: Mapping[str, Any], task: str) -> tuple[Recipe, ...]:
             raise unknown(f"key of ablation={name}", key, ABLATION_KEYS)
     if not str(ablation.get("question") or "").strip():
         raise ValueError(f"ablation={name} must open with the question it answers")
+    if task not in (ablation.get("tasks") or [task]):
+        raise ValueError(f"ablation={name} has no meaning for task={task}; it is for {', '.join(ablation['tasks'])}")
     recipes = []
     for given in ablation.get("recipes") or []:
         own = dict(given)

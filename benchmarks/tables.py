@@ -148,9 +148,13 @@ def _numbers(cell: Cell) -> list[float | str]:
     return [mean, std, ";".join(map(str, seeds)), ";".join(repr(cell.values[seed]) for seed in seeds)]
 
 
+WIDEST_GRID = 10
+"""With more widths than these a table has a row a width, since no page is wide enough."""
+
+
 @dataclass(frozen=True)
 class Grid:
-    """One table for reading: the title, the widths' heads, and a row a recipe."""
+    """One table for reading: the title, the widths' heads, and a row a recipe; or the other way round."""
 
     title: str
     head: list[str]
@@ -163,11 +167,19 @@ def grids(results: Results, *, plus_minus: str = " ± ") -> list[Grid]:
     for metric in results.first.metrics:
         for dataset in results.first.eval_sets:
             unit = f" ({metric.unit})" if metric.unit else ""
-            title = f"{metric.name.upper()}{unit} on {dataset}, {metric.better} is better"
-            made.append(
-                Grid(title, ["width", *(f"{w:g}" for w in results.widths)], _rows(results, dataset, metric, plus_minus))
-            )
+            title = f"{shown_name(metric)}{unit} on {dataset}, {metric.better} is better"
+            head = ["width", *(f"{w:g}" for w in results.widths)]
+            rows = _rows(results, dataset, metric, plus_minus)
+            if len(results.widths) > WIDEST_GRID:
+                head, *rows = (list(column) for column in zip(head, *rows, strict=True))
+            made.append(Grid(title, head, rows))
     return made
+
+
+def shown_name(metric: MetricInfo) -> str:
+    """A metric's name for readers: top1_error -> top-1 error, psnr -> PSNR."""
+    name = metric.name.replace("_", " ").replace("top1", "top-1").replace("top5", "top-5")
+    return name if " " in name else name.upper()
 
 
 def _rows(results: Results, dataset: str, metric: MetricInfo, plus_minus: str) -> list[list[str]]:

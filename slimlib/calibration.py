@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from slimlib.batchnorm import drop_buffer, tag, tracks
+from slimlib.layout import axis_index
 from slimlib.setting import current_width, set_width, slimming_of
 from slimlib.slimming import label
-from slimlib.swapping import STATISTICS
+from slimlib.swapping import STATISTICS, Part
 from slimlib.width import Width, check_width
 
 Average = Literal["exact", "moving"]
@@ -135,6 +136,31 @@ def calibrate(
             if (found := collector.result(norm)) is not None:
                 _write(norm, "" if channels == slimming.layout.full else "_" + tag(channels), *found)
     slimming.refresh()
+
+
+def use_full_statistics(net: nn.Module, widths: Sequence[Width]) -> None:
+    """Give widths the leading part of the full width's BatchNorm statistics: what is lost without calibration.
+
+    Only for comparison: the statistics of a width differ, since fewer channels are added up in every layer.
+    """
+    slimming = slimming_of(net)
+    for channels in dict.fromkeys(slimming.channels_at(width) for width in widths):
+        if channels == slimming.layout.full:
+            continue
+        for part in slimming.parts:
+            if tracks(part.module):
+                _write(part.module, "_" + tag(channels), *(_leading(part, name, channels) for name in STATISTICS))
+    for width in widths:
+        slimming.labels[tag(slimming.channels_at(width)).removeprefix("at_")] = label(width)
+    slimming.refresh()
+
+
+def _leading(part: Part, name: str, channels: tuple[int, ...]) -> Tensor:
+    slot = next(slot for slot in part.slots if slot.name == name)
+    full = slot.store[name]
+    assert full is not None
+    index = axis_index(slot.axes[0], channels) if slot.axes else len(full)
+    return full[:index].clone() if isinstance(index, int) else full[index.to(full.device)]
 
 
 def _run(net: nn.Module, norms: list[nn.Module], batch: Any, width: Width, collector: _Collector) -> None:

@@ -44,6 +44,7 @@ class Rule(ABC):
         loss: Callable[[Any], Tensor],
         *,
         scaler: GradScaler | None = None,
+        autocast: torch.dtype | None = None,
     ) -> dict[Width, Tensor]:
         """Draw widths and add the gradient of the sum of their losses to the parameters' `.grad`.
 
@@ -57,6 +58,8 @@ class Rule(ABC):
             x: its input, or the tuple of its arguments.
             loss: network output -> scalar; learns from the data.
             scaler: scales each loss before its backward pass, for float16.
+            autocast: the network computes in this lower precision (torch.bfloat16, torch.float16) where
+                torch.autocast does; the losses are of its outputs in float32.
 
         Returns:
             The detached loss of each width, largest first; with `distill` all but the largest's are
@@ -71,7 +74,7 @@ class Rule(ABC):
             for position, width in enumerate(widths):
                 set_width(net, width)
                 with _gradients_stay_local(net, last=position == len(widths) - 1):
-                    output = net(*args)
+                    output = net(*args) if autocast is None else in_lower_precision(net, args, autocast)
                     learns_from_data = self.distill is None or position == 0
                     value = loss(output) if learns_from_data else self.distill(output, teacher)  # type: ignore[misc]
                     if learns_from_data and self.distill is not None:
@@ -219,6 +222,13 @@ class LargestAndRandom(_Drawn):
 
     def fixed(self) -> list[float]:
         return [self.widths.largest]
+
+
+def in_lower_precision(net: nn.Module, args: tuple[Any, ...], dtype: torch.dtype) -> Any:
+    """The output in float32 of a network that computes in `dtype` where torch.autocast does."""
+    with torch.autocast(next(net.parameters()).device.type, dtype=dtype):
+        output = net(*args)
+    return tree_map_only(Tensor, lambda t: t.float() if t.dtype == dtype else t, output)
 
 
 def _gradients_stay_local(net: nn.Module, *, last: bool) -> AbstractContextManager[Any]:

@@ -11,6 +11,7 @@ from torch import nn
 
 import slimlib as slim
 from slimlib.distillation import DISTILLATIONS, Distillation, kl_divergence
+from slimlib.nonuniform import NonuniformSandwich
 from slimlib.rules import EveryWidth, LargestAndRandom, RandomWidths, Rule, Sandwich, SmallestAndRandom
 from tasks.choices import check_choice, check_keys, check_whole
 from tasks.seeds import derive_seed
@@ -24,8 +25,14 @@ RULES: Mapping[str, Callable[..., Rule]] = {
     "largest-random": LargestAndRandom,
 }
 TEACHING_RULES = ("sandwich", "largest-random", "every")
-NORMS = ("universal", "switchable", "shared")
+NORMS = ("universal", "switchable", "shared", "group")
 AVERAGES = ("exact", "moving")
+IMAGES = ("augmented", "plain")
+DRAWS = ("uniform", "nonuniform")
+MEASURED = ("calibrate", "average", "calibrate_on", "tested", "spectrum")
+"""Keys that decide how a trained network is scored, and nothing of its training."""
+LATER = ("calibrate_on", "trained", "tested", "spectrum")
+"""Keys that were not always there; at their default they are left out, so that older records keep their hash."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +49,15 @@ class Recipe:
         samples: widths a step; not for `every`.
         distill: what all but the largest width learn from: none (the data), l1, mse, soft_cross_entropy, kl_divergence.
         temperature: of kl_divergence.
-        norm: BatchNorm: universal, switchable, shared.
-        calibrate: training batches that BatchNorm statistics are computed from after training.
+        norm: BatchNorm: universal, switchable, shared; or group: GroupNorm in its place, which needs no statistics.
+        calibrate: training batches that BatchNorm statistics are computed from after training; 0: none,
+            every width is scored with those of the full width.
         average: of the statistics over these batches: exact, moving.
+        calibrate_on: the images of these batches: augmented as in training, or plain.
+        trained: random widths are uniform, one number for the network, or nonuniform, one for each group of layers.
+        tested: the same, of the widths that are scored; nonuniform: the mean over several random plans around
+            each width.
+        spectrum: so many evenly spaced widths are scored in place of the task's; 0: the task's.
 
     Raises:
         ValueError: a value is impossible, or a key has no meaning for this kind or rule.
@@ -61,6 +74,10 @@ class Recipe:
     norm: str = "universal"
     calibrate: int = 16
     average: str = "exact"
+    calibrate_on: str = "augmented"
+    trained: str = "uniform"
+    tested: str = "uniform"
+    spectrum: int = 0
 
     def __post_init__(self) -> None:
         check_choice("kind of recipe", self.kind, KINDS)
@@ -84,7 +101,20 @@ class Recipe:
             raise ValueError("norm: switchable needs switches, not a range")
         check_whole("calibrate", self.calibrate, at_least=0)
         check_choice("average", self.average, AVERAGES)
+        check_choice("kind of images in calibrate_on", self.calibrate_on, IMAGES)
+        self._check_spectrum()
         self.make_rule(0)
+
+    def _check_spectrum(self) -> None:
+        for key in ("trained", "tested"):
+            check_choice(f"value of {key}", getattr(self, key), DRAWS)
+            if getattr(self, key) == "nonuniform" and self.range is None:
+                raise ValueError(f"{key}: nonuniform needs a range of widths, not switches")
+        if self.trained == "nonuniform" and self.rule != "sandwich":
+            raise ValueError("trained: nonuniform needs rule: sandwich")
+        check_whole("spectrum", self.spectrum, at_least=0)
+        if self.spectrum == 1 or (self.spectrum and self.range is None):
+            raise ValueError("spectrum is a number of widths, at least 2, over a range")
 
     def _check_individual(self) -> None:
         plain = Recipe.__dataclass_fields__
@@ -123,7 +153,13 @@ class Recipe:
 
     def settings(self) -> dict[str, Any]:
         """What decides the result, as plain values: everything but the name."""
-        return {key: value for key, value in asdict(self).items() if key != "name"}
+        default = Recipe.__dataclass_fields__
+        given = asdict(self)
+        return {k: v for k, v in given.items() if k != "name" and not (k in LATER and v == default[k].default)}
+
+    def training(self) -> dict[str, Any]:
+        """What of the settings decides the trained network; recipes that agree in it can share one."""
+        return {key: value for key, value in self.settings().items() if key not in MEASURED}
 
     def widths(self) -> slim.WidthRange | slim.Switches:
         """What the slimmable network may be set to."""
@@ -137,14 +173,16 @@ class Recipe:
         if self.kind == "individual":
             return tuple(task.widths)
         if self.switches is not None:
-            return self.widths().widths  # type: ignore[union-attr]
+            return self.switches
+        if self.spectrum:
+            return tuple(evenly_spaced(*self.range, self.spectrum))  # type: ignore[misc]
         inside = tuple(width for width in task.widths if width in self.widths())
         if not inside:
             raise ValueError(f"recipe '{self.name}': no evaluated width of {list(task.widths)} is in {self.widths()}")
         return inside
 
-    def make_rule(self, seed: int) -> Rule:
-        """The training rule, its random widths derived from the recipe's seed."""
+    def make_rule(self, seed: int, net: nn.Module | None = None) -> Rule:
+        """The training rule, its random widths derived from the recipe's seed; `net`: whose layers draw their own."""
         distill = self.distillation()
         if self.rule == "every":
             return EveryWidth(slim.Switches(*(self.switches or ())), distill=distill)
@@ -152,6 +190,8 @@ class Recipe:
         given: dict[str, Any] = {"samples": self.samples, "seed": derive_seed(seed, "widths")}
         if distill is not None:
             given["distill"] = distill
+        if self.trained == "nonuniform" and net is not None:
+            return NonuniformSandwich(net, self.widths(), **given)  # type: ignore[arg-type]
         return RULES[self.rule](self.widths(), **given)
 
     def distillation(self) -> Distillation | None:
@@ -160,9 +200,19 @@ class Recipe:
             return kl_divergence(self.temperature)
         return None if self.distill == "none" else DISTILLATIONS[self.distill]
 
+    def build(self, task: SupervisedTask, width: float = 1.0) -> nn.Module:
+        """The task's dense network, with the normalisation that the recipe asks for."""
+        return task.build(width, norm="group" if self.norm == "group" else "batch")
+
     def convert(self, dense: nn.Module, task: SupervisedTask) -> nn.Module:
         """Make the task's network slimmable, in place."""
-        return slim.convert(dense, task.example(), widths=self.widths(), norm=self.norm, divisor=task.divisor)  # type: ignore[arg-type]
+        norm = "universal" if self.norm == "group" else self.norm
+        return slim.convert(dense, task.example(), widths=self.widths(), norm=norm, **task.channel_rule(dense))  # type: ignore[arg-type]
+
+
+def evenly_spaced(smallest: float, largest: float, count: int) -> list[float]:
+    """`count` widths from `smallest` to `largest`, in the four digits that tables and records show."""
+    return [round(smallest + (largest - smallest) * i / (count - 1), 4) for i in range(count)]
 
 
 def _widths(key: str, given: Any) -> tuple[float, ...]:

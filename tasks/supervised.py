@@ -10,33 +10,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-import slimlib as slim
-from slimlib.rules import Rule
+from slimlib.rules import Rule, in_lower_precision
+from slimlib.slimming import label
 from tasks.checkpoint import Checkpoint
 from tasks.recipe import Recipe
+from tasks.scoring import TrainingFailed, WidthResult, score
 from tasks.seeds import derive_seed
-from tasks.task import Scores, SupervisedTask
+from tasks.task import SupervisedTask
 
-
-@dataclass(frozen=True)
-class WidthResult:
-    """What was measured at one width."""
-
-    width: float
-    macs: int
-    params: int
-    metrics: Scores
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Interrupted(Exception):
     """The run was asked to stop; its checkpoint is written."""
-
-
-class TrainingFailed(Exception):
-    """Training cannot go on, for example because the loss is not a finite number."""
 
 
 def _nothing(*_: Any) -> None:
@@ -67,6 +57,7 @@ class Training:
     rule: Rule | None
     optimizer: Optimizer
     scheduler: LRScheduler
+    scaler: GradScaler | None = None
     step: int = 0
 
     def state(self) -> dict[str, Any]:
@@ -76,6 +67,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "rule": None if self.rule is None else self.rule.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "step": self.step,
             "random": _random_states(),
         }
@@ -87,6 +79,8 @@ class Training:
         self.scheduler.load_state_dict(state["scheduler"])
         if self.rule is not None:
             self.rule.load_state_dict(state["rule"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
         _restore_random_states(state["random"])
 
@@ -98,7 +92,9 @@ def train_recipe(
     steps: int,
     seed: int,
     device: torch.device | str = "cpu",
+    precision: str = "float32",
     checkpoint: Checkpoint | None = None,
+    trained: Checkpoint | None = None,
     watch: Watch = Watch(),
 ) -> list[WidthResult]:
     """Train and score all networks of a recipe, from its checkpoint if there is one.
@@ -109,7 +105,10 @@ def train_recipe(
         steps: of the optimizer, for each network of the recipe alike.
         seed: decides weights, data and random widths.
         device: where to train.
+        precision: what the networks compute in while they train, of `PRECISIONS`; they are scored in float32.
         checkpoint: where the state is kept until the run is recorded; None: nowhere.
+        trained: where the trained slimmable network is kept, and taken from if it is there: recipes that
+            only score it in other ways share it.
         watch: how the run is followed and stopped.
 
     Returns:
@@ -120,7 +119,7 @@ def train_recipe(
         TrainingFailed: the loss or a score is not finite.
         HostileCheckpointError: the checkpoint would run code.
     """
-    run = _Run(task, recipe, steps, seed, torch.device(device))
+    run = _Run(task, recipe, steps, seed, torch.device(device), PRECISIONS[precision], trained)
     try:
         return _train_networks(run, checkpoint, watch, _read(checkpoint))
     except _UnusableState as unusable:
@@ -145,6 +144,8 @@ class _Run:
     steps: int
     seed: int
     device: torch.device
+    autocast: torch.dtype | None
+    trained: Checkpoint | None
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,7 @@ def _train_networks(run: _Run, checkpoint: Checkpoint | None, watch: Watch, save
     networks = networks_of(run.recipe, run.task)
     for number, width in enumerate(networks[saved.finished :], start=saved.finished):
         training = _start(run, width)
+        _take_trained(run, training)
         if saved.training is not None and number == saved.finished:
             _load(training, saved.training)
         for step, loss in _train(run, training):
@@ -176,7 +178,8 @@ def _train_networks(run: _Run, checkpoint: Checkpoint | None, watch: Watch, save
                 _write(checkpoint, number, results, training.state())
             if stop:
                 raise Interrupted
-        results += _score(run, training)
+        _keep_trained(run, training)
+        results += score(run.task, run.recipe, training.net, training.width, seed=run.seed, device=run.device)
         watch.trained(width, training.net)
         if checkpoint is not None and number < len(networks) - 1:
             _write(checkpoint, number + 1, results, None)
@@ -186,70 +189,69 @@ def _train_networks(run: _Run, checkpoint: Checkpoint | None, watch: Watch, save
 def _start(run: _Run, width: float | None) -> Training:
     """A freshly initialised network. All slimmable recipes of a seed start from the same weights."""
     torch.manual_seed(derive_seed(run.seed, "weights"))
-    net = run.task.build(1.0 if width is None else width)
+    net = run.recipe.build(run.task, 1.0 if width is None else width)
     rule = None
     if width is None:
-        net, rule = run.recipe.convert(net, run.task), run.recipe.make_rule(run.seed)
+        net = run.recipe.convert(net, run.task)
+        rule = run.recipe.make_rule(run.seed, net)
     net.to(run.device)
     torch.manual_seed(derive_seed(run.seed, "training"))
     optimizer, scheduler = run.task.optimizer(net, run.steps)
-    return Training(net, width, rule, optimizer, scheduler)
+    scaler = GradScaler(run.device.type) if run.autocast == torch.float16 else None
+    return Training(net, width, rule, optimizer, scheduler, scaler)
+
+
+def _take_trained(run: _Run, training: Training) -> None:
+    """Spare the training where another recipe has done the very same."""
+    state = None if run.trained is None or training.width is not None else run.trained.read()
+    if state is None:
+        return
+    try:
+        training.net.load_state_dict(state["net"])
+        training.step = run.steps
+    except (KeyError, RuntimeError) as error:
+        assert run.trained is not None
+        run.trained.set_aside(error)
+
+
+def _keep_trained(run: _Run, training: Training) -> None:
+    if run.trained is not None and training.width is None and not run.trained.path.exists():
+        run.trained.write({"net": training.net.state_dict()})
 
 
 def _train(run: _Run, training: Training) -> Iterator[tuple[int, float]]:
     """Train to the last step; yields (steps done, loss of the widest) after each."""
     data_seed = derive_seed(run.seed, "data")
     training.net.train()
-    while training.step < run.steps:
-        x, target = (tensor.to(run.device) for tensor in run.task.batch(training.step, data_seed))
+    for x, target in run.task.batches(range(training.step, run.steps), data_seed, device=run.device):
         training.optimizer.zero_grad(set_to_none=True)
-        losses = _backward(training, x, partial(run.task.loss, target=target))
+        losses = _backward(run, training, x, partial(run.task.loss, target=target))
         values = torch.stack(list(losses.values())).tolist()
         for width, value in zip(losses, values, strict=True):
             if not math.isfinite(value):
-                where = f"at step {training.step + 1}, width {width:g}"
+                where = f"at step {training.step + 1}, width {label(width)}"
                 raise TrainingFailed(f"the loss is {value} {where}; a smaller learning rate may help")
-        training.optimizer.step()
-        training.scheduler.step()
+        _update(training)
         training.step += 1
         yield training.step, values[0]
 
 
-def _backward(training: Training, x: Tensor, loss: Callable[[Tensor], Tensor]) -> dict[Any, Tensor]:
+def _backward(run: _Run, training: Training, x: Tensor, loss: Callable[[Tensor], Tensor]) -> dict[Any, Tensor]:
+    net, scaler = training.net, training.scaler
     if training.rule is not None:
-        return training.rule.backward(training.net, x, loss)
-    value = loss(training.net(x))
-    value.backward()
+        return training.rule.backward(net, x, loss, scaler=scaler, autocast=run.autocast)
+    value = loss(net(x) if run.autocast is None else in_lower_precision(net, (x,), run.autocast))
+    (value if scaler is None else scaler.scale(value)).backward()
     return {training.width: value.detach()}
 
 
-def _score(run: _Run, training: Training) -> list[WidthResult]:
-    """Evaluate a trained network at each of its widths, BatchNorm calibrated first."""
-    net = training.net
-    if training.width is not None:
-        return [_result(run, net.eval(), training.width, cost_width=1.0)]
-    recipe, widths = run.recipe, run.recipe.evaluated(run.task)
-    if recipe.calibrate and recipe.norm == "universal":
-        seed = derive_seed(run.seed, "calibration")
-        batches = (run.task.batch(step, seed)[0].to(run.device) for step in range(recipe.calibrate))
-        slim.calibrate(net, batches, list(widths), average=recipe.average)  # type: ignore[arg-type]
-    net.eval()
-    results = []
-    for width in widths:
-        slim.set_width(net, width)
-        results.append(_result(run, net, width, cost_width=width))
-    return results
-
-
-def _result(run: _Run, net: nn.Module, width: float, *, cost_width: float) -> WidthResult:
-    cost = slim.cost(net, run.task.example().to(run.device), cost_width)
-    with torch.no_grad():
-        metrics = run.task.evaluate(net)
-    for name, scores in metrics.items():
-        for metric, value in scores.items():
-            if not math.isfinite(value):
-                raise TrainingFailed(f"{metric} on {name} is {value} at width {width:g}")
-    return WidthResult(width, cost.macs, cost.params, metrics)
+def _update(training: Training) -> None:
+    if training.scaler is None:
+        training.optimizer.step()
+    else:
+        training.scaler.step(training.optimizer)
+        training.scaler.update()
+    training.scheduler.step()
 
 
 def _write(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+
+from slimlib.width import Width
 
 Scores = dict[str, dict[str, float]]
 """Evaluation set -> metric name -> value."""
@@ -27,6 +30,18 @@ class Metric:
     name: str
     unit: str
     better: Literal["higher", "lower"] = "higher"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The part of every batch that this process trains: its items `index`, `index + count`, ..."""
+
+    index: int = 0
+    count: int = 1
+
+
+WHOLE = Shard()
+CPU = torch.device("cpu")
 
 
 class SupervisedTask(Protocol):
@@ -62,21 +77,36 @@ class SupervisedTask(Protocol):
         """Which are evaluated."""
         ...
 
-    @property
-    def divisor(self) -> int:
-        """Channels are rounded to multiples of it."""
+    def build(self, width: float = 1.0, *, norm: str = "batch") -> nn.Module:
+        """A dense network with the channels of `width`, freshly initialised from torch's global generator.
+
+        Raises:
+            ValueError: the task's networks have no such normalisation ("batch": as they come, or "group").
+        """
         ...
 
-    def build(self, width: float = 1.0) -> nn.Module:
-        """A dense network with the channels of `width`, freshly initialised from torch's global generator."""
+    def channel_rule(self, net: nn.Module) -> Mapping[str, Any]:
+        """How the channels of a network that `build` made are rounded: arguments of `slimlib.convert`."""
         ...
 
     def example(self) -> Tensor:
         """An input to follow the channels with and to count the cost for: [1, ...], batch size one."""
         ...
 
-    def batch(self, step: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Input and target of a training step: a pure function of (step, seed), so that a run resumes exactly."""
+    def batches(
+        self,
+        steps: range,
+        seed: int,
+        *,
+        device: torch.device = CPU,
+        shard: Shard = WHOLE,
+        augmented: bool = True,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Input and target of each of the training steps, on the device.
+
+        Each is a pure function of (step, seed), so that a run resumes exactly; a shard of it holds those items of
+        the whole batch. `augmented` False: the images as they are, for statistics.
+        """
         ...
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
@@ -87,8 +117,11 @@ class SupervisedTask(Protocol):
         """The optimizer, and its schedule over `steps` steps."""
         ...
 
-    def evaluate(self, net: nn.Module) -> Scores:
-        """Scores of the network, in eval mode, at the width it is set to."""
+    def evaluate(self, net: nn.Module, widths: Sequence[Width] | None = None) -> list[Scores]:
+        """Scores of the network, in eval mode, at each of the widths; None: as it is, a list of one.
+
+        The data are read and decoded once for all widths.
+        """
         ...
 
     def baselines(self) -> dict[str, Scores]:

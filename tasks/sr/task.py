@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
-from slimlib.width import round_channels
+from slimlib.setting import at_width
+from slimlib.width import Width, round_channels
 from tasks.sr.data import ImageSet, random_patches
 from tasks.sr.evaluate import bicubic_upscaler, evaluate, evaluate_upscaler
 from tasks.sr.metrics import PROTOCOLS
@@ -21,7 +22,7 @@ from tasks.sr.photos import EVALUATION
 from tasks.sr.settings import SrSettings
 from tasks.sr.showcase import crop_grid
 from tasks.sr.sources import find_source
-from tasks.task import Metric, Scores
+from tasks.task import CPU, WHOLE, Metric, Scores, Shard
 
 
 class SuperResolution:
@@ -42,7 +43,6 @@ class SuperResolution:
     def __init__(self, settings: SrSettings) -> None:
         self.settings = settings
         self.widths = settings.widths
-        self.divisor = settings.divisor
         self._protocol = PROTOCOLS[settings.protocol]
         self.protocol = (
             f"PSNR in dB and SSIM (Gaussian, 11 x 11, sigma 1.5) on {self._protocol.describe(settings.scale)}, "
@@ -61,9 +61,15 @@ class SuperResolution:
             for name, pairs in source.evaluation.items()
         ]
 
-    def build(self, width: float = 1.0) -> nn.Module:
-        """A freshly initialised dense network; below 1.0 the individual network of that width."""
+    def build(self, width: float = 1.0, *, norm: str = "batch") -> nn.Module:
+        """A freshly initialised dense network; below 1.0 the individual network of that width.
+
+        Raises:
+            ValueError: `norm` is another; these networks have weight normalisation, or none.
+        """
         s = self.settings
+        if norm != "batch":
+            raise ValueError(f"{s.model} has no layer that '{norm}' normalisation could replace")
         expansion = s.expansion or {"wdsr-a": 4, "wdsr-b": 6, "edsr": 1}[s.model]
         features = round_channels(s.features, width, s.divisor)
         hidden = round_channels(s.features * expansion, width, s.divisor)
@@ -74,15 +80,29 @@ class SuperResolution:
             return wdsr_b(features=features, hidden=hidden, low_rank=low_rank, blocks=s.blocks, scale=s.scale)
         return Edsr(features=features, hidden=hidden, blocks=s.blocks, scale=s.scale)
 
+    def channel_rule(self, net: nn.Module) -> Mapping[str, int]:
+        """Every layer is rounded to multiples of one divisor."""
+        return {"divisor": self.settings.divisor}
+
     def example(self) -> Tensor:
         """An input of the training size, [1, 3, patch, patch]."""
         side = self.settings.patch
         return torch.full((1, 3, side, side), 0.5)
 
-    def batch(self, step: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Low- and high-resolution patches in [0, 1]; the same for the same step and seed."""
+    def batches(
+        self,
+        steps: range,
+        seed: int,
+        *,
+        device: torch.device = CPU,
+        shard: Shard = WHOLE,
+        augmented: bool = True,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Low- and high-resolution patches in [0, 1]; the same for the same step and seed, `augmented` or not."""
         s = self.settings
-        return random_patches(self._train, patch=s.patch, batch=s.batch, seed=seed, step=step)
+        for step in steps:
+            low, high = random_patches(self._train, patch=s.patch, batch=s.batch, seed=seed, step=step)
+            yield low[shard.index :: shard.count].to(device), high[shard.index :: shard.count].to(device)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Mean absolute error."""
@@ -96,9 +116,15 @@ class SuperResolution:
         milestones = sorted({round(fraction * steps) for fraction in s.milestones})
         return optimizer, MultiStepLR(optimizer, milestones, gamma=s.decay)
 
-    def evaluate(self, net: nn.Module) -> Scores:
-        """PSNR and SSIM on every evaluation set, at the width that `net` is set to."""
-        return evaluate(net, self._evaluation, self._protocol)
+    def evaluate(self, net: nn.Module, widths: Sequence[Width] | None = None) -> list[Scores]:
+        """PSNR and SSIM on every evaluation set, at each width."""
+        if widths is None:
+            return [evaluate(net, self._evaluation, self._protocol)]
+        scores = []
+        for width in widths:
+            with at_width(net, width):
+                scores.append(evaluate(net, self._evaluation, self._protocol))
+        return scores
 
     def baselines(self) -> dict[str, Scores]:
         """The scores of plain bicubic upscaling."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.identity import recipe_hash, slug
+from benchmarks.identity import settings_hash, slug
 from benchmarks.records import read_record, read_records, write_record
 from benchmarks.task_choice import deciding, files_digest
 from tasks.recipe import Recipe
@@ -48,13 +48,13 @@ def test_a_damaged_record_is_named_and_the_others_are_kept(damage, says: str, tm
 
 
 def test_the_hash_covers_everything_but_the_name() -> None:
-    base = recipe_hash("sr", SETTINGS, RECIPE, 100)
+    base = settings_hash("sr", SETTINGS, RECIPE.settings(), 100)
     others = [
-        recipe_hash("rl", SETTINGS, RECIPE, 100),
-        recipe_hash("sr", SETTINGS, RECIPE, 101),
-        *(recipe_hash("sr", SETTINGS | {key: "other"}, RECIPE, 100) for key in SETTINGS),
+        settings_hash("rl", SETTINGS, RECIPE.settings(), 100),
+        settings_hash("sr", SETTINGS, RECIPE.settings(), 101),
+        *(settings_hash("sr", SETTINGS | {key: "other"}, RECIPE.settings(), 100) for key in SETTINGS),
         *(
-            recipe_hash("sr", SETTINGS, replace(RECIPE, **change), 100)
+            settings_hash("sr", SETTINGS, replace(RECIPE, **change).settings(), 100)
             for change in (
                 {"range": (0.5, 1.0)},
                 {"rule": "largest-random"},
@@ -67,12 +67,12 @@ def test_the_hash_covers_everything_but_the_name() -> None:
         ),
     ]
     assert len({base, *others}) == 1 + len(others)
-    assert recipe_hash("sr", SETTINGS, replace(RECIPE, name="other"), 100) == base
+    assert settings_hash("sr", SETTINGS, replace(RECIPE, name="other").settings(), 100) == base
 
 
 def test_the_hash_is_the_same_tomorrow() -> None:
     """A changed hash orphans everybody's records: raise identity.MEANING instead where results change."""
-    assert recipe_hash("sr", {"model": "wdsr-a"}, RECIPE, 100) == "c1d4f9ef8579"
+    assert settings_hash("sr", {"model": "wdsr-a"}, RECIPE.settings(), 100) == "c1d4f9ef8579"
 
 
 def test_where_the_data_lie_does_not_decide_but_which_files_they_are_does(tmp_path: Path) -> None:

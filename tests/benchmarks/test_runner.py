@@ -21,6 +21,7 @@ from rich.console import Console
 from benchmarks.folder import ResultsFolder
 from benchmarks.records import Record, read_record, read_records
 from benchmarks.run import run
+from tasks.recipe import Recipe
 from tests.benchmarks.toy_run import RECIPES, toy_run, toy_settings
 from tests.tasks.toy import ToyTask
 
@@ -202,7 +203,7 @@ def test_a_failing_recipe_does_not_stop_the_others(tmp_path: Path, capsys: pytes
 
 
 class Unbuildable(ToyTask):
-    def build(self, width: float = 1.0) -> Any:
+    def build(self, width: float = 1.0, *, norm: str = "batch") -> Any:
         if width == 0.75:
             raise RuntimeError("the individual network of width 0.75 cannot be built\nwith a second line")
         return super().build(width)
@@ -298,3 +299,35 @@ def test_results_that_cannot_be_written_are_one_line(tmp_path: Path, capsys: pyt
     assert toy_run(toy_settings(tmp_path / "file")) == 1
     err = capsys.readouterr().err
     assert err.startswith("error: ") and err.count("\n") == 1
+
+
+SCORED = (
+    Recipe("sandwich", range=(0.5, 1.0), rule="sandwich", samples=3, calibrate=2),
+    Recipe("moving", range=(0.5, 1.0), rule="sandwich", samples=3, calibrate=2, average="moving"),
+    Recipe("without", range=(0.5, 1.0), rule="sandwich", samples=3, calibrate=0),
+)
+
+
+@pytest.mark.parametrize("launcher", ["serial", "joblib"])
+def test_recipes_that_only_score_in_other_ways_share_one_training(
+    launcher: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    together = toy_settings(tmp_path / "together", recipes=SCORED, launcher=launcher, jobs=2)
+    assert toy_run(together) == 0
+    assert len(list((folder_of(tmp_path / "together") / "cache" / "trained").iterdir())) == len(together.seeds)
+    for recipe in SCORED:
+        alone = toy_settings(tmp_path / recipe.name, recipes=(recipe,))
+        assert toy_run(alone) == 0
+        (own,) = [r for r in records_of(tmp_path / recipe.name).values() if r["seed"] == 1]
+        shared = records_of(tmp_path / "together")[f"{recipe.name}-1-{own['hash']}.json"]
+        assert shared["rows"] == own["rows"]
+
+
+def test_overwriting_trains_anew(tmp_path: Path) -> None:
+    settings = toy_settings(tmp_path, recipes=SCORED, seeds=(0,))
+    assert toy_run(settings) == 0
+    (network,) = (folder_of(tmp_path) / "cache" / "trained").iterdir()
+    before = records_of(tmp_path)
+    network.write_bytes(b"not a network")
+    assert toy_run(replace(settings, overwrite="always")) == 0
+    assert records_of(tmp_path) == before and len(network.read_bytes()) > 1000

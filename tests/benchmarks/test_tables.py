@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from benchmarks.figures import figure
 from benchmarks.findings import finding
-from benchmarks.records import Record
-from benchmarks.tables import COLUMNS, Results, table_csv, table_md, table_tex
+from benchmarks.records import MetricInfo, Record
+from benchmarks.tables import COLUMNS, Results, grids, shown_name, table_csv, table_md, table_tex
 from tests.benchmarks.records_of import COSTS, record
 
 THREE_SEEDS = [
@@ -182,3 +182,19 @@ def test_tables_hold_every_value_and_no_other(
     for row in rows(results):
         if row["recipe"] != "bicubic":
             assert bool(row["mean"]) == ({int(s) for s in row["seeds"].split(";")} == seeds)
+
+
+def test_many_widths_make_a_row_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = Results([record("individual", 0, {0.25: 30.0, 1.0: 32.0}), record("sandwich", 0, {0.5: 31.0, 1.0: 31.5})])
+    wide = grids(results)[0]
+    monkeypatch.setattr("benchmarks.tables.WIDEST_GRID", 2)
+    tall = grids(results)[0]
+    assert tall.title == wide.title
+    assert tall.head == [wide.head[0], *(row[0] for row in wide.rows)]
+    assert tall.rows == [list(cells) for cells in zip(wide.head[1:], *(row[1:] for row in wide.rows), strict=True)]
+    assert [row[0] for row in tall.rows] == ["0.25", "0.5", "1"]
+
+
+@pytest.mark.parametrize(("name", "shown"), [("psnr", "PSNR"), ("top1_error", "top-1 error"), ("ssim", "SSIM")])
+def test_metrics_have_the_names_that_readers_know(name: str, shown: str) -> None:
+    assert shown_name(MetricInfo(name=name, unit="", better="lower")) == shown

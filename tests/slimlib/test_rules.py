@@ -256,3 +256,22 @@ def test_an_output_is_gone_before_the_next_width_runs() -> None:
 
     Sandwich(RANGE, 5).backward(net, x, loss)
     assert len(outputs) == 5
+
+
+@pytest.mark.parametrize("distill", [None, soft_cross_entropy])
+def test_autocast_computes_the_network_in_lower_precision_and_the_losses_in_full(distill: Any) -> None:
+    torch.manual_seed(0)
+    net = perceptron()
+    seen: list[torch.dtype] = []
+    inside: list[torch.dtype] = []
+    net[1].register_forward_hook(lambda _m, _a, out: inside.append(out.dtype))
+
+    def loss(output: Tensor) -> Tensor:
+        seen.append(output.dtype)
+        return output.square().mean()
+
+    rule = Sandwich(RANGE, samples=3, distill=distill)
+    losses = rule.backward(net, batch()[0], loss, autocast=torch.bfloat16)
+    assert set(seen) == {torch.float32} and set(inside) == {torch.bfloat16}
+    assert {value.dtype for value in losses.values()} == {torch.float32}
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in net.parameters())

@@ -12,9 +12,10 @@ import torch
 
 import slimlib as slim
 from tasks.checkpoint import Checkpoint, HostileCheckpointError
-from tasks.recipe import Recipe
+from tasks.recipe import MEASURED, Recipe
+from tasks.scoring import TrainingFailed, WidthResult, score
 from tasks.seeds import derive_seed
-from tasks.supervised import Interrupted, TrainingFailed, Watch, WidthResult, train_recipe
+from tasks.supervised import Interrupted, Watch, train_recipe
 from tests.tasks.toy import ToyTask
 
 STEPS = 6
@@ -88,7 +89,7 @@ def test_an_individual_network_is_trained_the_ordinary_way() -> None:
         optimizer.step()
         scheduler.step()
     with torch.no_grad():
-        by_hand = task.evaluate(net.eval())
+        by_hand = task.evaluate(net.eval())[0]
     assert train(INDIVIDUAL)[0].metrics == by_hand
 
 
@@ -108,7 +109,7 @@ def test_a_slimmable_network_is_trained_by_its_rule() -> None:
         scheduler.step()
     slim.calibrate(net, [task.batch(step, derive_seed(0, "calibration"))[0] for step in range(2)], [0.5, 0.75, 1.0])
     with torch.no_grad(), slim.at_width(net.eval(), 0.75):
-        by_hand = task.evaluate(net)
+        by_hand = task.evaluate(net)[0]
     assert train(SANDWICH)[1].metrics == by_hand
 
 
@@ -135,20 +136,76 @@ CHANGES = {
     "norm": (SWITCHABLE, replace(SWITCHABLE, norm="switchable")),
     "calibrate": (BASE, replace(BASE, calibrate=3)),
     "average": (BASE, replace(BASE, average="moving")),
+    "calibrate_on": (BASE, replace(BASE, calibrate_on="plain")),
+    "trained": (BASE, replace(BASE, trained="nonuniform")),
+    "tested": (BASE, replace(BASE, tested="nonuniform")),
 }
+BY_OTHER_TESTS = {"name", "spectrum"}
 
 
 def test_there_is_a_test_for_every_key_of_a_recipe() -> None:
-    assert set(CHANGES) == set(BASE.settings())
+    assert set(CHANGES) == set(Recipe.__dataclass_fields__) - BY_OTHER_TESTS
 
 
 @pytest.mark.parametrize("key", CHANGES)
 def test_every_key_of_a_recipe_changes_the_result(key: str) -> None:
     one, other = CHANGES[key]
     before, after = train(one), train(other)
-    common = {r.width for r in before} & {r.width for r in after} - {1.0 if key in ("calibrate", "average") else 0.0}
+    unmoved = {0.5, 1.0} if key == "tested" else {1.0} if key in MEASURED else set()
+    common = {r.width for r in before} & {r.width for r in after} - unmoved
     assert common
     assert [r.metrics for r in before if r.width in common] != [r.metrics for r in after if r.width in common]
+
+
+def test_a_spectrum_is_scored_at_evenly_spaced_widths() -> None:
+    results = train(replace(BASE, spectrum=5))
+    assert [r.width for r in results] == [0.5, 0.625, 0.75, 0.875, 1.0]
+    assert {r.width: r for r in train(BASE)}[0.75] == results[2]
+
+
+def test_a_non_uniform_test_is_the_mean_over_plans_around_the_width() -> None:
+    results = {r.width: r for r in train(replace(BASE, tested="nonuniform"))}
+    uniform = {r.width: r for r in train(BASE)}
+    assert (results[0.5], results[1.0]) == (uniform[0.5], uniform[1.0]), "at the ends there is nothing to vary"
+    assert results[0.75].macs != uniform[0.75].macs
+
+
+def test_without_calibration_every_width_has_the_statistics_of_the_full_one() -> None:
+    task = ToyTask()
+    net = slim.convert(task.build(), task.example(), widths=slim.WidthRange(0.5, 1.0), divisor=4)
+    net(torch.randn(4, 2, 8, 8))
+    score(task, replace(BASE, calibrate=0), net, None, seed=0, device=torch.device("cpu"))
+    norm = net[1]
+    with slim.at_width(net, 0.5):
+        assert torch.equal(norm.running_mean, norm._buffers["running_mean"][:8])
+        assert torch.equal(norm.running_var, norm._buffers["running_var"][:8])
+
+
+@pytest.mark.parametrize("measured", ["calibrate", "average", "calibrate_on", "tested", "spectrum"])
+def test_a_network_trained_for_another_score_equals_one_trained_for_this(measured: str, tmp_path: Path) -> None:
+    other = replace(
+        BASE, **{measured: {"average": "moving", "calibrate_on": "plain", "tested": "nonuniform"}.get(measured, 3)}
+    )
+    kept = Checkpoint(tmp_path / "trained.pt", "same")
+    train(BASE, trained=kept)
+    steps: list[int] = []
+    shared = train(other, trained=kept, watch=Watch(step=lambda done, _: steps.append(done)))
+    assert shared == train(other) and steps == []
+    assert BASE.training() == other.training()
+
+
+@pytest.mark.parametrize("recipe", [INDIVIDUAL, SANDWICH], ids=lambda r: r.name)
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_lower_precision_trains_and_resumes_exactly(recipe: Recipe, precision: str, tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "run.pt", "run", every=0.0)
+    with pytest.raises(Killed):
+        train(recipe, precision=precision, checkpoint=checkpoint, watch=kill_at(3))
+    whole = train(recipe, precision=precision)
+    assert train(recipe, precision=precision, checkpoint=checkpoint) == whole
+    full = train(recipe)
+    assert whole != full
+    for one, other in zip(whole, full, strict=True):
+        assert abs(one.metrics["noise"]["fit"] - other.metrics["noise"]["fit"]) < 0.5
 
 
 def test_every_rule_trains_differently() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
-from slimlib.width import round_channels
-from tasks.task import Metric, Scores
+import slimlib as slim
+from slimlib.width import Width, round_channels
+from tasks.task import CPU, WHOLE, Metric, Scores, Shard
 
 
 class ToyTask:
@@ -30,23 +31,25 @@ class ToyTask:
     metrics = (Metric("error", "", "lower"), Metric("fit", "dB", "higher"))
     eval_sets = ("noise", "waves")
     widths = (0.5, 0.75, 1.0)
-    divisor = 4
 
     def __init__(self, *, poison: int | None = None, slow: float = 0.0) -> None:
         self.poison = poison
         self.slow = slow
 
-    def build(self, width: float = 1.0) -> nn.Module:
-        hidden = round_channels(16, width, self.divisor)
+    def build(self, width: float = 1.0, *, norm: str = "batch") -> nn.Module:
+        hidden = round_channels(16, width, 4)
         return nn.Sequential(
             nn.Conv2d(2, hidden, 3, padding=1, bias=False),
-            nn.BatchNorm2d(hidden),
+            nn.BatchNorm2d(hidden) if norm == "batch" else nn.GroupNorm(hidden // 4, hidden),
             nn.ReLU(),
             nn.Dropout(0.1),
             nn.Conv2d(hidden, hidden, 3, padding=1),
             nn.ReLU(),
             nn.Conv2d(hidden, 2, 3, padding=1),
         )
+
+    def channel_rule(self, net: nn.Module) -> Mapping[str, Any]:
+        return {"divisor": 4}
 
     def example(self) -> Tensor:
         return torch.zeros(1, 2, 8, 8)
@@ -61,6 +64,20 @@ class ToyTask:
         target = _blur(x)
         return x, target * math.inf if self.poison is not None and step >= self.poison else target
 
+    def batches(
+        self,
+        steps: range,
+        seed: int,
+        *,
+        device: torch.device = CPU,
+        shard: Shard = WHOLE,
+        augmented: bool = True,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for step in steps:
+            x, target = self.batch(step, seed)
+            x = x if augmented else x * 2
+            yield x[shard.index :: shard.count].to(device), target[shard.index :: shard.count].to(device)
+
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         return F.mse_loss(output, target)
 
@@ -68,7 +85,16 @@ class ToyTask:
         optimizer = Adam(net.parameters(), lr=1e-2)
         return optimizer, MultiStepLR(optimizer, [steps // 2], gamma=0.1)
 
-    def evaluate(self, net: nn.Module) -> Scores:
+    def evaluate(self, net: nn.Module, widths: Sequence[Width] | None = None) -> list[Scores]:
+        if widths is None:
+            return [self._scores(net)]
+        scores = []
+        for width in widths:
+            with slim.at_width(net, width):
+                scores.append(self._scores(net))
+        return scores
+
+    def _scores(self, net: nn.Module) -> Scores:
         grid = torch.arange(8.0)
         waves = torch.sin(grid[:, None] + grid * 0.5).expand(1, 2, 8, 8)
         noise = torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(1))
