@@ -41,6 +41,7 @@ def compose_run(arguments: Sequence[str]) -> dict[str, Any]:
         chosen_data = f"data={default_data(plain)}"
         plain = _compose([*[_line(o) for o in chosen], chosen_data])
         arguments = [*arguments, chosen_data]
+    _check_data(plain)
     keys = _keys(OmegaConf.to_container(plain, resolve=False))
     for override in overrides:
         key = override.key_or_group
@@ -60,6 +61,15 @@ def default_data(config: DictConfig) -> str:
         has = ", ".join(str(key) for key in scale if key != "name")
         raise ValueError(f"scale={scale.name} has no numbers for task={task}; it has: {has}")
     return str(numbers.data)
+
+
+def _check_data(config: DictConfig) -> None:
+    """Raise ValueError where the data chosen are those of another task."""
+    task, data = config.task.name, config.data
+    if task in data.tasks:
+        return
+    own = [name for name in choices("data") if task in OmegaConf.load(CONF / "data" / f"{name}.yaml").tasks]
+    raise ValueError(f"data={data.name} is for task={' or '.join(data.tasks)}; task={task} takes {', '.join(own)}")
 
 
 def _parse(argument: str) -> Override:

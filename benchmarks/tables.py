@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -113,9 +114,21 @@ class Results:
         individual = any(self.individual(recipe) for recipe in self.recipes)
         shape = " x ".join(map(str, first.input))
         note = " Individual: one ordinary network built and trained for each width." if individual else ""
-        trained = f"trained on {first.dataset}, {first.steps:,} steps for each network (scale {first.scale})"
+        precision = f" in {first.settings['precision']}" if "precision" in first.settings else ""
+        trained = (
+            f"{network_name(first.settings)}trained on {first.dataset}, "
+            f"{first.steps:,} steps for each network{precision} (scale {first.scale})"
+        )
         measured = f"{first.protocol.rstrip('.')}. Multiply-adds of one input of {shape}."
         return f"{first.question} Task {first.task}, {trained}; {spread}. {measured}{note}"
+
+
+def network_name(settings: Mapping[str, Any]) -> str:
+    """The network that a task's settings name, for captions: `resnet18 x 0.25, `; empty where they name none."""
+    if "model" not in settings:
+        return ""
+    thinner = f" x {settings['multiplier']:g}" if settings.get("multiplier", 1.0) != 1.0 else ""
+    return f"{settings['model']}{thinner}, "
 
 
 def tidy(results: Results) -> pd.DataFrame:

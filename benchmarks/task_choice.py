@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from tasks.choices import check_choice, check_keys
 from tasks.task import SupervisedTask
 
-TASKS = ("sr",)
+TASKS = {"sr": ("SrSettings", "SuperResolution"), "classification": ("ClassificationSettings", "Classification")}
+"""The classes of each task in tasks/<name>/settings.py and tasks/<name>/task.py, imported when it is chosen."""
+
 PLACES = ("root", "eval_sets")  # keys that say where on this machine the data lie
-CONVENIENCES = ("cache_gb",)  # keys that change speed, and nothing of the result
+CONVENIENCES = ("cache_gb", "workers")  # keys that change speed, and nothing of the result
 
 
 def check_task_settings(name: str, settings: Mapping[str, Any]) -> None:
     """Raise ValueError, with the nearest right one, where a key or value is wrong. Reads no data."""
-    check_choice("task", name, TASKS)
-    from tasks.sr.settings import SrSettings
-
-    check_keys(f"task={name}", settings, SrSettings)
-    SrSettings(**settings)
+    _settings(name, settings)
 
 
 def make_task(name: str, settings: Mapping[str, Any]) -> SupervisedTask:
     """The task, its data found and readable."""
-    check_task_settings(name, settings)
-    from tasks.sr.settings import SrSettings
-    from tasks.sr.task import SuperResolution
+    checked = _settings(name, settings)
+    task: SupervisedTask = getattr(import_module(f"tasks.{name}.task"), TASKS[name][1])(checked)
+    return task
 
-    return SuperResolution(SrSettings(**settings))
+
+def _settings(name: str, settings: Mapping[str, Any]) -> Any:
+    check_choice("task", name, TASKS)
+    own = getattr(import_module(f"tasks.{name}.settings"), TASKS[name][0])
+    check_keys(f"task={name}", settings, own)
+    return own(**settings)
 
 
 def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:

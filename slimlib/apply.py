@@ -53,8 +53,14 @@ def apply_layout(
     """Make `net` slimmable, in place, by a layout of this very network; returns it at its largest width.
 
     `by_hand`: its layers are slim already and read their inputs off what arrives.
+
+    Raises:
+        ValueError: a switch is a `WidthPlan` of another network.
     """
     slimming = Slimming(layout, widths or EVERY_WIDTH, norm)
+    if isinstance(widths, Switches):
+        for width in widths.widths:
+            slimming.channels_at(width)  # a plan of another network is refused before this one is touched
     names = {module: name for name, module in net.named_modules()}
     parts = {part.module: part for part in find_parts(net, layout)}
     for module in [m for m in net.modules() if parametrize.is_parametrized(m)]:
@@ -98,7 +104,7 @@ def _add_switches(part: Part, slimming: Slimming) -> None:
     for channels in dict.fromkeys(slimming.channels_at(w) for w in slimming.widths.widths):
         if channels == slimming.layout.full:
             continue
-        index = axis_index(slot.axes[0], channels) if slot else None
+        index = axis_index(slot.axes[0], channels) if slot and slot.axes else None  # no axes: it stays full
 
         def active(t: Tensor, index: int | Tensor | None = index) -> Tensor:
             return t if index is None else t[:index] if isinstance(index, int) else t[index.to(t.device)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from slimlib.apply import apply_layout
 from slimlib.batchnorm import Norm
+from slimlib.layout import Layout, axis_size
 from slimlib.slimming import Slimming
 from slimlib.swapping import no_inference_mode
 from slimlib.width import Switches, Widths
@@ -25,7 +26,9 @@ def convert(
     widths: Widths | None = None,
     norm: Norm = "universal",
     divisor: int = 8,
+    divisors: Mapping[str, int] | None = None,
     keep: Sequence[str] = (),
+    layout: Layout | None = None,
 ) -> nn.Module:
     """Make a network slimmable, in place: afterwards `set_width` sets how many channels it computes with.
 
@@ -40,7 +43,11 @@ def convert(
         norm: BatchNorm is "universal" (shared affine, statistics by `calibrate`), "switchable" (private
             affine and statistics for each of the `Switches`), or "shared" (one of all for all widths).
         divisor: channels are rounded to multiples of it; a narrow layer takes a smaller one.
+        divisors: name of a layer -> the divisor of its output channels, for layers that round otherwise (and
+            with them those that must agree).
         keep: names of further modules whose outputs stay full.
+        layout: what slims together, for a network where that is known and cannot be found by following its
+            channels; it is taken as it is, with its divisors.
 
     Raises:
         ValueError: something cannot be followed and cannot be kept full, nothing slims, or an argument is wrong.
@@ -50,14 +57,21 @@ def convert(
     """
     from slimlib.flow import follow
 
-    check_arguments(net, widths, norm, divisor)
-    with no_inference_mode():
-        layout = follow(net, example, keep=keep, divisor=divisor)
+    check_network(net)
+    check_norm(norm, widths)
+    check_divisors(divisor, divisors or {})
+    if layout is None:
+        with no_inference_mode():
+            layout = follow(net, example, keep=keep, divisor=divisor, divisors=divisors)
+    elif divisors or keep:
+        raise ValueError("a layout has its own divisors, and tells what stays full; leave out divisors and keep")
+    else:
+        check_layout(net, layout)
     return apply_layout(net, layout, widths=widths, norm=norm)
 
 
-def check_arguments(net: nn.Module, widths: Widths | None, norm: str, divisor: int) -> None:
-    """Raise ValueError for what `convert` cannot work with."""
+def check_network(net: nn.Module) -> None:
+    """Raise ValueError for a network that `convert` cannot work with."""
     if isinstance(net, DistributedDataParallel) or "_orig_mod" in net._modules:
         raise ValueError(f"convert the network first, then wrap it; this one is inside {type(net).__name__} already")
     for name, module in net.named_modules():
@@ -68,9 +82,32 @@ def check_arguments(net: nn.Module, widths: Widths | None, norm: str, divisor: i
                 f"layer '{name}' ({type(module).__name__}) keeps running statistics, those of one width; "
                 "build it with track_running_stats=False"
             )
+
+
+def check_norm(norm: str, widths: Widths | None) -> None:
+    """Raise ValueError for a norm that does not exist, or lacks its switches."""
     if norm not in NORMS:
         raise ValueError(f"norm {norm!r} does not exist; choose one of {', '.join(NORMS)}")
     if norm == "switchable" and not isinstance(widths, Switches):
         raise ValueError("norm 'switchable' needs its switches: convert(..., widths=Switches(0.25, 0.5, 1.0))")
-    if isinstance(divisor, bool) or not isinstance(divisor, int) or divisor < 1:
-        raise ValueError(f"divisor {divisor!r} must be a whole number of channels, at least 1")
+
+
+def check_divisors(divisor: int, divisors: Mapping[str, int]) -> None:
+    """Raise ValueError for what is no number of channels."""
+    for name, value in {"": divisor, **divisors}.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            where = f" of {name!r}" if name else ""
+            raise ValueError(f"divisor {value!r}{where} must be a whole number of channels, at least 1")
+
+
+def check_layout(net: nn.Module, layout: Layout) -> None:
+    """Raise ValueError for a layout of another network."""
+    tensors = dict(net.named_parameters(remove_duplicate=False)) | dict(net.named_buffers(remove_duplicate=False))
+    for name, dims in layout.axes.items():
+        if name not in tensors:
+            raise ValueError(f"the layout is of another network: this {type(net).__name__} has no '{name}'")
+        full = {dim: axis_size(axis, layout.full) for dim, axis in dims.items()}
+        shape = list(tensors[name].shape)
+        if any(dim >= len(shape) or shape[dim] != size for dim, size in full.items()):
+            wanted = ", ".join(f"{size} in dimension {dim}" for dim, size in full.items())
+            raise ValueError(f"the layout is of another network: '{name}' is {shape} here, and has {wanted} there")

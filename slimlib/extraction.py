@@ -15,7 +15,7 @@ from slimlib.batchnorm import refuse_uncalibrated
 from slimlib.layers import SLIM_LAYERS
 from slimlib.setting import slimming_of
 from slimlib.swapping import STATISTICS, Gather, Gathers, dense_class, without_weight_norm_hooks
-from slimlib.width import Width, check_width
+from slimlib.width import Width
 
 PLAIN = {slim: dense for dense, slim in SLIM_LAYERS.items()}
 OURS = ("full_numbers", "name_in_network", "slim_output", "to_gather", "slim", "slimming")
@@ -37,7 +37,7 @@ def extract(net: nn.Module, width: Width, example: Any = None) -> nn.Module:
         RuntimeError: the outputs on `example` differ.
     """
     source = slimming_of(net)
-    check_width(width, source.widths)
+    source.check(width)
     root = source.net()
     plain = copy.deepcopy(root)
     slimming = slimming_of(plain)

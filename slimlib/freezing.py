@@ -20,9 +20,8 @@ from slimlib.extraction import (
     plain_class,
 )
 from slimlib.setting import slimming_of
-from slimlib.slimming import label
 from slimlib.swapping import Ready, Swaps, SwapsOut, slim_class, swap_in
-from slimlib.width import Switches, Width, check_width
+from slimlib.width import Switches, Width, label
 
 
 class Frozen:
@@ -113,7 +112,7 @@ def freeze(net: nn.Module, widths: Sequence[Width] | None = None) -> nn.Module:
     if not widths:
         raise ValueError("freeze needs the widths to serve, for example widths=[0.25, 0.5, 1.0]")
     for width in widths:
-        check_width(width, source.widths)
+        source.check(width)
     frozen = copy.deepcopy(source.net())
     slimming = slimming_of(frozen)
     names = {module: name for name, module in frozen.named_modules()}

@@ -47,6 +47,6 @@ class NonuniformSandwich(Sandwich):
         self._net, self._range = net, widths
 
     def draw(self) -> list[Width]:
-        ends = self.fixed()
-        plans = [random_plan(self._net, self._range, self._generator) for _ in range(self.samples - len(ends))]
-        return [max(ends), *plans, min(ends)]
+        count = self.samples - len(self.fixed())
+        plans = [random_plan(self._net, self._range, self._generator) for _ in range(count)]
+        return [self._range.largest, *plans, self._range.smallest]

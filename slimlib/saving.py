@@ -20,7 +20,7 @@ from slimlib.extraction import is_private
 from slimlib.layout import Layout
 from slimlib.setting import slimming_of
 from slimlib.slimming import Slimming
-from slimlib.width import Switches, WidthRange, Widths
+from slimlib.width import Switches, WidthPlan, WidthRange, Widths
 
 KEY = "slimlib"
 
@@ -172,10 +172,12 @@ def _first_difference(saved: Layout, own: Layout) -> str:
 
 
 def _widths_to_json(widths: Widths) -> dict[str, Any]:
-    if isinstance(widths, Switches):
-        return {"switches": list(widths.widths)}
-    return {"range": [widths.smallest, widths.largest]}
+    if isinstance(widths, WidthRange):
+        return {"range": [widths.smallest, widths.largest]}
+    return {"switches": [list(w.channels) if isinstance(w, WidthPlan) else w for w in widths.widths]}
 
 
 def _widths_from_json(data: Mapping[str, Any]) -> Widths:
-    return Switches(*data["switches"]) if "switches" in data else WidthRange(*data["range"])
+    if "switches" not in data:
+        return WidthRange(*data["range"])
+    return Switches(*(WidthPlan(w) if isinstance(w, list) else w for w in data["switches"]))

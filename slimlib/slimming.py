@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from slimlib.batchnorm import Norm, statistics_swaps, tracks
 from slimlib.layout import Axis, Layout
 from slimlib.swapping import STATISTICS, Part, Ready, Slot, Swaps, logical_weight, no_inference_mode, swap_in
-from slimlib.width import Width, WidthPlan, Widths, check_width, round_channels
+from slimlib.width import Switches, Width, WidthPlan, Widths, check_width, label, round_channels
 
 # What is prepared is forgotten beyond these: a plan of MobileNet v2 takes 0.2 MB, and random plans never end.
 REMEMBERED_WIDTHS, REMEMBERED_CHANNELS = 16384, 512
@@ -70,6 +70,17 @@ class Slimming:
                     f"the WidthPlan asks for {count} channels of '{group.name}'; possible: 1 to {group.units}"
                 )
         return width.channels
+
+    def check(self, width: Width) -> None:
+        """Raise ValueError, with what may be set, unless `width` is that."""
+        check_width(width, self.widths)
+        if self.norm != "switchable" or not isinstance(width, WidthPlan):
+            return
+        assert isinstance(self.widths, Switches)
+        if self.channels_at(width) not in map(self.channels_at, self.widths.widths):
+            raise ValueError(
+                f"{width} is no switch of this network, and only switches have a BatchNorm of their own: {self.widths}"
+            )
 
     def set(self, width: Width) -> None:
         """Swap in what belongs to a width (see `set_width`)."""
@@ -128,7 +139,7 @@ class Slimming:
         return self._parts
 
     def _prepare(self, width: Width) -> Ready:
-        check_width(width, self.widths)
+        self.check(width)
         channels = self.channels_at(width)
         if self.stale():
             self._forget()
@@ -190,11 +201,6 @@ class Slimming:
         self.__dict__.update(state)
         self._net = lambda: None
         self._forget()
-
-
-def label(width: Width) -> str:
-    """A width as messages show it."""
-    return str(width) if isinstance(width, WidthPlan) else f"{width:g}"
 
 
 def find_parts(net: nn.Module, layout: Layout) -> list[Part]:

@@ -53,34 +53,54 @@ class WidthRange:
 class Switches:
     """A short, fixed list of widths: a switchable network (S-Nets).
 
+    All are fractions in (0, 1], or all are a `WidthPlan` of the same network (AutoSlim). They are kept from
+    narrow to wide, plans by their channels in all.
+
     Raises:
-        ValueError: no width, a width outside (0, 1], or one given twice.
+        ValueError: no width, one outside (0, 1], one given twice, or plans of different networks.
     """
 
-    widths: tuple[float, ...]
+    widths: tuple[Width, ...]
 
-    def __init__(self, *widths: float) -> None:
-        bad = [w for w in widths if not 0 < w <= 1]
-        if not widths or bad or len(set(widths)) < len(widths):
+    def __init__(self, *widths: Width) -> None:
+        plans = [w for w in widths if isinstance(w, WidthPlan)]
+        numbers = [w for w in widths if not isinstance(w, WidthPlan)]
+        if plans:
+            if numbers or len({len(plan.channels) for plan in plans}) > 1:
+                raise ValueError(f"Switches{widths}: all must be numbers, or all a WidthPlan with as many groups")
+            if len(set(plans)) < len(plans):
+                raise ValueError(f"Switches{widths}: each WidthPlan must be there only once")
+        elif not numbers or not all(0 < w <= 1 for w in numbers) or len(set(numbers)) < len(numbers):
             raise ValueError(
                 f"Switches{widths}: needs at least one width, each in (0, 1] and only once, "
                 "for example Switches(0.25, 0.5, 0.75, 1.0)"
             )
-        object.__setattr__(self, "widths", tuple(sorted(float(w) for w in widths)))
+        given: list[Width] = [*plans, *map(float, numbers)]
+        object.__setattr__(self, "widths", tuple(sorted(given, key=by_size)))
 
     @property
-    def smallest(self) -> float:
+    def smallest(self) -> Width:
         return self.widths[0]
 
     @property
-    def largest(self) -> float:
+    def largest(self) -> Width:
         return self.widths[-1]
 
     def __contains__(self, width: object) -> bool:
         return width in self.widths
 
     def __str__(self) -> str:
-        return ", ".join(f"{w:g}" for w in self.widths)
+        return ", ".join(map(label, self.widths))
+
+
+def by_size(width: Width) -> tuple[float, ...]:
+    """What widths of one kind are sorted by, narrow ones first."""
+    return (sum(width.channels), *width.channels) if isinstance(width, WidthPlan) else (width,)
+
+
+def label(width: Width) -> str:
+    """A width as messages show it."""
+    return str(width) if isinstance(width, WidthPlan) else f"{width:g}"
 
 
 Widths = WidthRange | Switches

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import slimlib as slim
 from benchmarks.perf.measurement import Measurement
-from benchmarks.perf.networks import build
+from benchmarks.perf.networks import build, channel_rule
 from benchmarks.perf.timing import ratio, take_turns
 
 FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
@@ -24,7 +24,8 @@ def inference(
         memory = FORMATS[shown]
         torch.manual_seed(0)
         images = torch.randn(8, 3, size, size).to(memory_format=memory)
-        net = slim.convert(build(name).to(memory_format=memory), images[:1]).eval()
+        full = build(name).to(memory_format=memory)
+        net = slim.convert(full, images[:1], **channel_rule(full)).eval()
         narrow = [w for w in widths if w < 1.0]
         slim.calibrate(net, [images], widths=narrow)
         frozen = slim.freeze(net, widths=list(widths))

@@ -6,14 +6,15 @@ import torch
 
 import slimlib as slim
 from benchmarks.perf.measurement import Measurement
-from benchmarks.perf.networks import build
+from benchmarks.perf.networks import build, channel_rule
 from benchmarks.perf.timing import Spread, take_turns
 
 
 def switching(name: str, *, size: int, rounds: int) -> list[Measurement]:
     """Microseconds of one `set_width`, in training in place and on a frozen network."""
     images = torch.randn(4, 3, size, size)
-    net = slim.convert(build(name), images[:1]).eval()
+    full = build(name)
+    net = slim.convert(full, images[:1], **channel_rule(full)).eval()
     slim.calibrate(net, [images], widths=[0.5])
     frozen = slim.freeze(net, widths=[0.5, 1.0])
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import slimlib as slim
 from benchmarks.perf.measurement import Measurement
-from benchmarks.perf.networks import build
+from benchmarks.perf.networks import build, channel_rule
 from benchmarks.perf.timing import Spread, ratio, take_turns
 
 WIDTHS = slim.Switches(0.25, 0.5, 0.75, 1.0)  # a sandwich with n=4 draws just these in every step
@@ -59,7 +59,8 @@ def peak(step: Step) -> int:
 
 def _slimmable_step(name: str, x: Tensor) -> Step:
     torch.manual_seed(0)
-    net = slim.convert(build(name), x[:1], widths=WIDTHS)
+    full = build(name)
+    net = slim.convert(full, x[:1], widths=WIDTHS, **channel_rule(full))
     rule = slim.Sandwich(WIDTHS, samples=4)
     optimizer = _optimizer(net)
 

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 from slimlib.flow.check import Failure, Followed, Proof, prepare
 from slimlib.flow.errors import FlowError
 from slimlib.flow.repair import repair
-from slimlib.flow.solve import Solution, layout
+from slimlib.flow.solve import Rounding, Solution, layout
 from slimlib.flow.steps import Choices, Step
 from slimlib.flow.ties import Ties
 from slimlib.flow.trace import Trace
@@ -23,7 +23,14 @@ from slimlib.layout import Layout
 ATTEMPTS = 60
 
 
-def follow(net: nn.Module, example: Any, *, keep: Sequence[str] = (), divisor: int = 8) -> Layout:
+def follow(
+    net: nn.Module,
+    example: Any,
+    *,
+    keep: Sequence[str] = (),
+    divisor: int = 8,
+    divisors: Mapping[str, int] | None = None,
+) -> Layout:
     """Find which channels of a network may slim, and where each of them passes.
 
     The network runs on a copy, once in eval and once in training mode; the module given is not touched.
@@ -33,17 +40,19 @@ def follow(net: nn.Module, example: Any, *, keep: Sequence[str] = (), divisor: i
         example: what the network is called with: one argument, or a tuple of them.
         keep: names of modules (also of containers) whose output channels stay full.
         divisor: channel numbers are multiples of it; a group takes a smaller one where it has fewer than two.
+        divisors: name of a layer -> another divisor, of its output channels.
 
     Raises:
         FlowError: nothing slims, or an operation cannot be followed; the message names layer and operation.
-        ValueError: `keep` names no module of the network.
+        ValueError: `keep` names no module of the network, `divisors` no layer that makes channels, or layers that
+            must agree have several.
     """
     args = example if isinstance(example, tuple) else (example,)
-    names = _kept_parameters(net, keep)
+    names, rounding = _kept_parameters(net, keep), Rounding(divisor, dict(divisors or {}))
     choices, copied, subject = Choices(), duplicate(net), None
     for _ in range(ATTEMPTS):
         try:
-            found = analyse(net, copied, args, choices, names, divisor)
+            found = analyse(net, copied, args, choices, names, rounding)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -63,7 +72,7 @@ def analyse(
     args: tuple[Any, ...],
     choices: Choices,
     kept: Mapping[str, str],
-    divisor: int = 8,
+    rounding: Rounding,
 ) -> Followed:
     """Follow the channels of `net` on a copy, without proof; `kept`: names of parameters that stay full -> why."""
     ties = Ties()
@@ -82,7 +91,7 @@ def analyse(
             if name.startswith(f"{module}.") or not module:
                 ties.fix(ids, why)
     solution = Solution(ties)
-    found = layout(net, ties, solution, divisor)
+    found = layout(net, ties, solution, rounding)
     if not found.groups:
         reasons = "; ".join(f"{name}: {why}" for name, why in list(found.kept.items())[:3])
         raise FlowError(f"nothing slims in this {type(net).__name__}. {reasons}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -12,8 +14,17 @@ from torch import Tensor, nn
 from slimlib.flow.errors import FlowError
 from slimlib.flow.ties import AtomKey, Ties
 from slimlib.layout import Axis, Group, Layout, Segment
+from slimlib.width import fitting_divisor
 
 Place = tuple[int, int]  # (group, unit)
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """The divisor of channel numbers, and those of the outputs of layers that round otherwise."""
+
+    divisor: int
+    divisors: Mapping[str, int]
 
 
 class Solution:
@@ -50,13 +61,23 @@ class Solution:
             self._axes[units] = segments([self.places.get(unit) for unit in units])
         return self._axes[units]
 
-    def group(self, keys: tuple[AtomKey, ...], divisor: int) -> Group:
+    def group(self, keys: tuple[AtomKey, ...], rounding: Rounding) -> Group:
         units = self.groups[keys]
-        divisor = max(1, divisor // self._fewest_channels[units[0]])
-        while divisor > 1 and len(units) < 2 * divisor:
-            divisor //= 2
         layers = tuple(dict.fromkeys(_layer(name) for name, _ in keys))
+        divisor = fitting_divisor(len(units), self._units_of_divisor(keys, units[0], rounding))
         return Group(layers[0], len(units), divisor, layers)
+
+    def _units_of_divisor(self, keys: tuple[AtomKey, ...], unit: int, rounding: Rounding) -> int:
+        """The divisor in units: what is given counts the outputs of its layer, else the axis with fewest channels."""
+        given: dict[str, int] = {}
+        for key in keys:
+            if (layer := _layer(key[0])) in rounding.divisors:
+                channels = int((self.labels[self.ties.atoms[key]] == unit).sum())
+                given[layer] = max(1, rounding.divisors[layer] // channels)
+        if len(set(given.values())) > 1:
+            told = " and ".join(f"'{layer}' ({rounding.divisors[layer]})" for layer in given)
+            raise ValueError(f"divisors of layers that must have the same channels differ: {told}; give them one")
+        return next(iter(given.values()), max(1, rounding.divisor // self._fewest_channels[unit]))
 
     @cached_property
     def _fewest_channels(self) -> dict[int, int]:
@@ -78,8 +99,9 @@ class Solution:
         return kept
 
 
-def layout(net: nn.Module, ties: Ties, solution: Solution, divisor: int) -> Layout:
+def layout(net: nn.Module, ties: Ties, solution: Solution, rounding: Rounding) -> Layout:
     """The layout of the network that the ties describe."""
+    _check_names(ties, rounding)
     names = _aliases(net)
     axes: dict[str, dict[int, Axis]] = {}
     norm_inputs: dict[str, Axis] = {}
@@ -94,8 +116,17 @@ def layout(net: nn.Module, ties: Ties, solution: Solution, divisor: int) -> Layo
         found = {d: axis for d, axis in found.items() if _slims(axis)}
         for alias in names[name][1] if found else []:
             axes.setdefault(alias, {}).update(found)
-    groups = tuple(solution.group(keys, divisor) for keys in solution.groups)
+    groups = tuple(solution.group(keys, rounding) for keys in solution.groups)
     return Layout(groups, axes, norm_inputs, solution.kept(), tuple(_idle(net, ties)))
+
+
+def _check_names(ties: Ties, rounding: Rounding) -> None:
+    makers = [_layer(name) for name, _ in ties.producers]
+    for wanted in rounding.divisors:
+        if wanted not in makers:
+            near = difflib.get_close_matches(wanted, makers, n=1, cutoff=0.0)
+            hint = f"; the nearest is {near[0]!r}" if near else ""
+            raise ValueError(f"divisors names {wanted!r}, which is no layer that makes channels of its own{hint}")
 
 
 def segments(channels: list[Place | None]) -> Axis:

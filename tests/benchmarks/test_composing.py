@@ -32,11 +32,19 @@ def test_every_task_ablation_and_scale_composes(task: str, ablation: str, scale:
 @pytest.mark.parametrize("data", choices("data"))
 @pytest.mark.parametrize("launcher", choices("launcher"))
 def test_every_data_and_launcher_composes(data: str, launcher: str, tmp_path: Path) -> None:
-    place = [] if data == "photos" else [f"data.root={tmp_path}"]
-    settings = read_settings([f"data={data}", f"launcher={launcher}", *place])
+    task = "sr" if data in ("photos", "folder", "benchmark") else "classification"
+    place = [] if data in ("photos", "digits") else [f"data.root={tmp_path}"]
+    settings = read_settings([f"task={task}", f"data={data}", f"launcher={launcher}", *place])
     assert (settings.data, settings.launcher) == (data, launcher)
-    deeper = () if data == "photos" else (data,)
-    assert settings.folder == Path("results/sr/sandwich/tiny").joinpath(*deeper)
+    deeper = () if data in ("photos", "digits") else (data,)
+    assert settings.folder == Path(f"results/{task}/sandwich/tiny").joinpath(*deeper)
+
+
+def test_data_of_another_task_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match="data=digits is for task=classification; task=sr takes benchmark, folder, photos"
+    ):
+        read_settings(["task=sr", "data=digits"])
 
 
 def test_the_defaults_are_the_readme_s() -> None:

@@ -11,7 +11,7 @@ import slimlib as slim
 from benchmarks.perf.__main__ import main
 from benchmarks.perf.inference import inference
 from benchmarks.perf.measurement import Measurement
-from benchmarks.perf.networks import NETWORKS, build
+from benchmarks.perf.networks import NETWORKS, build, channel_rule
 from benchmarks.perf.records import read, write
 from benchmarks.perf.report import write_report
 from benchmarks.perf.timing import Spread, ratio, take_turns
@@ -21,7 +21,8 @@ from benchmarks.perf.training import peak
 @pytest.mark.parametrize("name", NETWORKS)
 def test_dense_networks_have_the_channels_of_the_width(name: str) -> None:
     image = torch.randn(1, 3, 64, 64)
-    net = slim.convert(build(name), image)
+    full = build(name)
+    net = slim.convert(full, image, **channel_rule(full))
     for width in (0.25, 0.4, 1.0):
         assert slim.cost(build(name, width), image) == slim.cost(net, image, width)
 

@@ -1,0 +1,112 @@
+"""ResNet-18 and ResNet-50: blocks beside a shortcut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from slimlib.models.channels import Outputs, Slims, scaled
+from slimlib.models.classifier import Classifier, conv
+
+DIVISOR = 1  # the published widths give whole numbers, which are not rounded further
+STEM = 64
+STAGES = (64, 128, 256, 512)
+
+
+@dataclass(frozen=True)
+class Depth:
+    """Blocks in each stage, and what a block is.
+
+    expansion: output channels over the block's inner ones.
+    kernels: of its convolutions; the stride is in the first 3x3.
+    """
+
+    repeats: tuple[int, int, int, int]
+    expansion: int
+    kernels: tuple[int, ...]
+
+
+RESNET18 = Depth((2, 2, 2, 2), expansion=1, kernels=(3, 3))
+RESNET50 = Depth((3, 4, 6, 3), expansion=4, kernels=(1, 3, 1))
+
+
+class Residual(nn.Module):
+    """Convolutions beside a shortcut, which is a projection where channels or size change.
+
+    Source: He et al. 2016 (ResNet), sec. 4.1; stride in the 3x3.
+    """
+
+    def __init__(
+        self, inputs: Outputs, body: Sequence[Outputs], kernels: Sequence[int], stride: int, projection: Outputs | None
+    ) -> None:
+        super().__init__()
+        # The shortcut is registered first, as published plans list it first.
+        self.shortcut = nn.Sequential(*conv(inputs.channels, projection, 1, stride)) if projection else nn.Identity()
+        layers: list[nn.Module] = []
+        channels, left = inputs.channels, stride
+        for own, kernel in zip(body, kernels, strict=True):
+            step, left = (left, 1) if kernel > 1 else (1, left)
+            layers += [*conv(channels, own, kernel, step), nn.ReLU(inplace=True)]
+            channels = own.channels
+        self.body = nn.Sequential(*layers[:-1])
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, inputs, H, W] -> [N, outputs, H', W']
+        return torch.relu(self.body(x) + self.shortcut(x))
+
+
+def slims(depth: Depth, multiplier: float) -> list[Slims]:
+    """Channels of the full network, layer by layer, the projection of a shortcut before the block's body."""
+    return list(_slims(depth, multiplier))
+
+
+def _slims(depth: Depth, multiplier: float) -> Iterator[Slims]:
+    inputs = scaled(STEM, multiplier)
+    yield Slims(inputs)
+    for channels, repeats in zip(STAGES, depth.repeats, strict=True):
+        inner = scaled(channels, multiplier)
+        outputs = inner * depth.expansion
+        for repeat in range(repeats):
+            if projects(depth, channels, repeat):
+                yield Slims(outputs)
+            yield from [Slims(inner)] * (len(depth.kernels) - 1)
+            yield Slims(outputs)
+
+
+def projects(depth: Depth, channels: int, repeat: int) -> bool:
+    """Whether the shortcut of a block is a projection: in the first of a stage, but where nothing changes there."""
+    return repeat == 0 and (channels != STAGES[0] or depth.expansion > 1)
+
+
+def network(depth: Depth, outputs: Sequence[Outputs], *, classes: int, size: int) -> Classifier:
+    """The network with these channels.
+
+    Raises:
+        ValueError: a block adds a shortcut to an output of other channels.
+
+    Source: He et al. 2016 (ResNet), table 1; for inputs of 64 and 32 a 3x3 stem without pooling, as in their sec. 4.2.
+    """
+    left = iter(outputs)
+    inputs = next(left)
+    features: list[nn.Module] = [_stem(inputs, size)]
+    for stage, (channels, repeats) in enumerate(zip(STAGES, depth.repeats, strict=True)):
+        for repeat in range(repeats):
+            projection = next(left) if projects(depth, channels, repeat) else None
+            body = [next(left) for _ in depth.kernels]
+            if (projection or inputs) != body[-1]:
+                raise ValueError(
+                    f"block features.{len(features)} adds a shortcut of {(projection or inputs).channels} channels "
+                    f"to its output of {body[-1].channels}; they must be equal"
+                )
+            stride = 2 if stage > 0 and repeat == 0 else 1
+            features.append(Residual(inputs, body, depth.kernels, stride, projection))
+            inputs = body[-1]
+    return Classifier(nn.Sequential(*features), inputs.channels, classes)
+
+
+def _stem(outputs: Outputs, size: int) -> nn.Sequential:
+    if size == 224:
+        return nn.Sequential(*conv(3, outputs, 7, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1))
+    return nn.Sequential(*conv(3, outputs, 3, 2 if size == 64 else 1), nn.ReLU(inplace=True))

@@ -1,0 +1,1 @@
+"""Image classification: from handwritten digits that need no download to ImageNet."""

@@ -1,0 +1,74 @@
+"""The grid of guesses: held-out images, and below each what every width takes it for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from tasks.classification.images import LabelledImages
+from tasks.classification.normalise import Normalisation
+
+SHOWN = 10
+RIGHT, WRONG = "#1a7f37", "#b3261e"
+
+
+@torch.no_grad()
+def guesses(
+    nets: Mapping[str, Callable[[Tensor], Tensor]],
+    images: LabelledImages,
+    normalisation: Normalisation,
+    prepare: Callable[[Tensor], Tensor] | None,
+) -> Figure:
+    """A column an image, the first of each class; a line a network: its guess and how sure it is.
+
+    Args:
+        nets: label -> network, computing [N, 3, size, size] -> logits [N, classes].
+        images: held out.
+        normalisation: of what enters the networks.
+        prepare: crops an image, uint8 [3, H, W] -> [3, size, size]; None: it stays whole.
+    """
+    chosen = first_of_each_class(images.labels)[:SHOWN]
+    pixels = torch.stack([image if prepare is None else prepare(image) for image in map(images.read, chosen)])
+    labels = images.labels[chosen]
+    found = {label: net(normalisation(pixels.float() / 255)).softmax(1).cpu() for label, net in nets.items()}
+    figure = Figure(figsize=(1 + 1.1 * len(chosen), 1.7 + 0.2 * len(nets)), layout="constrained")
+    for column, cell in enumerate(figure.subplots(1, len(chosen), squeeze=False)[0]):
+        cell.imshow(pixels[column].permute(1, 2, 0).numpy(), interpolation="nearest")
+        cell.set_title(images.classes[int(labels[column])], fontsize=8)
+        cell.set_xticks([])
+        cell.set_yticks([])
+        for line, (label, confidences) in enumerate(found.items()):
+            _write(cell, line, column, label, images.classes, confidences[column], int(labels[column]))
+    figure.suptitle(_finding(found, labels), fontsize=10)
+    return figure
+
+
+def first_of_each_class(labels: Tensor) -> list[int]:
+    """For each class that occurs, in order, the index of its first image; labels are int64 [n]."""
+    first: dict[int, int] = {}
+    for index, label in enumerate(labels.tolist()):
+        first.setdefault(label, index)
+    return [first[label] for label in sorted(first)]
+
+
+def _write(  # type: ignore[no-untyped-def]
+    cell, line: int, column: int, label: str, classes: Sequence[str], confidences: Tensor, true: int
+) -> None:
+    """A network's guess below an image, and left of the first image whose line it is."""
+    place = -0.15 - 0.17 * line
+    guess = int(confidences.argmax())
+    text = f"{classes[guess]} {100 * float(confidences[guess]):.0f} %"
+    cell.text(
+        0.5, place, text, transform=cell.transAxes, ha="center", fontsize=7, color=RIGHT if guess == true else WRONG
+    )
+    if column == 0:
+        cell.text(-0.15, place, label, transform=cell.transAxes, ha="right", fontsize=7)
+
+
+def _finding(found: Mapping[str, Tensor], labels: Tensor) -> str:
+    """How many of the images each network has right."""
+    right = {label: int((confidences.argmax(1) == labels).sum()) for label, confidences in found.items()}
+    return f"of these {len(labels)} images right: " + ", ".join(f"{n} at {label}" for label, n in right.items())

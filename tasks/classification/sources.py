@@ -1,0 +1,154 @@
+"""Which images train and which are scored, for each kind of data. What `data.root` is to hold:
+
+digits       nothing; they come with scikit-learn
+cifar10      cifar-10-python.tar.gz or cifar-10-binary.tar.gz, packed or unpacked, or cifar10_jpg.npz; or is that file
+imagenette   imagenette2, imagenette2-160 or imagenette2-320 with train/ and val/ inside; or is that folder;
+             or imagenette*_train.zip and imagenette*_val.zip
+imagenet     train/<class>/*.JPEG and val/<class>/*.JPEG, 1,000 classes
+folder       train/<class>/* and val/<class>/*; or <class>/*, and a tenth of each class is held out
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from tasks.choices import check_choice, check_whole
+from tasks.classification.cifar10 import read_cifar10
+from tasks.classification.encoded import FileImages
+from tasks.classification.folders import in_words, list_folder
+from tasks.classification.holding_out import hold_out_count, hold_out_fraction
+from tasks.classification.imagenette import read_imagenette
+from tasks.classification.images import DecodedImages, LabelledImages, missing_classes
+
+DATA = ("digits", "cifar10", "imagenette", "imagenet", "folder")
+IMAGENET_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images to train on and images to score on, never one in both.
+
+    Attributes:
+        name: of the data set, for captions.
+        train: what networks are trained on.
+        evaluation: {set name: images}: "val", "test" or "held-out", as the data set has it; "search" with `hold_out`.
+    """
+
+    name: str
+    train: LabelledImages
+    evaluation: dict[str, LabelledImages]
+
+
+def find_source(data: str, root: str, *, hold_out: int = 0) -> Source:
+    """The images that the settings ask for. None is opened where they lie in folders or zips.
+
+    Args:
+        data: one of `DATA`.
+        root: where they are, as the head of this file has it; "" for digits.
+        hold_out: so many training images are not trained on but become the evaluation set "search", to choose
+            channels by without a look at the images that are scored. They are the same in every run, and of each
+            class in proportion. Source: Yu & Huang 2019 (AutoSlim), sec. 4: 50,000 of ImageNet's.
+
+    Raises:
+        ValueError: images are missing or damaged, or do not lie as they should.
+    """
+    check_choice("data", data, DATA)
+    check_whole("hold_out", hold_out, at_least=0)
+    if data == "digits":
+        if root:
+            raise ValueError(f"data.root={root} would be ignored by data=digits; choose one of {', '.join(DATA[1:])}")
+        return _with_search(_digits(), hold_out)
+    if not root:
+        raise ValueError(f"data={data} needs data.root, the folder that holds the images")
+    place = Path(root).expanduser()
+    if not place.exists():
+        raise ValueError(f"data.root={root} does not exist")
+    find = {"cifar10": _cifar10, "imagenette": _imagenette, "imagenet": _imagenet, "folder": _folder}
+    return _with_search(find[data](place), hold_out)
+
+
+def _with_search(source: Source, hold_out: int) -> Source:
+    if not hold_out:
+        return source
+    train, search = hold_out_count(source.train, hold_out, name=source.name)
+    return replace(source, train=train, evaluation={**source.evaluation, "search": search})
+
+
+def _digits() -> Source:
+    """1,797 handwritten digits, 8 x 8 with 17 greys. A fifth is held out.
+
+    Source: Alpaydin & Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998 (its test part).
+    """
+    try:
+        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    except ImportError:
+        raise ValueError("data=digits comes with scikit-learn; pip install scikit-learn") from None
+    digits = load_digits()
+    grey = torch.from_numpy((digits.images * (255 / 16)).round()).to(torch.uint8)  # [n, 8, 8]
+    pixels = grey[:, None].expand(-1, 3, -1, -1).contiguous()
+    labels = torch.from_numpy(digits.target.astype("int64"))
+    images = DecodedImages("digits", tuple(str(digit) for digit in range(10)), pixels, labels)
+    train, held_out = hold_out_fraction(images, 1 / 5, name="digits")
+    return Source("digits", train, {"held-out": held_out})
+
+
+def _cifar10(root: Path) -> Source:
+    train, test = read_cifar10(root)
+    return Source(train.name, train, {"test": test})
+
+
+def _imagenette(root: Path) -> Source:
+    train, val = read_imagenette(root)
+    return Source(train.name, train, {"val": val})
+
+
+def _imagenet(root: Path) -> Source:
+    for split in ("train", "val"):
+        if not (root / split).is_dir():
+            use = "networks are trained on it" if split == "train" else "networks are scored on it"
+            raise ValueError(
+                f"data.root={root} has no folder {split}, and {use}; expected train/<class>/*.JPEG and "
+                "val/<class>/*.JPEG of ImageNet's ILSVRC 2012, which https://image-net.org gives to who registers"
+            )
+    source = _train_and_val(root, "ImageNet")
+    if len(source.train.classes) != IMAGENET_CLASSES:
+        raise ValueError(
+            f"{root / 'train'} has {len(source.train.classes)} classes, ImageNet has {IMAGENET_CLASSES}; "
+            "for some of them use data=folder"
+        )
+    if missing := missing_classes(source.evaluation["val"]):
+        raise ValueError(
+            f"{root / 'val'} has no images of {in_words(missing)}; scores on ImageNet are over all classes"
+        )
+    return source
+
+
+def _folder(root: Path) -> Source:
+    name = root.resolve().name
+    splits = [split for split in ("train", "val") if (root / split).is_dir()]
+    if len(splits) == 2:
+        return _train_and_val(root, name)
+    if splits:
+        missing = "val" if splits == ["train"] else "train"
+        raise ValueError(
+            f"data.root={root} has a folder {splits[0]} but no {missing}; expected train/<class>/<image> and "
+            "val/<class>/<image>, or <class>/<image> alone"
+        )
+    train, held_out = hold_out_fraction(_files(root, name), 1 / 10, name=name)
+    return Source(name, train, {"held-out": held_out})
+
+
+def _train_and_val(root: Path, name: str) -> Source:
+    train = _files(root / "train", name)
+    val = _files(root / "val", name, like=train)
+    return Source(name, train, {"val": val})
+
+
+def _files(folder: Path, name: str, *, like: LabelledImages | None = None) -> LabelledImages:
+    listing = list_folder(folder, None if like is None else like.classes)
+    if len(listing.classes) < 2:
+        raise ValueError(f"{folder} has one class only ('{listing.classes[0]}'); there must be two to tell apart")
+    return FileImages(name, listing.classes, listing.labels, folder=folder, paths=listing.paths)

@@ -1,0 +1,63 @@
+"""Tasks made from plain settings, and what of the settings decides a result."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.composing import choices
+from benchmarks.settings import read_settings
+from benchmarks.task_choice import TASKS, check_task_settings, deciding, make_task
+
+
+def test_every_task_that_can_be_made_has_its_settings_file() -> None:
+    assert sorted(TASKS) == choices("task")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_tiny_task_is_made_from_what_the_files_say(task: str) -> None:
+    settings = read_settings([f"task={task}"])
+    made = make_task(task, settings.task_settings)
+    assert made.name == task
+    assert made.widths == (0.25, 0.5, 0.75, 1.0)
+    (x, _) = next(iter(made.batches(range(1), 0)))
+    assert x.shape[1:] == made.example().shape[1:]
+
+
+@pytest.mark.parametrize("data", ["cifar10", "imagenette", "imagenet", "folder"])
+def test_classification_takes_each_of_its_data(data: str, tmp_path: Path) -> None:
+    settings = read_settings(["task=classification", f"data={data}", f"data.root={tmp_path}"])
+    assert (settings.task_settings["data"], settings.task_settings["root"]) == (data, str(tmp_path))
+    assert settings.folder == Path("results/classification/sandwich/tiny") / data
+
+
+def test_data_of_another_task_are_refused_with_the_right_ones() -> None:
+    with pytest.raises(ValueError, match="unknown data 'photos'; choose one of digits, cifar10"):
+        read_settings(["task=classification", "data=photos"])
+
+
+def test_what_only_changes_speed_or_place_does_not_decide(tmp_path: Path) -> None:
+    def decides(*given: str, root: str) -> dict[str, object]:
+        return deciding(
+            read_settings(["task=classification", "data=imagenet", f"data.root={root}", *given]).task_settings
+        )
+
+    here = decides(root="/a/imagenet")
+    assert here == decides("task.workers=3", "task.cache_gb=9", root="/b/c/imagenet")
+    assert {"workers", "cache_gb"}.isdisjoint(here)
+    assert here != decides("task.lr=0.3", root="/a/imagenet")
+
+
+def test_misspelt_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown task 'clasification'; did you mean 'classification'"):
+        check_task_settings("clasification", {})
+    with pytest.raises(ValueError, match="unknown key of task=classification 'model_name'"):
+        check_task_settings("classification", {"model_name": "resnet18"})
+
+
+def test_a_task_is_imported_only_when_chosen() -> None:
+    code = "import sys, benchmarks.task_choice; sys.exit(any(m.startswith('tasks.sr') for m in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0

@@ -1,0 +1,92 @@
+"""Multiply-adds of the converted networks are those of the published ones, to the digit, in every row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+import slimlib as slim
+from slimlib.models import build, from_channels, width_plan
+from tests.published import paper_folder, tables
+
+TABLES = tables()
+UNIFORM = {
+    "s_mobilenet_v1": "mobilenet_v1",
+    "s_mobilenet_v2": "mobilenet_v2",
+    "s_resnet50": "resnet50",
+    "s_shufflenet": "shufflenet_v1",
+    "us_mobilenet_v1": "mobilenet_v1",
+    "us_mobilenet_v2": "mobilenet_v2",
+}
+PLANNED = {
+    "autoslim_mobilenet_v1": "mobilenet_v1",
+    "autoslim_mobilenet_v2": "mobilenet_v2",
+    "autoslim_mnasnet": "mnasnet",
+    "autoslim_resnet": "resnet50",
+}
+IMAGE = torch.empty(1, 3, 224, 224)
+
+
+@pytest.fixture(scope="module")
+def converted() -> Callable[[str, tuple[int, ...] | None], nn.Module]:
+    """A network at full width, or with the channels given, converted once."""
+
+    @cache
+    def made(name: str, channels: tuple[int, ...] | None) -> nn.Module:
+        net = from_channels(name, channels) if channels else build(name)
+        return slim.convert(net, torch.randn(2, 3, 32, 32), **net.channel_rule)
+
+    return made
+
+
+def rows(networks: dict[str, str]) -> list[Any]:
+    return [
+        pytest.param(table, row, id=f"{table}-{row['macs_published']}")
+        for table in networks
+        for row in TABLES[table]["rows"]
+    ]
+
+
+@pytest.mark.parametrize(("table", "row"), rows(UNIFORM))
+def test_published_widths_cost_what_was_counted(table: str, row: dict[str, Any], converted: Any) -> None:
+    largest = max(other["width"] for other in TABLES[table]["rows"])
+    net = converted(UNIFORM[table], None)
+    assert slim.cost(net, IMAGE, row["width"] / largest).macs == row["macs_exact"]
+
+
+@pytest.mark.parametrize(("table", "row"), rows(PLANNED))
+def test_published_plans_cost_what_was_counted(table: str, row: dict[str, Any], converted: Any) -> None:
+    plans = [other["plan"] for other in TABLES[table]["rows"]]
+    net = converted(PLANNED[table], tuple(map(max, *plans)))
+    assert slim.cost(net, IMAGE, width_plan(net, row["plan"])).macs == row["macs_exact"]
+    assert slim.cost(from_channels(PLANNED[table], row["plan"]), IMAGE).macs == row["macs_exact"]
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v2", "resnet50"])
+def test_an_individual_network_costs_the_same(name: str, converted: Any) -> None:
+    for width in (0.35, 0.775):
+        assert slim.cost(build(name, width=width), IMAGE) == slim.cost(converted(name, None), IMAGE, width)
+
+
+def test_every_number_that_can_be_counted_is_checked() -> None:
+    counted = {name for name, table in TABLES.items() if "macs_exact" in table["columns"]}
+    assert counted == {*UNIFORM, *PLANNED}
+
+
+def test_our_tables_are_the_published_ones() -> None:
+    original = yaml.safe_load((paper_folder() / "paper_tables.yaml").read_text())["tables"]
+    ours = {
+        name: [{key: value for key, value in row.items() if value is not None} for row in table["rows"]]
+        for name, table in TABLES.items()
+    }
+    assert ours == {table["id"]: table["rows"] for table in original}
+    for table in original:
+        described = ("table", "model", "dataset", "metric", "unit")
+        own = TABLES[table["id"]]
+        assert [own.get(key) for key in described] == [table.get(key) for key in described]
