@@ -106,7 +106,8 @@ def _resolve(config: DictConfig) -> dict[str, Any]:
     for group in GROUPS:
         missing = [key for key in config[group] if OmegaConf.is_missing(config[group], key)]
         if missing:
-            raise ValueError(f"{group}={config[group].name} needs {group}.{missing[0]}=<a value>")
+            hint = (CONF / group / f"{config[group].name}.yaml").read_text().splitlines()[0].removeprefix("# ")
+            raise ValueError(f"{group}={config[group].name} needs {group}.{missing[0]}=<a value>. {hint}")
     try:
         content = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (MissingMandatoryValue, InterpolationResolutionError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from typing import Any
@@ -41,3 +41,20 @@ def check_whole(what: str, given: object, *, at_least: int) -> None:
     """Raise ValueError unless `given` is a whole number, not below `at_least`."""
     if isinstance(given, bool) or not isinstance(given, int) or given < at_least:
         raise ValueError(f"{what} must be a whole number, at least {at_least}; got {given!r}")
+
+
+def check_number(what: str, given: object, allowed: Callable[[float], bool], expected: str) -> None:
+    """Raise ValueError unless `given` is a number that is allowed; `expected` says which are."""
+    if isinstance(given, bool) or not isinstance(given, int | float) or not allowed(given):
+        raise ValueError(f"{what}={given!r} must be {expected}")
+
+
+def as_tuple(what: str, given: object) -> tuple[object, ...]:
+    """A list of settings as a tuple.
+
+    Raises:
+        ValueError: it is no list.
+    """
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ValueError(f"{what}={given!r} must be a list, for example [{given}]")
+    return tuple(given)

@@ -31,12 +31,6 @@ ASPECT = 4 / 3  # widest box; the narrowest is its inverse. Source: Szegedy et a
 COLOUR_DEVIATIONS = (0.2175, 0.0188, 0.0045)
 COLOUR_COMPONENTS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 
-COLOUR_CHANGES = (
-    kornia.enhance.adjust_brightness_accumulative,
-    kornia.enhance.adjust_contrast_with_mean_subtraction,
-    kornia.enhance.adjust_saturation_with_gray_subtraction,
-)
-
 
 @dataclass(frozen=True)
 class Draws:
@@ -213,10 +207,25 @@ def mirror(images: Tensor, mirrored: np.ndarray) -> Tensor:
 
 def jitter(pixels: Tensor, factors: np.ndarray, order: Sequence[int]) -> Tensor:
     """Brightness, contrast and saturation times `factors` [N, 3]: [N, 3, H, W] in [0, 1] -> the same."""
+    changes = (
+        kornia.enhance.adjust_brightness_accumulative,
+        adjust_contrast,
+        kornia.enhance.adjust_saturation_with_gray_subtraction,
+    )
     factor = torch.from_numpy(factors).to(pixels.device, pixels.dtype)
     for kind in order:
-        pixels = COLOUR_CHANGES[kind](pixels, factor[:, kind])
+        pixels = changes[kind](pixels, factor[:, kind])
     return pixels
+
+
+def adjust_contrast(pixels: Tensor, factor: Tensor) -> Tensor:
+    """Distances from the mean grey of each image times `factor` [N]: [N, 3, H, W] in [0, 1] -> the same.
+
+    Kornia's takes the mean in single precision, in an order that depends on threads and the number of images; in
+    double precision that is not seen, and a part of a batch has the pixels of the whole.
+    """
+    grey = kornia.color.rgb_to_grayscale(pixels).mean((2, 3), keepdim=True, dtype=torch.float64).to(pixels.dtype)
+    return (grey + (pixels - grey) * factor[:, None, None, None]).clamp(0, 1)
 
 
 def lighting(amounts: np.ndarray) -> Tensor:

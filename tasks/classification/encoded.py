@@ -14,7 +14,8 @@ from typing import BinaryIO
 import numpy as np
 from torch import Tensor
 
-from tasks.classification.decoding import UNREADABLE, decode, image_size
+from tasks.classification.decoding import decode, image_size
+from tasks.pixels import UNREADABLE
 
 
 class EncodedImages(ABC):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.classification.decoding import SUFFIXES
+from tasks.pixels import SUFFIXES
 
 _ENDINGS = frozenset(os.fsencode(suffix) for suffix in SUFFIXES)
 _KINDS = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from slimlib.models import NAMES
-from tasks.choices import check_choice, check_whole
+from tasks.choices import as_tuple, check_choice, check_number, check_whole
 from tasks.classification.sources import DATA
 
 VARIANTS = (224, 64, 32)
@@ -98,7 +98,7 @@ class ClassificationSettings:
 
     def __post_init__(self) -> None:
         for name in ("widths", "milestones"):
-            object.__setattr__(self, name, _as_tuple(name, getattr(self, name)))
+            object.__setattr__(self, name, as_tuple(f"task.{name}", getattr(self, name)))
         for name, options in _CHOICES.items():
             check_choice(name if name == "data" else f"task.{name}", getattr(self, name), options)
         for name, least in _WHOLE.items():
@@ -106,7 +106,7 @@ class ClassificationSettings:
         for name, (allowed, expected) in _NUMBERS.items():
             value = getattr(self, name)
             for number in value if isinstance(value, tuple) else (value,):
-                _check_number(name, number, allowed, expected)
+                check_number(f"task.{name}", number, allowed, expected)
         for name in ("nesterov", "flip"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"task.{name}={getattr(self, name)!r} must be true or false")
@@ -160,14 +160,3 @@ _NUMBERS: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "lighting": (lambda v: 0 <= v <= 1, "from 0 to 1, for example 0.1"),
     "cache_gb": (lambda v: v >= 0, "at least 0, for example 1.0"),
 }
-
-
-def _as_tuple(name: str, value: object) -> tuple[object, ...]:
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise ValueError(f"task.{name}={value!r} must be a list, for example [{value}]")
-    return tuple(value)
-
-
-def _check_number(name: str, value: object, allowed: Callable[[float], bool], expected: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not allowed(value):
-        raise ValueError(f"task.{name}={value!r} must be {expected}")

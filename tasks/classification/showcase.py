@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -12,6 +13,7 @@ from tasks.classification.images import LabelledImages
 from tasks.classification.normalise import Normalisation
 
 SHOWN = 10
+SIDE, LINE = 1.1, 0.17  # of an image and of a line of text, in inches
 RIGHT, WRONG = "#1a7f37", "#b3261e"
 
 
@@ -34,8 +36,8 @@ def guesses(
     pixels = torch.stack([image if prepare is None else prepare(image) for image in map(images.read, chosen)])
     labels = images.labels[chosen]
     found = {label: net(normalisation(pixels.float() / 255)).softmax(1).cpu() for label, net in nets.items()}
-    figure = Figure(figsize=(1 + 1.1 * len(chosen), 1.7 + 0.2 * len(nets)), layout="constrained")
-    for column, cell in enumerate(figure.subplots(1, len(chosen), squeeze=False)[0]):
+    figure, cells = _row_of_cells(len(chosen), lines=len(nets))
+    for column, cell in enumerate(cells):
         cell.imshow(pixels[column].permute(1, 2, 0).numpy(), interpolation="nearest")
         cell.set_title(images.classes[int(labels[column])], fontsize=8)
         cell.set_xticks([])
@@ -54,18 +56,27 @@ def first_of_each_class(labels: Tensor) -> list[int]:
     return [first[label] for label in sorted(first)]
 
 
-def _write(  # type: ignore[no-untyped-def]
-    cell, line: int, column: int, label: str, classes: Sequence[str], confidences: Tensor, true: int
+def _row_of_cells(count: int, *, lines: int) -> tuple[Figure, Sequence[Any]]:
+    """A figure with `count` square axes side by side, and room for a title above and lines of text below them."""
+    width, height = SIDE * (count + 1), 0.6 + SIDE + (lines + 0.5) * LINE
+    figure = Figure(figsize=(width, height))
+    cells = figure.subplots(1, count, squeeze=False)[0]
+    edges = {"left": SIDE / width, "right": 0.99, "top": 1 - 0.6 / height, "bottom": (lines + 0.5) * LINE / height}
+    figure.subplots_adjust(wspace=0.08, **edges)
+    return figure, cells
+
+
+def _write(
+    cell: Any, line: int, column: int, label: str, classes: Sequence[str], confidences: Tensor, true: int
 ) -> None:
     """A network's guess below an image, and left of the first image whose line it is."""
-    place = -0.15 - 0.17 * line
     guess = int(confidences.argmax())
-    text = f"{classes[guess]} {100 * float(confidences[guess]):.0f} %"
-    cell.text(
-        0.5, place, text, transform=cell.transAxes, ha="center", fontsize=7, color=RIGHT if guess == true else WRONG
-    )
+    text, colour = f"{classes[guess]} {100 * float(confidences[guess]):.0f} %", RIGHT if guess == true else WRONG
+    below = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "top", "fontsize": 7}
+    down = -72 * LINE * (line + 0.25)
+    cell.annotate(text, (0.5, 0), (0, down), ha="center", color=colour, **below)
     if column == 0:
-        cell.text(-0.15, place, label, transform=cell.transAxes, ha="right", fontsize=7)
+        cell.annotate(label, (0, 0), (-8, down), ha="right", **below)
 
 
 def _finding(found: Mapping[str, Tensor], labels: Tensor) -> str:

@@ -25,6 +25,12 @@ from tasks.classification.images import DecodedImages, LabelledImages, missing_c
 
 DATA = ("digits", "cifar10", "imagenette", "imagenet", "folder")
 IMAGENET_CLASSES = 1000
+WHERE = {
+    "cifar10": "give the folder that holds cifar-10-python.tar.gz, from https://www.cs.toronto.edu/~kriz/cifar.html",
+    "imagenette": "give the folder that holds imagenette2-160, from https://github.com/fastai/imagenette",
+    "imagenet": "give the folder that holds train and val of ILSVRC 2012, from https://image-net.org",
+    "folder": "give a folder that holds train and val, or a folder a class",
+}
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ def find_source(data: str, root: str, *, hold_out: int = 0) -> Source:
         raise ValueError(f"data={data} needs data.root, the folder that holds the images")
     place = Path(root).expanduser()
     if not place.exists():
-        raise ValueError(f"data.root={root} does not exist")
+        raise ValueError(f"data.root={root} does not exist; {WHERE[data]}")
     find = {"cifar10": _cifar10, "imagenette": _imagenette, "imagenet": _imagenet, "folder": _folder}
     return _with_search(find[data](place), hold_out)
 

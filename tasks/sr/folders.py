@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tasks.sr.images import SUFFIXES
+from tasks.pixels import SUFFIXES
 
 Split = Literal["train", "eval"]
 

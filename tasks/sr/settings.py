@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from tasks.choices import check_choice, check_whole
+from tasks.choices import as_tuple, check_choice, check_number, check_whole
 from tasks.sr.metrics import PROTOCOLS
 
 MODELS = ("wdsr-a", "wdsr-b", "edsr")
@@ -62,19 +61,23 @@ class SrSettings:
 
     def __post_init__(self) -> None:
         for name in ("widths", "milestones", "train_sets", "eval_sets"):
-            object.__setattr__(self, name, _as_tuple(name, getattr(self, name)))
+            object.__setattr__(self, name, as_tuple(f"task.{name}", getattr(self, name)))
         for name, options in (("model", MODELS), ("scale", SCALES), ("protocol", PROTOCOLS), ("data", DATA)):
             check_choice(f"task.{name}", getattr(self, name), options)
         least_of = {"scale": 2, "features": 1, "blocks": 1, "expansion": 0, "divisor": 1, "patch": 8, "batch": 1}
         for name, least in least_of.items():
             check_whole(f"task.{name}", getattr(self, name), at_least=least)
-        _number("lr", self.lr, lambda v: 0 <= v <= 1, "from 0 (as published) to 1, for example 0.001")
-        _number("decay", self.decay, lambda v: 0 < v <= 1, "above 0 and at most 1, for example 0.5")
-        _number("cache_gb", self.cache_gb, lambda v: v >= 0, "at least 0, for example 1.0")
+        check_number("task.lr", self.lr, lambda v: 0 <= v <= 1, "from 0 (as published) to 1, for example 0.001")
+        check_number("task.decay", self.decay, lambda v: 0 < v <= 1, "above 0 and at most 1, for example 0.5")
+        check_number("task.cache_gb", self.cache_gb, lambda v: v >= 0, "at least 0, for example 1.0")
         for width in self.widths:
-            _number("widths", width, lambda v: 0 < v <= 1, "above 0 and at most 1, for example [0.25, 0.5, 1.0]")
+            check_number(
+                "task.widths", width, lambda v: 0 < v <= 1, "above 0 and at most 1, for example [0.25, 0.5, 1.0]"
+            )
         for milestone in self.milestones:
-            _number("milestones", milestone, lambda v: 0 < v < 1, "fractions of the steps, for example [0.5, 0.75]")
+            check_number(
+                "task.milestones", milestone, lambda v: 0 < v < 1, "fractions of the steps, for example [0.5, 0.75]"
+            )
         if not self.widths or len(set(self.widths)) < len(self.widths):
             raise ValueError(f"task.widths={list(self.widths)}: needs at least one width, each only once")
         if self.data == "photos" and (self.root or self.eval_sets):
@@ -85,14 +88,3 @@ class SrSettings:
             raise ValueError(f"data={self.data} needs data.root, the folder that holds the images")
         if self.data == "benchmark" and not self.train_sets:
             raise ValueError("data.train_sets is empty; for example [T91, BSD200]")
-
-
-def _as_tuple(name: str, value: object) -> tuple[object, ...]:
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise ValueError(f"task.{name}={value!r} must be a list, for example [{value}]")
-    return tuple(value)
-
-
-def _number(name: str, value: object, allowed: Callable[[float], bool], expected: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not allowed(value):
-        raise ValueError(f"task.{name}={value!r} must be {expected}")

@@ -35,7 +35,7 @@ def test_classification_takes_each_of_its_data(data: str, tmp_path: Path) -> Non
 
 
 def test_data_of_another_task_are_refused_with_the_right_ones() -> None:
-    with pytest.raises(ValueError, match="unknown data 'photos'; choose one of digits, cifar10"):
+    with pytest.raises(ValueError, match="data=photos is for task=sr; task=classification takes cifar10, digits"):
         read_settings(["task=classification", "data=photos"])
 
 

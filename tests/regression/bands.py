@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -13,33 +15,69 @@ from benchmarks.settings import read_settings
 from benchmarks.task_choice import make_task
 from tasks.supervised import train_recipe
 
-SHORT, SANDWICH = "sr_tiny.csv", "sr_sandwich_tiny.csv"
-TOLERANCE = {"psnr": 0.4, "ssim": 0.02}  # processors differ in the last bit, and training spreads it
+HERE = Path(__file__).parent
 
 
-def short_arguments(results: Path) -> list[str]:
-    return ["task=sr", "ablation=sandwich", "steps=150", f"results={results}"]
+@dataclass(frozen=True)
+class Band:
+    """What a task's regression test trains, and how far it may be from what is stored.
+
+    Attributes:
+        short: arguments of a short run of a whole ablation; its table is `<task>_tiny.csv`.
+        metric, evaluated: what the sandwich recipe of full length is judged by; `<task>_sandwich_tiny.csv`.
+        tolerance: of each metric. Processors differ in the last bit, and training spreads it.
+    """
+
+    task: str
+    short: tuple[str, ...]
+    metric: str
+    evaluated: str
+    tolerance: Mapping[str, float]
+
+    @property
+    def table(self) -> Path:
+        return HERE / f"{self.task}_tiny.csv"
+
+    @property
+    def sandwich(self) -> Path:
+        return HERE / f"{self.task}_sandwich_tiny.csv"
+
+    def arguments(self, results: Path) -> list[str]:
+        return [f"task={self.task}", *self.short, f"results={results}"]
+
+    def written(self, results: Path) -> Path:
+        """The folder that the short run writes."""
+        ablation = next(a.removeprefix("ablation=") for a in self.short if a.startswith("ablation="))
+        return results / self.task / ablation / "tiny"
+
+    def full_sandwich(self) -> dict[float, float]:
+        """The metric at each width of the sandwich recipe, trained as long as scale `tiny` trains it."""
+        settings = read_settings([f"task={self.task}", "ablation=sandwich"])
+        recipe = next(recipe for recipe in settings.recipes if recipe.name == "sandwich")
+        task = make_task(settings.task, settings.task_settings)
+        results = train_recipe(task, recipe, steps=settings.steps, seed=0)
+        return {result.width: result.metrics[self.evaluated][self.metric] for result in results}
 
 
-def full_sandwich() -> dict[float, float]:
-    """PSNR at each width of the sandwich recipe, trained as long as scale `tiny` trains it."""
-    settings = read_settings(["task=sr", "ablation=sandwich"])
-    recipe = next(recipe for recipe in settings.recipes if recipe.name == "sandwich")
-    task = make_task(settings.task, settings.task_settings)
-    results = train_recipe(task, recipe, steps=settings.steps, seed=0)
-    return {result.width: result.metrics["photos"]["psnr"] for result in results}
+SR = Band("sr", ("ablation=sandwich", "steps=150"), "psnr", "photos", {"psnr": 0.4, "ssim": 0.02})
+DIGITS = Band(
+    "classification",
+    ("ablation=calibration", "steps=100"),
+    "top1_error",
+    "held-out",
+    {"top1_error": 6.0, "top5_error": 2.5},
+)
 
 
-def store() -> None:
-    here = Path(__file__).parent
+def store(band: Band) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        if main(short_arguments(Path(folder))) != 0:
+        if main(band.arguments(Path(folder))) != 0:
             raise SystemExit("the short run failed; no band was stored")
-        shutil.copy(Path(folder) / "sr/sandwich/tiny/table.csv", here / SHORT)
-    table = pd.read_csv(here / SHORT).query("recipe == 'bicubic' and metric == 'psnr'")
-    scores: dict[object, float] = {"bicubic": float(table["mean"].iloc[0]), **full_sandwich()}
-    pd.Series(scores, name="psnr").rename_axis("width").to_csv(here / SANDWICH)
+        shutil.copy(band.written(Path(folder)) / "table.csv", band.table)
+    scores = pd.Series(band.full_sandwich(), name=band.metric)
+    scores.rename_axis("width").to_csv(band.sandwich)
 
 
 if __name__ == "__main__":
-    store()
+    for each in (SR, DIGITS):
+        store(each)

@@ -3,6 +3,7 @@
 import random
 
 import hypothesis.strategies as st
+import kornia
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from tasks.classification.augment import (
     Augmentation,
     CropWhereDecoded,
     Draws,
+    adjust_contrast,
     boxes,
     crop_padded,
     crop_resized,
@@ -49,6 +51,18 @@ def test_a_shard_gets_the_pixels_of_the_whole_batch(count, crop, seed, step):
     for index in range(count):
         part = slice(index, None, count)
         assert torch.equal(augment(images[part], draws[part]), whole[part])
+
+
+def test_a_single_image_gets_them_also_on_several_threads():
+    images, draws = noise(4, 256), draw(4, 0, 0)
+    augment = Augmentation(ClassificationSettings(root="x", size=256), IMAGENET, 256)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        whole = augment(images, draws)
+        assert all(torch.equal(augment(images[i : i + 1], draws[i : i + 1])[0], whole[i]) for i in range(4))
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("crop", CROPS)
@@ -178,6 +192,13 @@ def test_scaling_down_averages():
     board = (torch.arange(16)[:, None] + torch.arange(16)).remainder(2).mul(255).to(torch.uint8).expand(3, 16, 16)
     small = scale(board, 4, 4).float()[:, 1:-1, 1:-1]
     assert (small - 127.5).abs().max() < 3
+
+
+def test_contrast_is_that_of_kornia():
+    pixels = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    factor = torch.tensor([0.6, 0.9, 1.2, 1.4])
+    expected = kornia.enhance.adjust_contrast_with_mean_subtraction(pixels, factor)
+    assert torch.allclose(adjust_contrast(pixels, factor), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", [0, 1, 2])
