@@ -142,7 +142,9 @@ def _joined(path: Path, split: str, arrays: Mapping[str, np.ndarray]) -> Labelle
         raise ValueError(f"{path} is damaged: its {split}_offsets do not fit the images; get the file again")
     _check(path, split, labels)
     name = "CIFAR-10 (JPEG-recompressed copy)"
-    return JoinedImages(name, CLASSES, torch.from_numpy(labels), path=path, content=content, offsets=offsets)
+    images = JoinedImages(name, CLASSES, torch.from_numpy(labels), path=path, content=content, offsets=offsets)
+    images.side = SIDE  # known, and so not read from 60,000 headers
+    return images
 
 
 def _check(place: Path, split: str, labels: np.ndarray) -> None:
