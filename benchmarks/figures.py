@@ -19,6 +19,7 @@ WIDTH_COLOURS = matplotlib.colormaps["viridis"]
 WIDTH_SCALE = Normalize(0.0, 1.0)  # one scale for widths in every figure
 MARKERS = "osD^vPX*<>"
 LINES = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c")
+LETTERS = 14  # of a legend, in an inch
 STYLE: Any = {
     "font.size": 9,
     "svg.hashsalt": "slimlib",
@@ -39,9 +40,9 @@ def figure(results: Results, finding: str) -> dict[str, bytes]:
         metric = results.primary
         panels[0].set_ylabel(f"{shown_name(metric)} ({metric.unit})" if metric.unit else shown_name(metric))
         handles, labels = panels[0].get_legend_handles_labels()
-        drawn.legend(
-            handles, labels, loc="outside lower center", ncols=min(len(labels), 2 + 2 * len(sets)), frameon=False
-        )
+        columns = int(LETTERS * drawn.get_figwidth() / (max(map(len, labels)) + 8))
+        columns = max(1, min(len(labels), columns, 2 + 2 * len(sets)))
+        drawn.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
         drawn.colorbar(
             ScalarMappable(WIDTH_SCALE, WIDTH_COLOURS), ax=list(panels), label="width", fraction=0.04, pad=0.02
         )
@@ -62,6 +63,7 @@ def image_files(drawn: Figure) -> dict[str, bytes]:
 
 def _panel(panel: Axes, results: Results, dataset: str) -> None:
     metric = results.primary
+    seen: list[float] = []
     for number, recipe in enumerate(results.recipes):
         points = []
         for width in results.widths:
@@ -69,15 +71,25 @@ def _panel(panel: Axes, results: Results, dataset: str) -> None:
             cell = results.cell(recipe, width, dataset, metric.name)
             if cost is not None and cell.mean is not None:
                 points.append((cost[0], cell.mean, cell.std or 0.0, width))
+        seen += [value for _, value, _, _ in points]
         if points:
             _line(panel, recipe, points, number, dashed=results.individual(recipe))
     for name, scores in results.baselines.items():
         value = scores.get(dataset, {}).get(metric.name)
         if value is not None:
-            panel.axhline(value, color="0.45", linestyle=":", linewidth=1.2, label=name)
+            _baseline(panel, name, value, seen)
     panel.set_title(dataset, fontsize=9)
     panel.set_xlabel("multiply-adds (millions)")
     panel.grid(alpha=0.25, linewidth=0.5)
+
+
+def _baseline(panel: Axes, name: str, value: float, seen: Sequence[float]) -> None:
+    """A dotted line, or only a word in the legend where it lies so far away that it would flatten all others."""
+    span = max(seen) - min(seen) if seen else 0.0
+    if not span or min(seen) - 1.5 * span <= value <= max(seen) + 1.5 * span:
+        panel.axhline(value, color="0.45", linestyle=":", linewidth=1.2, label=name)
+    else:
+        panel.plot([], [], color="0.45", linestyle=":", linewidth=1.2, label=f"{name} ({value:g})")
 
 
 def _line(
