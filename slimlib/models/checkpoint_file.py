@@ -42,8 +42,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _load(path: Path) -> Any:
+    inner = _inner(path)
     try:
-        return torch.load(_unpacked(path), map_location="cpu", weights_only=True)
+        if inner is None:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as archive:
+            return torch.load(io.BytesIO(archive.read(inner)), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"'{code[1]}'" if code else "something"
@@ -51,27 +55,26 @@ def _load(path: Path) -> Any:
             f"{path}: refused, as it holds more than tensors ({what} would be run, or the file is damaged); "
             "nothing of it was run. Take the file that the authors released"
         ) from None
-    except ValueError:
-        raise
     except Exception as error:  # a damaged file fails in torch wherever it likes
         text = (str(error).strip().splitlines() or [""])[0][:120]
         raise ValueError(f"{path}: cannot be read as a checkpoint ({type(error).__name__}: {text})") from None
 
 
-def _unpacked(path: Path) -> Path | io.BytesIO:
-    """What torch is to read: the file, or the one `.pt` in a zip. A `.pt` of today is a zip of other things itself."""
-    if not zipfile.is_zipfile(path):
-        return path
-    with zipfile.ZipFile(path) as archive:
-        members = [m for m in archive.infolist() if not m.is_dir()]
-        inner = [m for m in members if m.filename.endswith(".pt") and not m.filename.startswith("__MACOSX/")]
-        if any(m.filename.endswith("data.pkl") for m in members):
-            return path
-        if len(inner) != 1:
-            raise ValueError(f"{path}: a zip with {len(inner)} .pt files in it; it must hold one checkpoint")
-        if inner[0].file_size > LARGEST:
-            raise ValueError(f"{path}: '{inner[0].filename}' in it unpacks to {inner[0].file_size:,} bytes, too many")
-        return io.BytesIO(archive.read(inner[0]))
+def _inner(path: Path) -> zipfile.ZipInfo | None:
+    """The one `.pt` in a zip; None where the file is the checkpoint, which is a zip of other things today."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [m for m in archive.infolist() if not m.is_dir()]
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        return None
+    if any(m.filename.endswith("data.pkl") for m in members):
+        return None
+    inner = [m for m in members if m.filename.endswith(".pt") and not m.filename.startswith("__MACOSX/")]
+    if len(inner) != 1:
+        raise ValueError(f"{path}: a zip with {len(inner)} .pt files in it; it must hold one checkpoint")
+    if inner[0].file_size > LARGEST:
+        raise ValueError(f"{path}: '{inner[0].filename}' in it unpacks to {inner[0].file_size:,} bytes, too many")
+    return inner[0]
 
 
 def _no_plain_tensor(value: Any) -> str | None:

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from slimlib.apply import apply_layout
 from slimlib.batchnorm import Norm, tag
 from slimlib.convert import convert
+from slimlib.flow import follow
 from slimlib.models.building import build, from_channels
 from slimlib.models.checkpoint_file import read_state
 from slimlib.models.checkpoint_keys import differences, fill, origins, same_name, shufflenet_names
 from slimlib.models.classifier import Classifier
 from slimlib.models.plans import plan_of
 from slimlib.setting import slimming_of
+from slimlib.swapping import no_inference_mode
 from slimlib.width import Switches, Width, WidthRange, label
 
 CLASSES = 1000  # of ImageNet
@@ -84,7 +86,7 @@ def load_published(name: str, path: str | Path) -> nn.Module:
         )
     state = read_state(Path(path))
     try:
-        with torch.random.fork_rng(devices=[]):  # the first weights, which do not stay, leave no trace
+        with no_inference_mode(), torch.random.fork_rng(devices=[]):  # no trace of the first weights
             net = _planned(PLANNED[name], state) if name in PLANNED else _uniform(CHECKPOINTS[name], state)
     except ValueError as error:
         raise ValueError(f"{path} is no checkpoint of {name}: {error}") from None
@@ -109,8 +111,7 @@ def _planned(network: str, state: Mapping[str, Tensor]) -> nn.Module:
     most = [max(switch[layer] for switch in counts) for layer in range(len(layers))]
     _check_weights(network, most, state)
     net = from_channels(network, most)
-    slimmed = convert(from_channels(network, most), _example(), **net.channel_rule)
-    layout = slimming_of(slimmed).layout
+    layout = follow(net, _example(), **net.channel_rule)
     plans = [plan_of(layout, dict(zip(layers, most, strict=True)), switch) for switch in counts]
     switches = Switches(*plans)
     apply_layout(net, layout, widths=switches, norm="switchable")

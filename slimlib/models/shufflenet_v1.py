@@ -2,7 +2,7 @@
 
 Its narrow widths are no nested parts of the full network, as the published ones are not: each layer
 keeps leading channels by their *position*. At half width the shuffle and the concatenation put other
-channels at a position than at full width, so following channels would find that none may go alone.
+channels at a position than at full width, so that following the channels keeps most layers full.
 What belongs together is therefore written down here, as a layout of one group: all layers of the
 network are whole multiples of a *unit*, and a width is a number of units.
 """
