@@ -17,8 +17,9 @@ from torch.amp.grad_scaler import GradScaler
 from torch.utils._pytree import tree_map_only
 
 from slimlib.distillation import Distillation
+from slimlib.gradients import adding_in_place
 from slimlib.setting import current_width, set_width
-from slimlib.width import Switches, Width, WidthRange, Widths
+from slimlib.width import Switches, Width, WidthRange, Widths, by_size
 
 
 class Rule(ABC):
@@ -73,14 +74,15 @@ class Rule(ABC):
         try:
             for position, width in enumerate(widths):
                 set_width(net, width)
-                with _gradients_stay_local(net, last=position == len(widths) - 1):
+                stay_local = _gradients_stay_local(net, last=position == len(widths) - 1)
+                with stay_local, adding_in_place(net) as run_backward:
                     output = net(*args) if autocast is None else in_lower_precision(net, args, autocast)
                     learns_from_data = self.distill is None or position == 0
                     value = loss(output) if learns_from_data else self.distill(output, teacher)  # type: ignore[misc]
                     if learns_from_data and self.distill is not None:
                         teacher = tree_map_only(Tensor, Tensor.detach, output)
                     del output  # its graph goes with the backward pass, before the next width runs
-                    (value if scaler is None else scaler.scale(value)).backward()
+                    run_backward(value if scaler is None else scaler.scale(value))
                 losses[width] = value.detach()
         finally:
             set_width(net, before)
@@ -148,15 +150,15 @@ class _Drawn(Rule):
         self.samples = samples
 
     @abstractmethod
-    def fixed(self) -> list[float]:
+    def fixed(self) -> list[Width]:
         """The widths that every step trains."""
 
     def draw(self) -> list[Width]:
         fixed = self.fixed()
         random = self._random(self.samples - len(fixed), without=fixed)
-        return [*sorted({*fixed, *random}, reverse=True)]
+        return sorted({*fixed, *random}, key=by_size, reverse=True)
 
-    def _random(self, count: int, *, without: list[float]) -> list[float]:
+    def _random(self, count: int, *, without: list[Width]) -> list[Width]:
         if isinstance(self.widths, WidthRange):
             low, high = self.widths.smallest, self.widths.largest
             uniform = torch.rand(count, generator=self._generator, dtype=torch.float64)
@@ -186,7 +188,7 @@ class Sandwich(_Drawn):
 
     teaches = True
 
-    def fixed(self) -> list[float]:
+    def fixed(self) -> list[Width]:
         return [self.widths.largest, self.widths.smallest]
 
 
@@ -198,7 +200,7 @@ class RandomWidths(_Drawn):
 
     fewest = 1
 
-    def fixed(self) -> list[float]:
+    def fixed(self) -> list[Width]:
         return []
 
 
@@ -208,7 +210,7 @@ class SmallestAndRandom(_Drawn):
     Source: Yu & Huang 2019 (US-Nets), ablation study of the sandwich rule.
     """
 
-    def fixed(self) -> list[float]:
+    def fixed(self) -> list[Width]:
         return [self.widths.smallest]
 
 
@@ -220,7 +222,7 @@ class LargestAndRandom(_Drawn):
 
     teaches = True
 
-    def fixed(self) -> list[float]:
+    def fixed(self) -> list[Width]:
         return [self.widths.largest]
 
 
