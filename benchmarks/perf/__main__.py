@@ -14,12 +14,13 @@ from benchmarks.perf.inference import inference
 from benchmarks.perf.measurement import Measurement
 from benchmarks.perf.records import write
 from benchmarks.perf.report import write_report
+from benchmarks.perf.spectrum import spectrum
 from benchmarks.perf.switching import switching
 from benchmarks.perf.training import sandwich_memory, sandwich_step
 
 CLASSIFIERS = ("MobileNet v1", "MobileNet v2", "ResNet-50")
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
-PARTS = ("inference", "training", "memory", "switching")
+PARTS = ("inference", "training", "memory", "switching", "spectrum")
 TRAINING_SIZES = {"MobileNet v1": (128, 16), "MobileNet v2": (128, 16), "ResNet-50": (128, 16), "WDSR-A": (48, 8)}
 
 
@@ -29,11 +30,13 @@ def measure(part: str, network: str, *, rounds: int) -> Iterator[Measurement]:
     if part == "inference" and network in CLASSIFIERS:
         yield from inference(network, widths=WIDTHS, size=224, rounds=rounds)
     elif part == "training":
-        yield sandwich_step(network, size=size, batch=batch, rounds=max(rounds // 3, 1))
+        yield from sandwich_step(network, size=size, batch=batch, rounds=max(rounds // 3, 1))
     elif part == "memory":
         yield sandwich_memory(network, size=size, batch=batch)
     elif part == "switching" and network in CLASSIFIERS[:2]:
         yield from switching(network, size=64, rounds=rounds)
+    elif part == "spectrum" and network in CLASSIFIERS:
+        yield from spectrum(network, widths=30, size=64, batch=32, batches=2, rounds=max(rounds // 6, 1))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

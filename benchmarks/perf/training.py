@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 import slimlib as slim
+from benchmarks.perf.inference import FORMATS
 from benchmarks.perf.measurement import Measurement
 from benchmarks.perf.networks import build, channel_rule
 from benchmarks.perf.timing import Spread, ratio, take_turns
 
 WIDTHS = slim.Switches(0.25, 0.5, 0.75, 1.0)  # a sandwich with n=4 draws just these in every step
+PLAIN_LOOP_LIMITS = {"MobileNet v1": 0.75, "MobileNet v2": 0.75}
 Step = Callable[[], object]
 
 
-def sandwich_step(name: str, *, size: int, batch: int, rounds: int) -> Measurement:
-    """Time of a sandwich step over the summed time of a step of each of its four dense networks."""
-    x = _batch(size, batch)
-    slimmable = _slimmable_step(name, x)
-    dense = [_dense_step(name, x, width) for width in WIDTHS.widths]
+def sandwich_step(name: str, *, size: int, batch: int, rounds: int) -> Iterator[Measurement]:
+    """Time of a sandwich step over the summed time of a step of each of its four dense networks.
 
-    def all_dense() -> None:
-        for step in dense:
+    In both memory formats, each against dense networks in the same one; and, in channels_last, against dense
+    networks in the other, as a plain loop has them.
+    """
+    steps: dict[str, Step] = {}
+    for shown, memory in FORMATS.items():
+        x = _batch(size, batch).to(memory_format=memory)
+        steps[f"slimmable {shown}"] = _slimmable_step(name, x, memory)
+        steps[f"dense {shown}"] = _in_turn([_dense_step(name, x, width, memory) for width in WIDTHS.widths])
+    times = take_turns(steps, rounds=rounds)
+    for shown in FORMATS:
+        value, seconds = ratio(times, f"slimmable {shown}", f"dense {shown}"), _median(times[f"dense {shown}"])
+        yield Measurement("sandwich step", name, f"n=4, batch {batch}, {shown}", value, limit=1.00, seconds=seconds)
+    value, seconds = ratio(times, "slimmable NHWC", "dense NCHW"), _median(times["dense NCHW"])
+    setting, limit = f"n=4, batch {batch}, NHWC over a plain NCHW loop", PLAIN_LOOP_LIMITS.get(name)
+    yield Measurement("sandwich step", name, setting, value, limit=limit, seconds=seconds)
+
+
+def _in_turn(steps: Sequence[Step]) -> Step:
+    def run() -> None:
+        for step in steps:
             step()
 
-    times = take_turns({"slimmable": slimmable, "dense": all_dense}, rounds=rounds)
-    seconds = sorted(times["dense"])[rounds // 2]
-    value = ratio(times, "slimmable", "dense")
-    return Measurement("sandwich step", name, f"n=4, batch {batch}", value, limit=1.00, seconds=seconds)
+    return run
+
+
+def _median(seconds: Sequence[float]) -> float:
+    return sorted(seconds)[len(seconds) // 2]
 
 
 def sandwich_memory(name: str, *, size: int, batch: int) -> Measurement:
@@ -57,9 +75,9 @@ def peak(step: Step) -> int:
     return most
 
 
-def _slimmable_step(name: str, x: Tensor) -> Step:
+def _slimmable_step(name: str, x: Tensor, memory: torch.memory_format = torch.contiguous_format) -> Step:
     torch.manual_seed(0)
-    full = build(name)
+    full = build(name).to(memory_format=memory)
     net = slim.convert(full, x[:1], widths=WIDTHS, **channel_rule(full))
     rule = slim.Sandwich(WIDTHS, samples=4)
     optimizer = _optimizer(net)
@@ -72,9 +90,9 @@ def _slimmable_step(name: str, x: Tensor) -> Step:
     return step
 
 
-def _dense_step(name: str, x: Tensor, width: float) -> Step:
+def _dense_step(name: str, x: Tensor, width: float, memory: torch.memory_format = torch.contiguous_format) -> Step:
     torch.manual_seed(0)
-    net = build(name, width)
+    net = build(name, width).to(memory_format=memory)
     optimizer = _optimizer(net)
 
     def step() -> None:

@@ -14,8 +14,9 @@ from benchmarks.perf.measurement import Measurement
 from benchmarks.perf.networks import NETWORKS, build, channel_rule
 from benchmarks.perf.records import read, write
 from benchmarks.perf.report import write_report
+from benchmarks.perf.spectrum import spectrum
 from benchmarks.perf.timing import Spread, ratio, take_turns
-from benchmarks.perf.training import peak
+from benchmarks.perf.training import peak, sandwich_step
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -42,6 +43,23 @@ def test_inference_compares_networks_with_equal_outputs_and_gives_every_row() ->
         for kind in ("in place", "frozen", "extracted")
     ]
     assert all(0.1 < m.value.median < 10 for m in rows)
+
+
+def test_a_sandwich_step_is_timed_in_both_formats_and_against_a_plain_loop() -> None:
+    rows = list(sandwich_step("MobileNet v1", size=32, batch=2, rounds=1))
+    assert [m.setting for m in rows] == [
+        "n=4, batch 2, NCHW",
+        "n=4, batch 2, NHWC",
+        "n=4, batch 2, NHWC over a plain NCHW loop",
+    ]
+    assert [m.limit for m in rows] == [1.0, 1.0, 0.75]
+
+
+def test_spectrum_and_calibration_are_timed_over_networks_with_equal_scores() -> None:
+    rows = list(spectrum("MobileNet v1", widths=3, size=32, batch=4, batches=2, rounds=1))  # checks inside
+    assert [(m.what, m.setting) for m in rows] == [
+        (what, "3 widths, 2 batches of 4") for what in ("spectrum", "calibration")
+    ]
 
 
 def test_ratios_are_taken_round_by_round() -> None:

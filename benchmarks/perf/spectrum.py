@@ -1,0 +1,74 @@
+"""Many widths over the same images: scoring them, and calibrating them, against dense networks one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+import slimlib as slim
+from benchmarks.perf.inference import dense_twin
+from benchmarks.perf.measurement import Measurement
+from benchmarks.perf.networks import build, channel_rule
+from benchmarks.perf.timing import ratio, take_turns
+from tasks.classification.evaluate import errors
+from tasks.recipe import evenly_spaced
+
+SMALLEST = 0.25
+Batches = list[tuple[Tensor, Tensor]]
+
+
+def spectrum(name: str, *, widths: int, size: int, batch: int, batches: int, rounds: int) -> Iterator[Measurement]:
+    """Time of scoring one network at many widths, and of calibrating them, over that of dense networks.
+
+    The dense networks of the same channels pass the same images: in eval mode for the scores, in training mode
+    without gradients, where BatchNorm computes its statistics, for the calibration. Images are in memory.
+    """
+    data = _batches(size, batch, batches)
+    net, shown = _calibrated(name, data, widths)
+    image = data[0][0]
+    dense = {width: dense_twin(name, width, slim.extract(net, width), image) for width in shown}
+    expected = [errors(twin, data, None, [1])[0] for twin in dense.values()]
+    if errors(net, data, shown, [1]) != expected:
+        raise RuntimeError(f"{name}: the dense networks score otherwise than the slimmable one")
+    runs = {
+        "scores": lambda: errors(net, data, shown, [1]),
+        "dense scores": lambda: [errors(twin, data, None, [1]) for twin in dense.values()],
+        "calibration": lambda: slim.calibrate(net, (x for x, _ in data), shown),
+        "dense training": lambda: [_pass(twin, data) for twin in dense.values()],
+    }
+    times = take_turns(runs, rounds=rounds)
+    setting = f"{len(shown)} widths, {batches} batches of {batch}"
+    for what, ours, theirs in (
+        ("spectrum", "scores", "dense scores"),
+        ("calibration", "calibration", "dense training"),
+    ):
+        seconds = sorted(times[theirs])[rounds // 2]
+        yield Measurement(what, name, setting, ratio(times, ours, theirs), limit=1.02, seconds=seconds)
+
+
+def _batches(size: int, batch: int, count: int) -> Batches:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(batch) % 1000
+    images = (torch.randn(batch, 3, size, size, generator=generator) for _ in range(count))
+    return [(x.to(memory_format=torch.channels_last), labels) for x in images]
+
+
+def _calibrated(name: str, data: Batches, widths: int) -> tuple[nn.Module, list[float]]:
+    """The slimmable network, and as many widths, each of another number of channels."""
+    torch.manual_seed(0)
+    full = build(name).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = slim.convert(full, data[0][0][:2], widths=slim.WidthRange(SMALLEST), **channel_rule(full))
+    different = {net.slim.channels_at(width): width for width in evenly_spaced(SMALLEST, 1.0, widths)}
+    shown = list(different.values())
+    slim.calibrate(net, [data[0][0]], shown)
+    return net, shown
+
+
+@torch.no_grad()
+def _pass(net: nn.Module, data: Batches) -> None:
+    net.train()
+    for x, _ in data:
+        net(x)
+    net.eval()
