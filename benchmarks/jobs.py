@@ -18,6 +18,7 @@ from benchmarks.progress import Reporter
 from benchmarks.records import MetricInfo, Record, Row, write_record
 from benchmarks.settings import RunSettings
 from tasks.checkpoint import Checkpoint
+from tasks.ranks import ALONE, Ranks
 from tasks.recipe import Recipe
 from tasks.scoring import WidthResult
 from tasks.supervised import Interrupted, Watch, networks_of, train_recipe
@@ -87,23 +88,37 @@ def chains(jobs: Sequence[Job]) -> list[list[Job]]:
 
 
 def run_job(
-    settings: RunSettings, job: Job, task: SupervisedTask, reporter: Reporter, stop: Callable[[], bool]
+    settings: RunSettings,
+    job: Job,
+    task: SupervisedTask,
+    reporter: Reporter,
+    stop: Callable[[], bool],
+    ranks: Ranks = ALONE,
 ) -> Outcome:
-    """Train a job from its last checkpoint and write its record. Whatever goes wrong is its outcome, never raised."""
+    """Train a job from its last checkpoint and write its record.
+
+    Whatever goes wrong is its outcome, and only raised where a single one of several ranks failed: the others
+    cannot go on then.
+    """
     try:
         reporter.start(job.label, settings.steps * len(networks_of(job.recipe, task)))
-        seconds = _train_and_record(settings, job, task, reporter, stop)
+        seconds = _train_and_record(settings, job, task, reporter, stop, ranks)
         return Outcome(job, "trained", f"done in {seconds:.0f} s")
     except Interrupted:
         return Outcome(job, "interrupted", "stopped; the same command goes on from here")
     except Exception as error:
-        if settings_want_traces():
+        if settings_want_traces() or not ranks.can_go_on(error):
             raise
         return Outcome(job, "failed", f"failed: {one_line(error)}")
 
 
 def _train_and_record(
-    settings: RunSettings, job: Job, task: SupervisedTask, reporter: Reporter, stop: Callable[[], bool]
+    settings: RunSettings,
+    job: Job,
+    task: SupervisedTask,
+    reporter: Reporter,
+    stop: Callable[[], bool],
+    ranks: Ranks,
 ) -> float:
     began = time.monotonic()
     torch.set_num_threads(settings.threads)
@@ -113,27 +128,34 @@ def _train_and_record(
     checkpoint = Checkpoint(path, identity, every=settings.checkpoint_seconds, warn=reporter.note)
     kept = Checkpoint(trained_network(settings, job, folder), f"{job.training}-{job.seed}", warn=reporter.note)
 
+    def keep(net: nn.Module) -> None:
+        network = folder.network(job.hash, job.seed)
+        network.parent.mkdir(parents=True, exist_ok=True)
+        slim.save(net, network, recipe={"name": job.recipe.name, **job.recipe.settings()})
+
     def trained(width: float | None, net: nn.Module) -> None:
         if job.keep and width is None:
-            network = folder.network(job.hash, job.seed)
-            network.parent.mkdir(parents=True, exist_ok=True)
-            slim.save(net, network, recipe={"name": job.recipe.name, **job.recipe.settings()})
+            ranks.first(lambda: keep(net))
+
+    def record(results: list[WidthResult]) -> float:
+        seconds = time.monotonic() - began
+        write_record(make_record(settings, job, task, results, seconds, ranks), folder.records)
+        checkpoint.remove()
+        return seconds
 
     results = train_recipe(
         task,
         job.recipe,
         steps=settings.steps,
         seed=job.seed,
-        device=settings.device,
+        device=ranks.device(settings.device),
         precision=settings.precision,
         checkpoint=checkpoint,
         trained=kept,
         watch=Watch(step=reporter.step, stop=stop, trained=trained),
+        ranks=ranks,
     )
-    seconds = time.monotonic() - began
-    write_record(make_record(settings, job, task, results, seconds), folder.records)
-    checkpoint.remove()
-    return seconds
+    return ranks.first(lambda: record(results))
 
 
 def trained_network(settings: RunSettings, job: Job, folder: ResultsFolder) -> Path:
@@ -144,9 +166,15 @@ def trained_network(settings: RunSettings, job: Job, folder: ResultsFolder) -> P
 
 
 def make_record(
-    settings: RunSettings, job: Job, task: SupervisedTask, results: list[WidthResult], seconds: float
+    settings: RunSettings,
+    job: Job,
+    task: SupervisedTask,
+    results: list[WidthResult],
+    seconds: float,
+    ranks: Ranks = ALONE,
 ) -> Record:
     """The record of a finished job."""
+    host = host_class(settings.device)
     return Record(
         task=settings.task,
         ablation=settings.ablation,
@@ -169,7 +197,7 @@ def make_record(
         settings=settings.deciding,
         versions=versions(),
         commit=commit(),
-        host=host_class(settings.device),
+        host=host if ranks.count == 1 else f"{ranks.count} processes, {host}",
         threads=settings.threads,
         seconds=round(seconds, 1),
     )

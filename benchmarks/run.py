@@ -1,4 +1,7 @@
-"""Train, score and compare the recipes of an ablation: `python -m benchmarks.run task=sr ablation=sandwich`."""
+"""Train, score and compare the recipes of an ablation: `python -m benchmarks.run task=sr ablation=sandwich`.
+
+On several GPUs each network is trained by all of them: `torchrun --nproc-per-node 2 -m benchmarks.run task=sr`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ import os
 import sys
 import warnings
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -14,12 +19,13 @@ from rich.table import Table
 from benchmarks.composing import CONF, GROUPS, choices
 from benchmarks.folder import FolderInUse, ResultsFolder
 from benchmarks.jobs import Job, MakeTask, Outcome, one_line, plan, settings_want_traces
-from benchmarks.launchers import launch
+from benchmarks.launchers import among_ranks, launch
 from benchmarks.reading import select, write_showcase, write_tables
 from benchmarks.records import write_record
 from benchmarks.settings import RunSettings, read_settings
 from benchmarks.tables import Results, grids, shown_name
 from benchmarks.task_choice import make_task
+from tasks.ranks import ALONE, Ranks
 
 DONE, FAILED, WRONG_SETTINGS, IN_USE, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -31,19 +37,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     3: another run works in the folder. 130: interrupted; the same command goes on.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    console = Console()
     warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
+    return among_ranks(partial(_main, given))
+
+
+def _main(given: Sequence[str], ranks: Ranks) -> int:
+    console = Console(quiet=not ranks.leads)
     if {"-h", "--help", "help"} & set(given):
         console.print(usage(), markup=False, highlight=False, soft_wrap=True)
         return DONE
     if any(argument.replace(" ", "").lower() in ("debug=true", "++debug=true") for argument in given):
         os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        settings = read_settings(given)
+        settings = ranks.together(lambda: read_settings(given))
     except ValueError as error:
-        return _refuse(error, WRONG_SETTINGS)
+        return _refuse(error, WRONG_SETTINGS, ranks)
     make = partial(make_task, settings.task, settings.task_settings)
-    return run(settings, make, console)
+    return run(settings, make, console, ranks)
 
 
 def usage() -> str:
@@ -59,23 +69,48 @@ def usage() -> str:
     return "\n".join(lines) + "\n".join(f"  {line}".rstrip() for line in own.splitlines())
 
 
-def run(settings: RunSettings, make: MakeTask, console: Console) -> int:
-    """Bring the ablation's records up to date, then write and show what they say."""
+def run(settings: RunSettings, make: MakeTask, console: Console, ranks: Ranks = ALONE) -> int:
+    """Bring the ablation's records up to date, then write and show what they say.
+
+    All ranks train; the first alone reads and writes the folder.
+    """
     folder = ResultsFolder(settings.folder)
+    if ranks.count > 1 and settings.launcher != "serial":
+        taken = f"launcher={settings.launcher} starts processes of its own; torchrun has started {ranks.count} already"
+        return _refuse(ValueError(f"{taken}. Use launcher=serial, or start without torchrun"), WRONG_SETTINGS, ranks)
     try:
-        with folder.locked():
-            return _run(settings, make, folder, console)
-    except FolderInUse as error:
-        return _refuse(error, IN_USE)
-    except (OSError, ValueError) as error:
-        return _refuse(error, FAILED)
+        ranks.together(lambda: ranks.device(settings.device))
+        with ExitStack() as held:
+            ranks.first(lambda: held.enter_context(folder.locked()))
+            return _run(settings, make, folder, console, ranks)
+    except (FolderInUse, OSError, ValueError) as error:
+        if not ranks.can_go_on(error):
+            raise
+        return _refuse(error, IN_USE if isinstance(error, FolderInUse) else FAILED, ranks)
     except KeyboardInterrupt:
-        return _refuse(ValueError("interrupted; the same command goes on from the last checkpoint"), INTERRUPTED)
+        if ranks.count > 1:
+            raise
+        return _refuse(ValueError("interrupted; the same command goes on from the last checkpoint"), INTERRUPTED, ranks)
 
 
-def _run(settings: RunSettings, make: MakeTask, folder: ResultsFolder, console: Console) -> int:
+def _run(settings: RunSettings, make: MakeTask, folder: ResultsFolder, console: Console, ranks: Ranks) -> int:
     console.print(f"{settings.question} ({settings.folder})", markup=False, highlight=False, soft_wrap=True)
     jobs = plan(settings)
+    outcomes, missing, damaged = ranks.first(lambda: _look(settings, jobs, folder, console))
+    if missing:
+        outcomes += launch(settings, missing, make, console, ranks)
+
+    def tell() -> int:
+        read(settings, jobs, outcomes, make, folder, console)
+        return conclude(outcomes, damaged.values(), len(missing), console)
+
+    return ranks.first(tell)
+
+
+def _look(
+    settings: RunSettings, jobs: Sequence[Job], folder: ResultsFolder, console: Console
+) -> tuple[list[Outcome], list[Job], dict[Path, str]]:
+    """What is known already, which jobs are missing, and which records are damaged."""
     outcomes: list[Outcome] = []
     missing = []
     for job in jobs:
@@ -94,10 +129,7 @@ def _run(settings: RunSettings, make: MakeTask, folder: ResultsFolder, console: 
     if settings.overwrite == "always":
         for job in missing:
             folder.trained(job.training, job.seed).unlink(missing_ok=True)
-    if missing:
-        outcomes += launch(settings, missing, make, console)
-    read(settings, jobs, outcomes, make, folder, console)
-    return conclude(outcomes, damaged.values(), len(missing), console)
+    return outcomes, missing, damaged
 
 
 def recorded(settings: RunSettings, job: Job, folder: ResultsFolder) -> Outcome | None:
@@ -179,10 +211,11 @@ def conclude(outcomes: Sequence[Outcome], damaged: Collection[str], expected: in
     return FAILED if failed or damaged else DONE
 
 
-def _refuse(error: Exception, code: int) -> int:
+def _refuse(error: Exception, code: int, ranks: Ranks) -> int:
     if settings_want_traces():
         raise error
-    print(f"error: {one_line(error)}", file=sys.stderr)
+    if ranks.leads:
+        print(f"error: {one_line(error)}", file=sys.stderr)
     return code
 
 

@@ -2,85 +2,170 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from itertools import zip_longest
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_map_only
 
 from slimlib.batchnorm import drop_buffer, tag, tracks
 from slimlib.layout import axis_index
 from slimlib.setting import current_width, set_width, slimming_of
-from slimlib.slimming import label
-from slimlib.swapping import STATISTICS, Part
-from slimlib.width import Width, check_width
+from slimlib.swapping import STATISTICS, Part, Swaps
+from slimlib.width import Width, label
 
 Average = Literal["exact", "moving"]
 
 
 @dataclass
 class Moments:
-    """Mean and sum of squared deviations of everything that a BatchNorm saw, in double precision."""
+    """Mean and sum of squared deviations of what was seen of each channel, in double precision."""
 
-    count: int = 0
+    count: Tensor | float = 0.0  # [C]
     mean: Tensor | float = 0.0  # [C]
     squares: Tensor | float = 0.0  # [C]
 
-    def add(self, count: int, mean: Tensor, variance: Tensor) -> None:
+    def add(self, count: Tensor | float, mean: Tensor, variance: Tensor) -> None:
         """Join a batch of `count` values a channel with its mean [C] and unbiased variance [C]."""
-        mean, squares = mean.double(), variance.double() * (count - 1)
-        total = self.count + count
-        moved = mean - self.mean
-        self.mean = self.mean + moved * (count / total)
-        self.squares = self.squares + squares + moved**2 * (self.count * count / total)
+        count = torch.as_tensor(count, dtype=torch.double, device=mean.device)
+        self.join(Moments(count, mean.double(), variance.double() * (count - 1).clamp(min=0)))
+
+    def join(self, other: Moments) -> None:
+        """Become the moments of what both saw."""
+        if not isinstance(self.count, Tensor):
+            self.count, self.mean, self.squares = other.count, other.mean, other.squares
+            return
+        total = self.count + other.count
+        share = other.count / total.clamp(min=1)
+        moved = other.mean - self.mean
+        self.mean = self.mean + moved * share
+        self.squares = self.squares + other.squares + moved**2 * (self.count * share)
         self.count = total
 
     @property
     def variance(self) -> Tensor:
-        assert isinstance(self.squares, Tensor)
-        return self.squares / max(self.count - 1, 1)
+        assert isinstance(self.squares, Tensor) and isinstance(self.count, Tensor)
+        return self.squares / (self.count - 1).clamp(min=1)
 
 
 @dataclass
-class _Collector:
-    """Takes the statistics of one width off the forward passes of its BatchNorm layers."""
+class MovingAverage:
+    """The exponential moving average over batches that BatchNorm itself keeps in training, but begun with the first.
 
-    average: Average
+    BatchNorm begins with mean 0 and variance 1, which after 16 batches still weigh 0.9 ** 16 = 19 %.
+    """
+
     momentum: float
-    scratch: dict[nn.Module, dict[str, Tensor]] = field(default_factory=dict)
-    moments: dict[nn.Module, Moments] = field(default_factory=dict)
+    count: Tensor | float = 0.0  # [C], batches
+    mean: Tensor | float = 0.0  # [C]
+    variance: Tensor | float = 0.0  # [C]
 
-    def swap_in(self, norms: Sequence[nn.Module]) -> None:
-        """Let every layer write the statistics of the next batch where we can read them."""
-        for norm in norms:
-            norm.__dict__.update(track_running_stats=True, num_batches_tracked=None)
-            norm.__dict__["momentum"] = 1.0 if self.average == "exact" else self.momentum
-            norm.__dict__.update(self.scratch.get(norm) or dict.fromkeys(STATISTICS))
+    def join(self, batch: Moments) -> None:
+        """Move on by one batch."""
+        assert isinstance(batch.count, Tensor)
+        seen = batch.count > 0
+        weight = seen * (1 - (1 - self.momentum) * (self.count > 0))
+        self.mean = self.mean + (batch.mean - self.mean) * weight
+        self.variance = self.variance + (batch.variance - self.variance) * weight
+        self.count = self.count + seen
 
-    def before(self, norm: nn.Module, args: tuple[Any, ...]) -> None:
-        if norm not in self.scratch:
-            x: Tensor = args[0]
-            empty = x.new_zeros(x.shape[1], dtype=_statistics_dtype(norm))
-            self.scratch[norm] = dict(zip(STATISTICS, (empty, torch.ones_like(empty)), strict=True))
-            norm.__dict__.update(self.scratch[norm])
 
-    def after(self, norm: nn.Module, args: tuple[Any, ...], _out: Any) -> None:
-        count = args[0].numel() // args[0].shape[1]
-        seen = self.scratch[norm]
-        if self.average == "exact":
-            self.moments.setdefault(norm, Moments()).add(count, *(seen[name] for name in STATISTICS))
+Seen = dict[tuple[int, ...], list[Moments]]
+"""What the BatchNorms of the network saw of one batch at some channel numbers, the channels of all layers in a row.
 
-    def result(self, norm: nn.Module) -> tuple[Tensor, Tensor] | None:
-        """Mean [C] and variance [C]; None where the layer never ran."""
-        if norm not in self.scratch:
-            return None
-        if self.average == "moving":
-            return self.scratch[norm]["running_mean"], self.scratch[norm]["running_var"]
-        moments = self.moments[norm]
-        assert isinstance(moments.mean, Tensor)
-        return moments.mean, moments.variance
+Most networks run each layer once; where one runs again, a second entry holds what came from then on.
+"""
+
+
+class _Collector:
+    """Takes the statistics of all widths off the forward passes of the BatchNorm layers.
+
+    Those of all layers are joined as one: layer by layer it would take as long as a tenth of the forward pass.
+    """
+
+    def __init__(
+        self,
+        norms: Sequence[nn.Module],
+        widths: Mapping[tuple[int, ...], Width],
+        start: Callable[[], Moments | MovingAverage],
+    ) -> None:
+        self.norms, self.widths = norms, widths
+        self.averages = {channels: start() for channels in widths}
+        self._scratch: dict[tuple[int, ...], list[Swaps]] = {}
+        self._now: list[Swaps] = []
+        self._counts = [0] * len(norms)  # values a channel that each layer saw since they were taken
+        self._passes: list[Moments] = []
+
+    def prepare(self, net: nn.Module) -> None:
+        """Make room for what the layers will see."""
+        for channels, width in self.widths.items():
+            set_width(net, width)
+            self._scratch[channels] = [_scratch(norm) for norm in self.norms]
+
+    def run(self, net: nn.Module, batch: Any) -> Seen:
+        """What the layers see of a batch at each width."""
+        return {channels: self._run_at(channels, net, batch) for channels in self.widths}
+
+    def join(self, ranks: Sequence[Seen]) -> None:
+        """Average what all ranks saw in their batches, which make up one batch."""
+        for channels, average in self.averages.items():
+            for same in zip_longest(*(seen[channels] for seen in ranks)):
+                batch = Moments()
+                for moments in filter(None, same):
+                    batch.join(moments)
+                average.join(batch)
+
+    def results(self, channels: tuple[int, ...]) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
+        """Each layer that ran, with its mean [C] and variance [C]."""
+        average = self.averages[channels]
+        sizes = [len(swaps[STATISTICS[0]]) for swaps in self._scratch[channels]]
+        rows = [torch.as_tensor(row).split(sizes) for row in (average.count, average.mean, average.variance)]
+        for norm, count, mean, variance in zip(self.norms, *rows, strict=True):
+            if count[0] > 0:
+                yield norm, mean, variance
+
+    def before(self, position: int, _norm: nn.Module, args: tuple[Any, ...]) -> None:
+        """Hook of each layer, by its position, before it runs."""
+        if self._counts[position]:
+            self._take()  # it runs again, and overwrites
+        self._counts[position] = args[0].numel() // args[0].shape[1]
+
+    def _run_at(self, channels: tuple[int, ...], net: nn.Module, batch: Any) -> list[Moments]:
+        set_width(net, self.widths[channels])
+        self._now, self._passes = self._scratch[channels], []
+        for norm, swaps in zip(self.norms, self._now, strict=True):
+            norm.__dict__.update(swaps)
+        net(*batch) if isinstance(batch, tuple) else net(batch)
+        self._take()
+        return self._passes
+
+    def _take(self) -> None:
+        """Note what the layers saw since they were last asked."""
+        mean, variance = (_in_a_row([swaps[name] for swaps in self._now]) for name in STATISTICS)
+        sizes = torch.tensor([len(swaps[STATISTICS[0]]) for swaps in self._now])
+        seen = Moments()
+        seen.add(torch.tensor(self._counts).repeat_interleave(sizes), mean, variance)
+        self._passes.append(seen)
+        self._counts = [0] * len(self.norms)
+
+
+def _scratch(norm: nn.Module) -> Swaps:
+    """With this in its `__dict__` a layer writes the statistics of the next batch alone, where we can read them."""
+    channels: Any = norm.num_features
+    empty = _statistics(norm).new_zeros(channels)
+    statistics = dict(zip(STATISTICS, (empty, torch.ones_like(empty)), strict=True))
+    return {"track_running_stats": True, "num_batches_tracked": None, "momentum": 1.0, **statistics}
+
+
+def _in_a_row(tensors: Sequence[Tensor]) -> Tensor:
+    """All of them as one, where the first is."""
+    return torch.cat([t.to(tensors[0].device) for t in tensors])
 
 
 def calibrate(
@@ -96,16 +181,21 @@ def calibrate(
     A network without BatchNorm needs none, and nothing is done. Statistics belong to the weights as
     they are now: after more training, calibrate again. Widths with the same channel numbers share one set.
 
+    Where torch.distributed runs several processes, call it in all of them, with the same widths and each
+    with batches of its own: all get the same statistics, of the batches of all.
+
     Args:
         net: a slimmable network with universal or switchable BatchNorm.
         batches: inputs [N, ...] (or tuples of the arguments of forward), without labels.
         widths: the widths to compute for.
         average: "exact", mean and (unbiased) variance over all values of all batches, or "moving",
-            an exponential moving average over the batches.
+            an exponential moving average over the batches, begun with the first; the first ones of all
+            processes make up one batch, then the second ones, and so on.
         momentum: of the moving average.
 
     Raises:
-        ValueError: no batch, no width, a width that is not allowed, or norm "shared", which has one set for all.
+        ValueError: no batch, no width, a width that is not allowed, or norm "shared", which has one set for all;
+            processes with different widths or, "moving", different numbers of batches.
 
     Source: Yu & Huang 2019 (US-Nets), sec. 3.1 and eq. 5.
     """
@@ -116,25 +206,22 @@ def calibrate(
     if not widths:
         raise ValueError("calibrate got no widths; give for example widths=[0.25, 0.5, 1.0]")
     for width in widths:
-        check_width(width, slimming.widths)
+        slimming.check(width)
     if not norms:
         return
     if slimming.norm == "shared":
         raise ValueError("norm 'shared' keeps one set of statistics for all widths; convert with norm='universal'")
-    wanted = {slimming.channels_at(width): (width, _Collector(average, momentum)) for width in widths}
-    with _collecting(net, norms):
-        empty = True
-        for batch in batches:
-            empty = False
-            for width, collector in wanted.values():
-                _run(net, norms, batch, width, collector)
-    if empty:
-        raise ValueError("calibrate got no batch; give an iterable of inputs, for example [x for x, _ in loader][:5]")
-    for channels, (width, collector) in wanted.items():
+    start = Moments if average == "exact" else partial(MovingAverage, momentum)
+    collector = _Collector(norms, {slimming.channels_at(width): width for width in widths}, start)
+    if isinstance(net, DistributedDataParallel):
+        net = net.module  # whose forward does not wait for other ranks, which may have fewer batches
+    with _collecting(net, collector):
+        _read(net, batches, collector, even=average == "moving")
+    for channels, width in collector.widths.items():
         slimming.labels[tag(channels).removeprefix("at_")] = label(width)
-        for norm in norms:
-            if (found := collector.result(norm)) is not None:
-                _write(norm, "" if channels == slimming.layout.full else "_" + tag(channels), *found)
+        suffix = "" if channels == slimming.layout.full else "_" + tag(channels)
+        for norm, mean, variance in collector.results(channels):
+            _write(norm, suffix, mean, variance)
     slimming.refresh()
 
 
@@ -163,31 +250,65 @@ def _leading(part: Part, name: str, channels: tuple[int, ...]) -> Tensor:
     return full[:index].clone() if isinstance(index, int) else full[index.to(full.device)]
 
 
-def _run(net: nn.Module, norms: list[nn.Module], batch: Any, width: Width, collector: _Collector) -> None:
-    set_width(net, width)
-    collector.swap_in(norms)
-    hooks = [norm.register_forward_pre_hook(collector.before) for norm in norms]
-    hooks += [norm.register_forward_hook(collector.after) for norm in norms]
-    try:
-        net(*batch) if isinstance(batch, tuple) else net(batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
+def _read(net: nn.Module, batches: Iterable[Any], collector: _Collector, *, even: bool) -> None:
+    """Show every batch, of all ranks, to the collector. `even`: the ranks must have equally many."""
+    collector.prepare(net)
+    seen = (collector.run(net, batch) for batch in batches)
+    number = 0
+    for number, of_ranks in enumerate(_over_ranks(seen), start=1):
+        here = {rank: found for rank, found in enumerate(of_ranks) if found is not None}
+        if even and len(here) < len(of_ranks):
+            raise ValueError(
+                f"calibrate got a batch number {number} on rank {min(here)}, but not on every rank; average='moving' "
+                "needs equally many everywhere. Take average='exact', or give each rank the same number."
+            )
+        if any(found.keys() != collector.widths.keys() for found in here.values()):
+            raise ValueError("calibrate got other widths on another rank; give the same widths on every rank")
+        collector.join(list(here.values()))
+    if not number:
+        raise ValueError("calibrate got no batch; give an iterable of inputs, for example [x for x, _ in loader][:5]")
+
+
+def _over_ranks(seen: Iterable[Seen]) -> Iterator[list[Seen | None]]:
+    """What every rank saw in its next batch, until none has any left; None: no more on that rank.
+
+    The ranks exchange after each batch, and go on exchanging when they have no more, so that none waits in vain.
+    """
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        for found in seen:
+            yield [found]
+        return
+    rest = iter(seen)
+    while True:
+        everyone: list[Seen | None] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(everyone, tree_map_only(Moments, _on_cpu, next(rest, None)))
+        if all(found is None for found in everyone):
+            return
+        yield everyone
+
+
+def _on_cpu(moments: Moments) -> Moments:
+    """From the memory of a GPU, which another process cannot read."""
+    return Moments(*(torch.as_tensor(value).cpu() for value in (moments.count, moments.mean, moments.squares)))
 
 
 @contextmanager
-def _collecting(net: nn.Module, norms: list[nn.Module]) -> Iterator[None]:
+def _collecting(net: nn.Module, collector: _Collector) -> Iterator[None]:
     """Eval mode but for the BatchNorms, no gradients; afterwards everything is as it was."""
+    norms = collector.norms
     modes = {module: module.training for module in net.modules()}
     momenta = [norm.__dict__["momentum"] for norm in norms]
     before = current_width(net)
     net.eval()
     for norm in norms:
         norm.training = True
+    hooks = [norm.register_forward_pre_hook(partial(collector.before, i)) for i, norm in enumerate(norms)]
     try:
         with torch.no_grad():
             yield
     finally:
+        for hook in hooks:
+            hook.remove()
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.__dict__["momentum"] = momentum
             for name in norm._buffers:
@@ -197,15 +318,15 @@ def _collecting(net: nn.Module, norms: list[nn.Module]) -> Iterator[None]:
         set_width(net, before)
 
 
-def _statistics_dtype(norm: nn.Module) -> torch.dtype:
+def _statistics(norm: nn.Module) -> Tensor:
     buffer = norm._buffers["running_mean"]
     assert buffer is not None
-    return buffer.dtype
+    return buffer
 
 
-def _write(norm: nn.Module, suffix: str, mean: Tensor, variance: Tensor) -> None:
-    for name, value in zip(STATISTICS, (mean, variance), strict=True):
-        value = value.to(_statistics_dtype(norm))
+def _write(norm: nn.Module, suffix: str, mean: Tensor | float, variance: Tensor | float) -> None:
+    for name, given in zip(STATISTICS, (mean, variance), strict=True):
+        value = torch.as_tensor(given).to(_statistics(norm))
         if (there := norm._buffers.get(name + suffix)) is not None:
             there.copy_(value)
         else:

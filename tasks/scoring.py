@@ -14,6 +14,7 @@ import slimlib as slim
 from slimlib.calibration import use_full_statistics
 from slimlib.nonuniform import random_plan
 from slimlib.width import Width, WidthRange
+from tasks.ranks import ALONE, Ranks
 from tasks.recipe import Recipe
 from tasks.seeds import derive_seed
 from tasks.task import Scores, SupervisedTask
@@ -35,27 +36,37 @@ class WidthResult:
 class TrainingFailed(Exception):
     """Training gave nothing to record, for example because the loss is not a finite number."""
 
+    on_every_rank = True  # it is told by numbers that all ranks share
+
 
 def score(
-    task: SupervisedTask, recipe: Recipe, net: nn.Module, width: float | None, *, seed: int, device: torch.device
+    task: SupervisedTask,
+    recipe: Recipe,
+    net: nn.Module,
+    width: float | None,
+    *,
+    seed: int,
+    device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> list[WidthResult]:
     """Score a trained network, leaving it in eval mode.
 
     Args:
         width: that an individual network was built for; None: a slimmable one, scored at all widths of the recipe.
         seed: of the recipe; decides the images of the calibration, and random plans.
+        ranks: the processes that have the network and score it together; all get the same results.
 
     Raises:
         TrainingFailed: a score is not finite.
     """
     if width is not None:
-        return [_mean(task, net.eval(), width, [1.0], _evaluate(task, net, None))]
+        return [_mean(task, net, width, [1.0], ranks.first(lambda: _evaluate(task, net.eval(), None)))]
     shown = recipe.evaluated(task)
     generator = torch.Generator().manual_seed(derive_seed(seed, "plans"))
     tested = {w: _tested(recipe, net, w, generator) for w in shown}
     every = [setting for settings in tested.values() for setting in settings]
-    _calibrate(task, recipe, net, every, derive_seed(seed, "calibration"), device)
-    scores = iter(_evaluate(task, net.eval(), every))
+    _calibrate(task, recipe, net, every, derive_seed(seed, "calibration"), device, ranks)
+    scores = iter(_evaluate_together(task, net.eval(), every, ranks))
     return [_mean(task, net, w, settings, [next(scores) for _ in settings]) for w, settings in tested.items()]
 
 
@@ -70,7 +81,13 @@ def _tested(recipe: Recipe, net: nn.Module, width: float, generator: torch.Gener
 
 
 def _calibrate(
-    task: SupervisedTask, recipe: Recipe, net: nn.Module, widths: Sequence[Width], seed: int, device: torch.device
+    task: SupervisedTask,
+    recipe: Recipe,
+    net: nn.Module,
+    widths: Sequence[Width],
+    seed: int,
+    device: torch.device,
+    ranks: Ranks,
 ) -> None:
     if recipe.norm != "universal":
         return
@@ -78,8 +95,15 @@ def _calibrate(
         use_full_statistics(net, widths)
         return
     augmented = recipe.calibrate_on == "augmented"
-    batches = task.batches(range(recipe.calibrate), seed, device=device, augmented=augmented)
+    batches = task.batches(range(recipe.calibrate), seed, device=device, shard=ranks.shard, augmented=augmented)
     slim.calibrate(net, (x for x, _ in batches), widths, average=recipe.average)  # type: ignore[arg-type]
+
+
+def _evaluate_together(task: SupervisedTask, net: nn.Module, widths: Sequence[Width], ranks: Ranks) -> list[Scores]:
+    """The scores at each width, each evaluated on one of the ranks."""
+    own = widths[ranks.index :: ranks.count]
+    found = ranks.gathered(lambda: _evaluate(task, net, own) if own else [])
+    return [found[i % ranks.count][i // ranks.count] for i in range(len(widths))]
 
 
 def _evaluate(task: SupervisedTask, net: nn.Module, widths: Sequence[Width] | None) -> list[Scores]:

@@ -15,8 +15,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from slimlib.rules import Rule, in_lower_precision
-from slimlib.slimming import label
+from slimlib.width import label
 from tasks.checkpoint import Checkpoint
+from tasks.ranks import ALONE, Ranks
 from tasks.recipe import Recipe
 from tasks.scoring import TrainingFailed, WidthResult, score
 from tasks.seeds import derive_seed
@@ -39,7 +40,7 @@ class Watch:
 
     Attributes:
         step: called with (steps done of all networks of the recipe, loss of the widest) after each step.
-        stop: asked after each step; once true, a checkpoint is written and `Interrupted` raised.
+        stop: asked after each step; once true on any rank, a checkpoint is written and `Interrupted` raised.
         trained: called with (width or None, network) for each network when it is evaluated.
     """
 
@@ -60,8 +61,8 @@ class Training:
     scaler: GradScaler | None = None
     step: int = 0
 
-    def state(self) -> dict[str, Any]:
-        """Everything that decides the next steps, as tensors and plain values."""
+    def state(self, ranks: Ranks) -> dict[str, Any]:
+        """Everything that decides the next steps of all ranks, as tensors and plain values."""
         return {
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -69,11 +70,11 @@ class Training:
             "rule": None if self.rule is None else self.rule.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "step": self.step,
-            "random": _random_states(),
+            "random": ranks.gathered(self._random_states),
         }
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken."""
+    def load_state(self, state: Mapping[str, Any], ranks: Ranks) -> None:
+        """Go on where `state` was taken; also with more or fewer ranks than it was taken with."""
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
@@ -82,7 +83,23 @@ class Training:
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
-        _restore_random_states(state["random"])
+        if ranks.index < len(state["random"]):
+            self._restore_random_states(state["random"][ranks.index])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.net.parameters()).device
+
+    def _random_states(self) -> dict[str, Tensor | None]:
+        """Of the generators that the layers of the network draw from."""
+        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+    def _restore_random_states(self, states: Mapping[str, Tensor | None]) -> None:
+        torch.set_rng_state(states["cpu"])  # type: ignore[arg-type]
+        if states["cuda"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(states["cuda"], self.device)
 
 
 def train_recipe(
@@ -96,8 +113,13 @@ def train_recipe(
     checkpoint: Checkpoint | None = None,
     trained: Checkpoint | None = None,
     watch: Watch = Watch(),
+    ranks: Ranks = ALONE,
 ) -> list[WidthResult]:
     """Train and score all networks of a recipe, from its checkpoint if there is one.
+
+    Where several ranks call it, they train the same networks together, each on its shard of every batch, and
+    the first writes the checkpoints. The result does not depend on how many they are, apart from BatchNorm,
+    which normalises on each rank by that rank's shard.
 
     Args:
         task: what to train for.
@@ -110,22 +132,23 @@ def train_recipe(
         trained: where the trained slimmable network is kept, and taken from if it is there: recipes that
             only score it in other ways share it.
         watch: how the run is followed and stopped.
+        ranks: the processes that train it.
 
     Returns:
-        A result for each evaluated width, narrowest first: the same whether or not the run was interrupted.
+        A result for each evaluated width, narrowest first: the same whether or not the run was interrupted,
+        and the same on every rank.
 
     Raises:
         Interrupted: `watch.stop` asked for it.
         TrainingFailed: the loss or a score is not finite.
         HostileCheckpointError: the checkpoint would run code.
     """
-    run = _Run(task, recipe, steps, seed, torch.device(device), PRECISIONS[precision], trained)
+    run = _Run(task, recipe, steps, seed, torch.device(device), PRECISIONS[precision], checkpoint, trained, ranks)
     try:
-        return _train_networks(run, checkpoint, watch, _read(checkpoint))
+        return _train_networks(run, watch, ranks.first(lambda: _read(checkpoint)))
     except _UnusableState as unusable:
-        assert checkpoint is not None
-        checkpoint.set_aside(unusable.reason)
-        return _train_networks(run, checkpoint, watch, _Saved())
+        _set_aside(run, checkpoint, unusable.reason)
+        return _train_networks(run, watch, _Saved())
 
 
 def networks_of(recipe: Recipe, task: SupervisedTask) -> tuple[float | None, ...]:
@@ -145,7 +168,9 @@ class _Run:
     seed: int
     device: torch.device
     autocast: torch.dtype | None
+    checkpoint: Checkpoint | None
     trained: Checkpoint | None
+    ranks: Ranks
 
 
 @dataclass(frozen=True)
@@ -159,30 +184,34 @@ class _Saved:
 
 class _UnusableState(Exception):
     def __init__(self, reason: Exception) -> None:
-        super().__init__(str(reason))
+        super().__init__(reason)
         self.reason = reason
 
 
-def _train_networks(run: _Run, checkpoint: Checkpoint | None, watch: Watch, saved: _Saved) -> list[WidthResult]:
+def _train_networks(run: _Run, watch: Watch, saved: _Saved) -> list[WidthResult]:
+    checkpoint, ranks = run.checkpoint, run.ranks
     results = list(saved.results)
     networks = networks_of(run.recipe, run.task)
     for number, width in enumerate(networks[saved.finished :], start=saved.finished):
-        training = _start(run, width)
+        training = ranks.together(partial(_start, run, width))
         _take_trained(run, training)
         if saved.training is not None and number == saved.finished:
-            _load(training, saved.training)
+            _load(run, training, saved.training)
         for step, loss in _train(run, training):
             watch.step(number * run.steps + step, loss)
-            stop = watch.stop()
-            if checkpoint is not None and (stop or checkpoint.due()):
-                _write(checkpoint, number, results, training.state())
+            stop, due = ranks.any(watch.stop(), ranks.leads and checkpoint is not None and checkpoint.due())
+            if checkpoint is not None and (stop or due):
+                _write(run, checkpoint, _Saved(number, results, training.state(ranks)))
             if stop:
                 raise Interrupted
+        ranks.share_buffers(training.net)
         _keep_trained(run, training)
-        results += score(run.task, run.recipe, training.net, training.width, seed=run.seed, device=run.device)
+        results += score(
+            run.task, run.recipe, training.net, training.width, seed=run.seed, device=run.device, ranks=ranks
+        )
         watch.trained(width, training.net)
         if checkpoint is not None and number < len(networks) - 1:
-            _write(checkpoint, number + 1, results, None)
+            _write(run, checkpoint, _Saved(number + 1, results))
     return sorted(results, key=lambda result: result.width)
 
 
@@ -195,7 +224,8 @@ def _start(run: _Run, width: float | None) -> Training:
         net = run.recipe.convert(net, run.task)
         rule = run.recipe.make_rule(run.seed, net)
     net.to(run.device)
-    torch.manual_seed(derive_seed(run.seed, "training"))
+    # Each rank has other items of the batch, and so draws other dropout; the first draws what a process alone does.
+    torch.manual_seed(derive_seed(run.seed, "training" if run.ranks.leads else f"training of rank {run.ranks.index}"))
     optimizer, scheduler = run.task.optimizer(net, run.steps)
     scaler = GradScaler(run.device.type) if run.autocast == torch.float16 else None
     return Training(net, width, rule, optimizer, scheduler, scaler)
@@ -203,30 +233,35 @@ def _start(run: _Run, width: float | None) -> Training:
 
 def _take_trained(run: _Run, training: Training) -> None:
     """Spare the training where another recipe has done the very same."""
-    state = None if run.trained is None or training.width is not None else run.trained.read()
+    trained = run.trained
+    state = None if trained is None or training.width is not None else run.ranks.first(trained.read)
     if state is None:
         return
     try:
-        training.net.load_state_dict(state["net"])
+        run.ranks.together(lambda: training.net.load_state_dict(state["net"]))
         training.step = run.steps
     except (KeyError, RuntimeError) as error:
-        assert run.trained is not None
-        run.trained.set_aside(error)
+        _set_aside(run, trained, error)
 
 
 def _keep_trained(run: _Run, training: Training) -> None:
-    if run.trained is not None and training.width is None and not run.trained.path.exists():
-        run.trained.write({"net": training.net.state_dict()})
+    trained = run.trained
+    if trained is not None and training.width is None:
+        net = training.net.state_dict()
+        run.ranks.first(lambda: None if trained.path.exists() else trained.write({"net": net}))
 
 
 def _train(run: _Run, training: Training) -> Iterator[tuple[int, float]]:
     """Train to the last step; yields (steps done, loss of the widest) after each."""
     data_seed = derive_seed(run.seed, "data")
     training.net.train()
-    for x, target in run.task.batches(range(training.step, run.steps), data_seed, device=run.device):
+    # Each switch has BatchNorm parameters of its own, which get no gradient from the passes of the others.
+    net = run.ranks.wrap(training.net, some_unused=training.width is None and run.recipe.norm == "switchable")
+    steps = range(training.step, run.steps)
+    for x, target in run.task.batches(steps, data_seed, device=run.device, shard=run.ranks.shard):
         training.optimizer.zero_grad(set_to_none=True)
-        losses = _backward(run, training, x, partial(run.task.loss, target=target))
-        values = torch.stack(list(losses.values())).tolist()
+        losses = _backward(run, training, net, x, partial(run.task.loss, target=target))
+        values = run.ranks.mean(torch.stack(list(losses.values())).tolist())
         for width, value in zip(losses, values, strict=True):
             if not math.isfinite(value):
                 where = f"at step {training.step + 1}, width {label(width)}"
@@ -236,8 +271,10 @@ def _train(run: _Run, training: Training) -> Iterator[tuple[int, float]]:
         yield training.step, values[0]
 
 
-def _backward(run: _Run, training: Training, x: Tensor, loss: Callable[[Tensor], Tensor]) -> dict[Any, Tensor]:
-    net, scaler = training.net, training.scaler
+def _backward(
+    run: _Run, training: Training, net: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor]
+) -> dict[Any, Tensor]:
+    scaler = training.scaler
     if training.rule is not None:
         return training.rule.backward(net, x, loss, scaler=scaler, autocast=run.autocast)
     value = loss(net(x) if run.autocast is None else in_lower_precision(net, (x,), run.autocast))
@@ -254,10 +291,15 @@ def _update(training: Training) -> None:
     training.scheduler.step()
 
 
-def _write(
-    checkpoint: Checkpoint, finished: int, results: Sequence[WidthResult], training: Mapping[str, Any] | None
-) -> None:
-    checkpoint.write({"finished": finished, "results": [asdict(r) for r in results], "training": training})
+def _write(run: _Run, checkpoint: Checkpoint, saved: _Saved) -> None:
+    results = [asdict(result) for result in saved.results]
+    state = {"finished": saved.finished, "results": results, "training": saved.training}
+    run.ranks.first(lambda: checkpoint.write(state))
+
+
+def _set_aside(run: _Run, checkpoint: Checkpoint | None, reason: Exception) -> None:
+    assert checkpoint is not None
+    run.ranks.first(lambda: checkpoint.set_aside(reason))
 
 
 def _read(checkpoint: Checkpoint | None) -> _Saved:
@@ -272,19 +314,8 @@ def _read(checkpoint: Checkpoint | None) -> _Saved:
         return _Saved()
 
 
-def _load(training: Training, state: Mapping[str, Any]) -> None:
+def _load(run: _Run, training: Training, state: Mapping[str, Any]) -> None:
     try:
-        training.load_state(state)
+        run.ranks.together(lambda: training.load_state(state, run.ranks))
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise _UnusableState(error) from error
-
-
-def _random_states() -> dict[str, Any]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def _restore_random_states(states: Mapping[str, Any]) -> None:
-    torch.set_rng_state(states["cpu"])
-    if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(states["cuda"])

@@ -133,14 +133,16 @@ def test_full_width_trains_its_statistics_as_the_dense_network_does():
         assert torch.equal(net.state_dict()[name], value), name
 
 
-def test_moving_average_is_torchs():
+def test_moving_average_is_torchs_begun_with_the_first_batch():
     torch.manual_seed(0)
     net = slim.convert(MobileNet(), image())
     dense = slim.extract(net, 1.0).train()
     for m in dense.modules():
         if isinstance(m, nn.Dropout):
             m.p = 0.0
-    for x in batches():
+    for i, x in enumerate(batches()):
+        for norm in norms(dense):
+            norm.momentum = 0.1 if i else 1.0
         dense(x)
     slim.calibrate(net, batches(), [1.0], average="moving", momentum=0.1)
     for ours, theirs in zip(norms(net), norms(dense), strict=True):
