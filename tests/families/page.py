@@ -1,0 +1,110 @@
+"""Writes docs/families.md, what `convert` makes of each family: `python -m tests.families.page`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from tests.families.findings import OUTPUT, WIDTHS, Finding, finding
+from tests.families.members import MEMBERS, Member
+from tests.families.packages import module, torchvision
+from tests.families.twins import TWINS
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "families.md"
+COMMAND = "tox exec -e families -- python -m tests.families.page"
+COLUMNS = (
+    "network", "verdict", "layers that slim", "groups", "parameters", "multiply-adds", "difference", "stays full",
+)  # fmt: skip
+
+HEAD = """\
+# Which classifiers `convert` makes slimmable
+
+Made by `{command}`, which converts every network below and compares it; do not edit. torch {torch},
+torchvision {torchvision}, timm {timm}, random weights, two images of 64 x 64 (more where a network needs more).
+
+- *slims*: every layer but the one that gives the classes. *in part*: some other layers stay full, for the reason in
+  the last column (`print(net.slim)` gives it for each layer). *refused*: `convert` raised the error shown, and left the
+  network as it was.
+- *parameters*, *multiply-adds*: the share that is left at width 0.5, channels rounded to multiples of 8.
+- *difference*: the largest from the dense network of the slices (the same network with every other weight zero), of its
+  outputs at widths {widths} and of its outputs and gradients in training mode at 0.5; in double precision, relative to
+  the largest value. At width 1.0 every network is the dense one bit for bit, gradients included.
+- Families with a star have also been compared with a network whose class was built with half the channels.
+"""
+
+
+def page(findings: Mapping[Member, Finding]) -> str:
+    versions = {
+        "torch": torch.__version__,
+        "torchvision": torchvision().__version__,
+        "timm": module("timm").__version__,
+    }
+    plain = {name: version.partition("+")[0] for name, version in versions.items()}
+    lines = [HEAD.format(command=COMMAND, widths=", ".join(map(str, WIDTHS)), **plain), row(("family", *COLUMNS))]
+    lines.append("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |")
+    for member, found in findings.items():
+        star = "\\*" if member.family in TWINS else ""
+        lines.append(row((f"{member.family}{star}", f"`{member.name}` ({member.package})", *cells(found))))
+    return "\n".join(lines) + "\n"
+
+
+def cells(found: Finding) -> Sequence[str]:
+    if found.refused:
+        return found.verdict, "", "", "", "", "", found.refused.partition(": slimlib")[0]
+    return (
+        found.verdict,
+        str(found.layers),
+        str(found.groups),
+        f"{found.parameters:.3f}",
+        f"{found.macs:.3f}",
+        f"{found.difference:.0e}",
+        stays_full(found.kept),
+    )
+
+
+def stays_full(kept: Mapping[str, str]) -> str:
+    """The layers that stay full, by reason, without the one that every classifier has."""
+    layers: dict[str, list[str]] = {}
+    for layer, why in kept.items():
+        if why != OUTPUT:
+            layers.setdefault(short(why), []).append(layer)
+    return "; ".join(f"{several(names)}: {why}" for why, names in layers.items())
+
+
+def short(why: str) -> str:
+    """A reason without the layer and the sizes that it was found with."""
+    text, _, where = why.partition(": ")
+    text = re.sub(r", with those of '.*'|\(.*\)?", "", text).strip()
+    operation = where.partition(" in ")[0]
+    return f"{text} (`{operation}`)" if re.fullmatch(r"\w+", operation) else text
+
+
+def several(names: Sequence[str]) -> str:
+    return f"`{names[0]}`" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def verdicts(text: str) -> list[tuple[str, ...]]:
+    """Family, network and verdict of each row of a page."""
+    rows = [tuple(cell.strip() for cell in line.split("|")[1:4]) for line in text.splitlines() if line[:2] == "| "]
+    return rows[2:]
+
+
+def main() -> None:
+    findings = {}
+    for member in MEMBERS:
+        findings[member] = finding(member)
+        print(f"{member}: {findings[member].verdict}", file=sys.stderr, flush=True)
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(page(findings))
+
+
+if __name__ == "__main__":
+    main()
