@@ -21,9 +21,8 @@ def shapes(net: nn.Module) -> dict[str, torch.Size]:
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param({"size": 32, "norm": "batch", "multiplier": 0.5}, id="batch"),
-        pytest.param({"size": 64, "norm": "group", "multiplier": 0.25}, id="group"),
-        pytest.param({"size": 32, "norm": "group", "multiplier": 0.375, "divisor": 4}, id="divisor"),
+        pytest.param({"size": 32, "norm": "batch", "multiplier": 0.375, "divisor": 4}, id="batch"),
+        pytest.param({"size": 64, "norm": "group", "multiplier": 0.5}, id="group"),
     ],
 )
 @pytest.mark.parametrize("name", NAMES)
@@ -81,7 +80,7 @@ def test_full_networks_have_the_published_number_of_parameters(name: str, params
 
 
 def test_group_norm_keeps_whole_groups_of_eight_at_every_width() -> None:
-    net = build("mobilenet_v2", classes=10, size=32, multiplier=0.5, norm="group")
+    net = build("mobilenet_v1", classes=10, size=32, multiplier=0.5, norm="group")
     sizes = {m.num_channels // m.num_groups for m in net.modules() if isinstance(m, nn.GroupNorm)}
     assert 8 in sizes
     slim.convert(net, SMALL, **net.channel_rule)
