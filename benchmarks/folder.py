@@ -55,7 +55,7 @@ class ResultsFolder:
         return self.cache / "checkpoints" / f"{hash_}-{seed}.pt"
 
     def network(self, hash_: str, seed: int) -> Path:
-        """Where the trained slimmable network for the showcase is kept."""
+        """Where the trained slimmable network for the showcase is kept; a task may add to the name."""
         return self.cache / "networks" / f"{hash_}-{seed}.safetensors"
 
     def trained(self, hash_: str, seed: int) -> Path:

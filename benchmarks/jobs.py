@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
 import slimlib as slim
 from benchmarks.environment import commit, host_class, versions
@@ -22,9 +22,10 @@ from tasks.ranks import ALONE, Ranks
 from tasks.recipe import Recipe
 from tasks.scoring import WidthResult
 from tasks.supervised import Interrupted, Watch, networks_of, train_recipe
-from tasks.task import SupervisedTask
+from tasks.task import SupervisedTask, TrainsItself
 
-MakeTask = Callable[[], SupervisedTask]
+AnyTask = SupervisedTask | TrainsItself
+MakeTask = Callable[[], AnyTask]
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def chains(jobs: Sequence[Job]) -> list[list[Job]]:
 def run_job(
     settings: RunSettings,
     job: Job,
-    task: SupervisedTask,
+    task: AnyTask,
     reporter: Reporter,
     stop: Callable[[], bool],
     ranks: Ranks = ALONE,
@@ -101,7 +102,8 @@ def run_job(
     cannot go on then.
     """
     try:
-        reporter.start(job.label, settings.steps * len(networks_of(job.recipe, task)))
+        follows = task.follows if isinstance(task, TrainsItself) else "loss"
+        reporter.start(job.label, settings.steps * len(networks_of(job.recipe, task)), follows)
         seconds = _train_and_record(settings, job, task, reporter, stop, ranks)
         return Outcome(job, "trained", f"done in {seconds:.0f} s")
     except Interrupted:
@@ -115,7 +117,7 @@ def run_job(
 def _train_and_record(
     settings: RunSettings,
     job: Job,
-    task: SupervisedTask,
+    task: AnyTask,
     reporter: Reporter,
     stop: Callable[[], bool],
     ranks: Ranks,
@@ -128,12 +130,15 @@ def _train_and_record(
     checkpoint = Checkpoint(path, identity, every=settings.checkpoint_seconds, warn=reporter.note)
     kept = Checkpoint(trained_network(settings, job, folder), f"{job.training}-{job.seed}", warn=reporter.note)
 
-    def keep(net: nn.Module) -> None:
+    def keep(net: Any) -> None:
         network = folder.network(job.hash, job.seed)
         network.parent.mkdir(parents=True, exist_ok=True)
-        slim.save(net, network, recipe={"name": job.recipe.name, **job.recipe.settings()})
+        if isinstance(task, TrainsItself):
+            task.keep(net, network)
+        else:
+            slim.save(net, network, recipe={"name": job.recipe.name, **job.recipe.settings()})
 
-    def trained(width: float | None, net: nn.Module) -> None:
+    def trained(width: float | None, net: Any) -> None:
         if job.keep and width is None:
             ranks.first(lambda: keep(net))
 
@@ -143,18 +148,17 @@ def _train_and_record(
         checkpoint.remove()
         return seconds
 
-    results = train_recipe(
-        task,
-        job.recipe,
-        steps=settings.steps,
-        seed=job.seed,
-        device=ranks.device(settings.device),
-        precision=settings.precision,
-        checkpoint=checkpoint,
-        trained=kept,
-        watch=Watch(step=reporter.step, stop=stop, trained=trained),
-        ranks=ranks,
-    )
+    run: dict[str, Any] = {
+        "steps": settings.steps,
+        "seed": job.seed,
+        "device": ranks.device(settings.device),
+        "checkpoint": checkpoint,
+        "watch": Watch(step=reporter.step, stop=stop, trained=trained),
+    }
+    if isinstance(task, TrainsItself):
+        results = task.train(job.recipe, **run)
+    else:
+        results = train_recipe(task, job.recipe, **run, precision=settings.precision, trained=kept, ranks=ranks)
     return ranks.first(lambda: record(results))
 
 
@@ -168,7 +172,7 @@ def trained_network(settings: RunSettings, job: Job, folder: ResultsFolder) -> P
 def make_record(
     settings: RunSettings,
     job: Job,
-    task: SupervisedTask,
+    task: AnyTask,
     results: list[WidthResult],
     seconds: float,
     ranks: Ranks = ALONE,
@@ -188,6 +192,7 @@ def make_record(
         dataset=task.dataset,
         protocol=task.protocol,
         steps=settings.steps,
+        step_unit=task.step_unit if isinstance(task, TrainsItself) else "steps",
         input=list(task.example().shape),
         metrics=[MetricInfo(**asdict(metric)) for metric in task.metrics],
         eval_sets=list(task.eval_sets),

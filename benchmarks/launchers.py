@@ -15,11 +15,11 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from benchmarks.jobs import Job, MakeTask, Outcome, chains, one_line, run_job, settings_want_traces
+from benchmarks.jobs import AnyTask, Job, MakeTask, Outcome, chains, one_line, run_job, settings_want_traces
 from benchmarks.progress import LineReporter, LiveReporter, Reporter
 from benchmarks.settings import RunSettings
 from tasks.ranks import ALONE, LostRank, Ranks, joined
-from tasks.task import SupervisedTask
+from tasks.task import TrainsItself
 
 FORSAKEN = 1
 
@@ -85,10 +85,12 @@ def launch(
         yield from _in_parallel(settings, jobs, make_task, console)
 
 
-def _check_batch(task: SupervisedTask, ranks: Ranks) -> None:
+def _check_batch(task: AnyTask, ranks: Ranks) -> None:
     """Raise ValueError unless the shards of all ranks are equal: the mean of their losses is then that of the batch."""
     if ranks.count == 1:
         return
+    if isinstance(task, TrainsItself):
+        raise ValueError(f"task={task.name} trains each recipe in one process; use launcher=joblib, without torchrun")
     size = len(next(task.batches(range(1), 0))[0])
     if size % ranks.count:
         raise ValueError(
@@ -98,7 +100,7 @@ def _check_batch(task: SupervisedTask, ranks: Ranks) -> None:
 
 
 def _one_after_another(
-    settings: RunSettings, jobs: Sequence[Job], task: SupervisedTask, console: Console, ranks: Ranks
+    settings: RunSettings, jobs: Sequence[Job], task: AnyTask, console: Console, ranks: Ranks
 ) -> Iterator[Outcome]:
     torchrun = os.getppid()
     with stopping() as asked:
@@ -153,9 +155,9 @@ def _in_parallel(
 
 
 @lru_cache(maxsize=1)
-def _task_of(make_task: bytes) -> SupervisedTask:
+def _task_of(make_task: bytes) -> AnyTask:
     """The task, made once for all jobs of a worker; `make_task` is pickled, so that two can be compared."""
-    task: SupervisedTask = pickle.loads(make_task)()
+    task: AnyTask = pickle.loads(make_task)()
     return task
 
 

@@ -12,10 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 class Reporter(Protocol):
     """Follows the recipes of a run, one after another."""
 
-    def start(self, label: str, steps: int) -> None:
-        """A recipe begins or goes on."""
+    def start(self, label: str, steps: int, follows: str = "loss") -> None:
+        """A recipe begins or goes on; `follows` names the number that its steps tell."""
 
-    def step(self, done: int, loss: float) -> None:
+    def step(self, done: int, value: float) -> None:
         """`done` of its steps are done."""
 
     def note(self, text: str) -> None:
@@ -31,16 +31,16 @@ class LineReporter:
     def __init__(self, console: Console, *, every: float = 30.0) -> None:
         self.console = console
         self.every = every
-        self._label, self._steps = "", 0
+        self._label, self._follows, self._steps = "", "", 0
         self._began = self._last = time.monotonic()
         self._first: int | None = None
 
-    def start(self, label: str, steps: int) -> None:
-        self._label, self._steps, self._first = label, steps, None
+    def start(self, label: str, steps: int, follows: str = "loss") -> None:
+        self._label, self._follows, self._steps, self._first = label, follows, steps, None
         self._began = self._last = time.monotonic()
         self._print(f"{label}: {steps} steps")
 
-    def step(self, done: int, loss: float) -> None:
+    def step(self, done: int, value: float) -> None:
         now = time.monotonic()
         if self._first is None:
             self._first, self._began = done, now
@@ -49,7 +49,7 @@ class LineReporter:
         self._last = now
         rate = (done - self._first) / max(now - self._began, 1e-9)
         left = f", {_duration((self._steps - done) / rate)} left" if rate > 0 else ""
-        self._print(f"{self._label}: step {done}/{self._steps}, loss {loss:.4g}{left}")
+        self._print(f"{self._label}: step {done}/{self._steps}, {self._follows} {value:.4g}{left}")
 
     def note(self, text: str) -> None:
         self._print(f"{self._label}: {text}" if self._label else text)
@@ -70,12 +70,13 @@ class LiveReporter:
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}"),
+            TextColumn("{task.fields[value]}"),
             TimeRemainingColumn(),
             console=console,
             transient=True,
         )
         self._task: TaskID | None = None
+        self._follows = ""
 
     def __enter__(self) -> LiveReporter:
         self._bar.start()
@@ -84,12 +85,13 @@ class LiveReporter:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def start(self, label: str, steps: int) -> None:
-        self._task = self._bar.add_task(label, total=steps, loss="-")
+    def start(self, label: str, steps: int, follows: str = "loss") -> None:
+        self._follows = follows
+        self._task = self._bar.add_task(label, total=steps, value=f"{follows} -")
 
-    def step(self, done: int, loss: float) -> None:
+    def step(self, done: int, value: float) -> None:
         assert self._task is not None
-        self._bar.update(self._task, completed=done, loss=f"{loss:.4g}")
+        self._bar.update(self._task, completed=done, value=f"{self._follows} {value:.4g}")
 
     def note(self, text: str) -> None:
         self._print(text)

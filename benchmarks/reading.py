@@ -15,6 +15,7 @@ from benchmarks.records import Record
 from benchmarks.settings import RunSettings
 from benchmarks.tables import Results, table_csv, table_md, table_tex
 from tasks.atomic import write_atomically
+from tasks.task import TrainsItself
 
 
 def select(records: Sequence[Record], settings: RunSettings) -> list[Record]:
@@ -41,10 +42,17 @@ def write_tables(records: Sequence[Record], folder: ResultsFolder) -> Results:
 def write_showcase(settings: RunSettings, job: Job, make_task: MakeTask, folder: ResultsFolder) -> bool:
     """Write showcase.png and .svg, what the trained network puts out at its widths; False where it was not kept."""
     places = [folder, *folder.siblings(settings.results)]
-    path = next((p for place in places if (p := place.network(job.hash, job.seed)).exists()), None)
+    paths = [place.network(job.hash, job.seed) for place in places]
+    task = make_task()
+    if isinstance(task, TrainsItself):
+        path = next((p for p in paths if list(p.parent.glob(f"{p.name}.*"))), None)
+        files = {} if path is None else task.showcase_files(path, job.recipe.evaluated(task))
+        for name, content in files.items():
+            write_atomically(folder.path / name, content)
+        return bool(files)
+    path = next((p for p in paths if p.exists()), None)
     if path is None:
         return False
-    task = make_task()
     net = slim.load(path, into=job.recipe.build(task)).eval()
     widths = job.recipe.evaluated(task)
 

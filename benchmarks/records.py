@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +14,7 @@ from benchmarks.identity import slug
 from tasks.atomic import write_atomically
 
 Scores = dict[str, dict[str, float]]
+NUMBERS = re.compile(r"\[[\s\d.,eE+-]*\]")
 
 
 class _Strict(BaseModel):
@@ -27,12 +30,19 @@ class MetricInfo(_Strict):
 
 
 class Row(_Strict):
-    """What was measured at one width: multiply-adds, parameters, and set -> metric -> value."""
+    """What was measured at one width: multiply-adds, parameters, and set -> metric -> value.
+
+    Attributes:
+        samples: what a metric is the mean of, where that is told: the return of each episode.
+        curve: [steps trained, value] of a metric in the course of the training.
+    """
 
     width: float = Field(gt=0, le=1)
     macs: int = Field(ge=0)
     params: int = Field(ge=0)
     metrics: Scores
+    samples: dict[str, dict[str, list[float]]] = Field(default_factory=dict)
+    curve: dict[str, dict[str, list[tuple[float, float]]]] = Field(default_factory=dict)
 
 
 class Record(_Strict):
@@ -58,6 +68,7 @@ class Record(_Strict):
     dataset: str
     protocol: str
     steps: int
+    step_unit: str = "steps"
     input: list[int]
     metrics: list[MetricInfo]
     eval_sets: list[str]
@@ -89,8 +100,21 @@ def write_record(record: Record, folder: Path) -> Path:
         OSError: it cannot be written; all that was there before is intact.
     """
     path = folder / record.file_name
-    write_atomically(path, record.model_dump_json(indent=1) + "\n")
+    write_atomically(path, _json(record))
     return path
+
+
+def _json(record: Record) -> str:
+    """Indented, but a list of numbers, of which a curve has hundreds, is on one line; what is empty is left out."""
+    plain = record.model_dump()
+    for row in plain["rows"]:
+        for key in ("samples", "curve"):
+            if not row[key]:
+                del row[key]
+    if plain["step_unit"] == "steps":
+        del plain["step_unit"]
+    text = json.dumps(plain, indent=1)
+    return NUMBERS.sub(lambda found: " ".join(found[0].split()).replace("[ ", "[").replace(" ]", "]"), text) + "\n"
 
 
 def read_record(path: Path) -> Record:

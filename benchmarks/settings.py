@@ -13,7 +13,7 @@ import torch
 from benchmarks.composing import compose_run
 from benchmarks.identity import settings_hash, slug
 from benchmarks.task_choice import check_task_settings, deciding
-from tasks.choices import check_choice, check_whole, unknown
+from tasks.choices import as_tuple, check_choice, check_whole, unknown
 from tasks.recipe import Recipe
 from tasks.supervised import PRECISIONS
 
@@ -126,7 +126,7 @@ def read_settings(arguments: Sequence[str]) -> RunSettings:
         default_data=given["default_data"],
         ablation=ablation["name"],
         question=ablation["question"],
-        recipes=read_recipes(ablation, name),
+        recipes=_only(given["only"], read_recipes(ablation, name)),
         scale=given["scale"]["name"],
         steps=given["steps"],
         seeds=_seeds(given["seeds"]),
@@ -158,8 +158,17 @@ def read_recipes(ablation: Mapping[str, Any], task: str) -> tuple[Recipe, ...]:
         if tasks is not None and task not in tasks:
             continue
         shared = {} if own.get("kind") == "individual" else dict(ablation.get("slimmable") or {})
-        recipes.append(Recipe.from_mapping(shared | own))
+        recipe = Recipe.from_mapping(shared | own)
+        recipe.check_for(task)
+        recipes.append(recipe)
     return tuple(recipes)
+
+
+def _only(wanted: Any, recipes: tuple[Recipe, ...]) -> tuple[Recipe, ...]:
+    names = [str(name) for name in as_tuple("only", wanted)]
+    for name in names:
+        check_choice("recipe", name, [recipe.name for recipe in recipes])
+    return tuple(recipe for recipe in recipes if not names or recipe.name in names)
 
 
 def _seeds(given: Any) -> tuple[int, ...]:

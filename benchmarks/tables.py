@@ -117,7 +117,7 @@ class Results:
         precision = f" in {first.settings['precision']}" if "precision" in first.settings else ""
         trained = (
             f"{network_name(first.settings)}trained on {first.dataset}, "
-            f"{first.steps:,} steps for each network{precision} (scale {first.scale})"
+            f"{first.steps:,} {first.step_unit} for each network{precision} (scale {first.scale})"
         )
         measured = f"{first.protocol.rstrip('.')}. Multiply-adds of one input of {shape}."
         return f"{first.question} Task {first.task}, {trained}; {spread}. {measured}{note}"

@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from tasks.choices import check_choice, check_keys
-from tasks.task import SupervisedTask
+from tasks.task import SupervisedTask, TrainsItself
 
-TASKS = {"sr": ("SrSettings", "SuperResolution"), "classification": ("ClassificationSettings", "Classification")}
+TASKS = {
+    "sr": ("SrSettings", "SuperResolution"),
+    "classification": ("ClassificationSettings", "Classification"),
+    "rl": ("RlSettings", "ReinforcementLearning"),
+}
 """The classes of each task in tasks/<name>/settings.py and tasks/<name>/task.py, imported when it is chosen."""
 
 PLACES = ("root", "eval_sets")  # keys that say where on this machine the data lie
-CONVENIENCES = ("cache_gb", "workers")  # keys that change speed, and nothing of the result
+CONVENIENCES = ("cache_gb", "workers", "video")  # keys that change speed, and nothing of the result
 
 
 def check_task_settings(name: str, settings: Mapping[str, Any]) -> None:
@@ -23,10 +27,10 @@ def check_task_settings(name: str, settings: Mapping[str, Any]) -> None:
     _settings(name, settings)
 
 
-def make_task(name: str, settings: Mapping[str, Any]) -> SupervisedTask:
+def make_task(name: str, settings: Mapping[str, Any]) -> SupervisedTask | TrainsItself:
     """The task, its data found and readable."""
     checked = _settings(name, settings)
-    task: SupervisedTask = getattr(import_module(f"tasks.{name}.task"), TASKS[name][1])(checked)
+    task: SupervisedTask | TrainsItself = getattr(import_module(f"tasks.{name}.task"), TASKS[name][1])(checked)
     return task
 
 

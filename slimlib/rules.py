@@ -46,6 +46,7 @@ class Rule(ABC):
         *,
         scaler: GradScaler | None = None,
         autocast: torch.dtype | None = None,
+        forward: Callable[..., Any] | None = None,
     ) -> dict[Width, Tensor]:
         """Draw widths and add the gradient of the sum of their losses to the parameters' `.grad`.
 
@@ -61,12 +62,14 @@ class Rule(ABC):
             scaler: scales each loss before its backward pass, for float16.
             autocast: the network computes in this lower precision (torch.bfloat16, torch.float16) where
                 torch.autocast does; the losses are of its outputs in float32.
+            forward: what computes the output from `x` with the parts of `net`, where its own forward does not.
 
         Returns:
             The detached loss of each width, largest first; with `distill` all but the largest's are
             distillation losses.
         """
         args = x if isinstance(x, tuple) else (x,)
+        compute = net if forward is None else forward
         widths = self.draw()
         before = current_width(net)
         teacher: Any = None
@@ -76,7 +79,7 @@ class Rule(ABC):
                 set_width(net, width)
                 stay_local = _gradients_stay_local(net, last=position == len(widths) - 1)
                 with stay_local, adding_in_place(net) as run_backward:
-                    output = net(*args) if autocast is None else in_lower_precision(net, args, autocast)
+                    output = compute(*args) if autocast is None else in_lower_precision(net, args, autocast, compute)
                     learns_from_data = self.distill is None or position == 0
                     value = loss(output) if learns_from_data else self.distill(output, teacher)  # type: ignore[misc]
                     if learns_from_data and self.distill is not None:
@@ -226,10 +229,12 @@ class LargestAndRandom(_Drawn):
         return [self.widths.largest]
 
 
-def in_lower_precision(net: nn.Module, args: tuple[Any, ...], dtype: torch.dtype) -> Any:
+def in_lower_precision(
+    net: nn.Module, args: tuple[Any, ...], dtype: torch.dtype, forward: Callable[..., Any] | None = None
+) -> Any:
     """The output in float32 of a network that computes in `dtype` where torch.autocast does."""
     with torch.autocast(next(net.parameters()).device.type, dtype=dtype):
-        output = net(*args)
+        output = (net if forward is None else forward)(*args)
     return tree_map_only(Tensor, lambda t: t.float() if t.dtype == dtype else t, output)
 
 

@@ -44,7 +44,7 @@ def save(net: nn.Module, path: str | Path, recipe: Mapping[str, Any] | None = No
         about = json.dumps(
             {
                 "layout": slimming.layout.to_json(),
-                "widths": _widths_to_json(slimming.widths),
+                "widths": widths_to_json(slimming.widths),
                 "norm": slimming.norm,
                 "aliases": aliases,
                 "recipe": dict(recipe or {}),
@@ -125,7 +125,7 @@ def _read(path: Path) -> _File:
         raise ValueError(f"{path}: a safetensors file, but not one that slimlib.save wrote")
     tensors |= {alias: tensors[name] for alias, name in about["aliases"].items()}
     return _File(
-        tensors, Layout.from_json(about["layout"]), _widths_from_json(about["widths"]), about["norm"], about["recipe"]
+        tensors, Layout.from_json(about["layout"]), widths_from_json(about["widths"]), about["norm"], about["recipe"]
     )
 
 
@@ -171,13 +171,15 @@ def _first_difference(saved: Layout, own: Layout) -> str:
     )
 
 
-def _widths_to_json(widths: Widths) -> dict[str, Any]:
+def widths_to_json(widths: Widths) -> dict[str, Any]:
+    """A form that the json module writes; `widths_from_json` reads it."""
     if isinstance(widths, WidthRange):
         return {"range": [widths.smallest, widths.largest]}
     return {"switches": [list(w.channels) if isinstance(w, WidthPlan) else w for w in widths.widths]}
 
 
-def _widths_from_json(data: Mapping[str, Any]) -> Widths:
+def widths_from_json(data: Mapping[str, Any]) -> Widths:
+    """What `widths_to_json` was given."""
     if "switches" not in data:
         return WidthRange(*data["range"])
     return Switches(*(WidthPlan(w) if isinstance(w, list) else w for w in data["switches"]))

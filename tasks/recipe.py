@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
 import slimlib as slim
 from slimlib.distillation import DISTILLATIONS, Distillation, kl_divergence
 from slimlib.nonuniform import NonuniformSandwich
-from slimlib.rules import EveryWidth, LargestAndRandom, RandomWidths, Rule, Sandwich, SmallestAndRandom
-from tasks.choices import check_choice, check_keys, check_whole
+from slimlib.rules import EveryWidth, LargestAndRandom, RandomWidths, Rule, Sandwich, SingleWidth, SmallestAndRandom
+from tasks.choices import check_choice, check_keys, check_number, check_whole
 from tasks.seeds import derive_seed
 from tasks.task import SupervisedTask
 
@@ -25,14 +25,27 @@ RULES: Mapping[str, Callable[..., Rule]] = {
     "largest-random": LargestAndRandom,
 }
 TEACHING_RULES = ("sandwich", "largest-random", "every")
+WITHOUT_SAMPLES = ("every", "largest")
 NORMS = ("universal", "switchable", "shared", "group")
 AVERAGES = ("exact", "moving")
 IMAGES = ("augmented", "plain")
 DRAWS = ("uniform", "nonuniform")
 MEASURED = ("calibrate", "average", "calibrate_on", "tested", "spectrum")
 """Keys that decide how a trained network is scored, and nothing of its training."""
-LATER = ("calibrate_on", "trained", "tested", "spectrum")
+LATER = ("calibrate_on", "trained", "tested", "spectrum", "behaviour", "distill_values")
 """Keys that were not always there; at their default they are left out, so that older records keep their hash."""
+ACTING = ("behaviour", "distill_values")
+"""Keys that only a policy has a meaning for."""
+BEHAVIOURS = ("full", "smallest", "sampled")
+
+
+class HasWidths(Protocol):
+    """A task, or its settings."""
+
+    @property
+    def widths(self) -> tuple[float, ...]:
+        """Which are evaluated."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -45,9 +58,11 @@ class Recipe:
             same number of optimizer steps each; "slimmable": one network for all.
         range: (smallest, largest) of a universally slimmable network; or
         switches: the widths of a switchable one.
-        rule: which widths a step trains: sandwich, random, smallest-random, largest-random; every (switches only).
-        samples: widths a step; not for `every`.
-        distill: what all but the largest width learn from: none (the data), l1, mse, soft_cross_entropy, kl_divergence.
+        rule: which widths a step trains: sandwich, random, smallest-random, largest-random; every (switches only);
+            largest: an ordinary network that is cut down afterwards.
+        samples: widths a step; not for `every` and `largest`.
+        distill: what all but the largest width learn from: none (the data), l1, mse, soft_cross_entropy,
+            kl_divergence; of policies none or outputs (action distributions, or Q-values).
         temperature: of kl_divergence.
         norm: BatchNorm: universal, switchable, shared; or group: GroupNorm in its place, which needs no statistics.
         calibrate: training batches that BatchNorm statistics are computed from after training; 0: none,
@@ -58,6 +73,8 @@ class Recipe:
         tested: the same, of the widths that are scored; nonuniform: the mean over several random plans around
             each width.
         spectrum: so many evenly spaced widths are scored in place of the task's; 0: the task's.
+        behaviour: the width of a policy that acts in training: full, smallest, sampled for each rollout, or a number.
+        distill_values: weight of the values in the distillation of a policy.
 
     Raises:
         ValueError: a value is impossible, or a key has no meaning for this kind or rule.
@@ -78,6 +95,8 @@ class Recipe:
     trained: str = "uniform"
     tested: str = "uniform"
     spectrum: int = 0
+    behaviour: str | float = "full"
+    distill_values: float = 0.0
 
     def __post_init__(self) -> None:
         check_choice("kind of recipe", self.kind, KINDS)
@@ -87,7 +106,7 @@ class Recipe:
         if (self.range is None) == (self.switches is None):
             raise ValueError("a slimmable recipe needs its widths: either range: [0.25, 1.0] or switches: [0.5, 1.0]")
         self._check_rule()
-        check_choice("distillation", self.distill, ("none", *DISTILLATIONS))
+        check_choice("distillation", self.distill, ("none", *DISTILLATIONS, "outputs"))
         if self.distill != "none" and self.rule not in TEACHING_RULES:
             raise ValueError(
                 f"rule '{self.rule}' cannot distil: the largest width, which teaches, is not in every step"
@@ -103,6 +122,7 @@ class Recipe:
         check_choice("average", self.average, AVERAGES)
         check_choice("kind of images in calibrate_on", self.calibrate_on, IMAGES)
         self._check_spectrum()
+        self._check_acting()
         self.make_rule(0)
 
     def _check_spectrum(self) -> None:
@@ -116,6 +136,31 @@ class Recipe:
         if self.spectrum == 1 or (self.spectrum and self.range is None):
             raise ValueError("spectrum is a number of widths, at least 2, over a range")
 
+    def _check_acting(self) -> None:
+        if isinstance(self.behaviour, str):
+            check_choice("behaviour", self.behaviour, BEHAVIOURS)
+        else:
+            check_number(
+                "behaviour", self.behaviour, lambda width: width in self.widths(), f"a width of {self.widths()}"
+            )
+        check_number(
+            "distill_values", self.distill_values, lambda weight: 0 <= weight < math.inf, "a weight, at least 0"
+        )
+        if self.distill_values and self.distill != "outputs":
+            raise ValueError("distill_values belongs to distill: outputs")
+
+    def check_for(self, task: str) -> None:
+        """Raise ValueError where a key has no meaning for a task."""
+        default = Recipe.__dataclass_fields__
+        if task == "rl":
+            check_choice("distillation of a policy", self.distill, ("none", "outputs"))
+            foreign = [key for key in ("trained", "tested") if getattr(self, key) != default[key].default]
+        else:
+            foreign = [key for key in ACTING if getattr(self, key) != default[key].default]
+            foreign += ["distill: outputs"] if self.distill == "outputs" else []
+        if foreign:
+            raise ValueError(f"recipe '{self.name}': '{foreign[0]}' has no meaning for task={task}")
+
     def _check_individual(self) -> None:
         plain = Recipe.__dataclass_fields__
         extra = [key for key in plain if key not in ("name", "kind") and getattr(self, key) != plain[key].default]
@@ -123,12 +168,12 @@ class Recipe:
             raise ValueError(f"'{extra[0]}' has no meaning for individual networks")
 
     def _check_rule(self) -> None:
-        check_choice("width rule", self.rule, (*RULES, "every"))
-        if self.rule == "every":
-            if self.switches is None:
-                raise ValueError("rule: every needs switches, not a range")
+        check_choice("width rule", self.rule, (*RULES, *WITHOUT_SAMPLES))
+        if self.rule == "every" and self.switches is None:
+            raise ValueError("rule: every needs switches, not a range")
+        if self.rule in WITHOUT_SAMPLES:
             if self.samples is not None:
-                raise ValueError("'samples' has no meaning for rule: every")
+                raise ValueError(f"'samples' has no meaning for rule: {self.rule}")
         else:
             check_whole("samples", self.samples, at_least=1)
 
@@ -168,7 +213,7 @@ class Recipe:
         assert self.range is not None
         return slim.WidthRange(*self.range)
 
-    def evaluated(self, task: SupervisedTask) -> tuple[float, ...]:
+    def evaluated(self, task: HasWidths) -> tuple[float, ...]:
         """The widths that this recipe is scored at: its switches, or those of the task that it allows."""
         if self.kind == "individual":
             return tuple(task.widths)
@@ -184,6 +229,8 @@ class Recipe:
     def make_rule(self, seed: int, net: nn.Module | None = None) -> Rule:
         """The training rule, its random widths derived from the recipe's seed; `net`: whose layers draw their own."""
         distill = self.distillation()
+        if self.rule == "largest":
+            return SingleWidth(self.widths().largest)
         if self.rule == "every":
             return EveryWidth(slim.Switches(*(self.switches or ())), distill=distill)
         assert self.rule is not None
@@ -198,7 +245,7 @@ class Recipe:
         """The loss of all but the largest width, or None."""
         if self.temperature is not None:
             return kl_divergence(self.temperature)
-        return None if self.distill == "none" else DISTILLATIONS[self.distill]
+        return DISTILLATIONS.get(self.distill)
 
     def build(self, task: SupervisedTask, width: float = 1.0) -> nn.Module:
         """The task's dense network, with the normalisation that the recipe asks for."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,14 +24,25 @@ PLANS = 4
 """Random plans that a non-uniform test takes the mean over, at each width."""
 
 
+Series = dict[str, dict[str, list[Any]]]
+"""Evaluation set -> metric name -> several values."""
+
+
 @dataclass(frozen=True)
 class WidthResult:
-    """What was measured at one width."""
+    """What was measured at one width.
+
+    Attributes:
+        samples: what a metric is the mean of, where that is told: the return of each episode.
+        curve: [steps trained, value] of a metric at some moments of the training.
+    """
 
     width: float
     macs: int
     params: int
     metrics: Scores
+    samples: Series = field(default_factory=dict)
+    curve: Series = field(default_factory=dict)
 
 
 class TrainingFailed(Exception):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from slimlib.width import label
 from tasks.checkpoint import Checkpoint
 from tasks.ranks import ALONE, Ranks
 from tasks.recipe import Recipe
+from tasks.saved import Saved, UnusableState, read_saved
 from tasks.scoring import TrainingFailed, WidthResult, score
 from tasks.seeds import derive_seed
 from tasks.task import SupervisedTask
@@ -145,10 +146,10 @@ def train_recipe(
     """
     run = _Run(task, recipe, steps, seed, torch.device(device), PRECISIONS[precision], checkpoint, trained, ranks)
     try:
-        return _train_networks(run, watch, ranks.first(lambda: _read(checkpoint)))
-    except _UnusableState as unusable:
+        return _train_networks(run, watch, ranks.first(lambda: read_saved(checkpoint)))
+    except UnusableState as unusable:
         _set_aside(run, checkpoint, unusable.reason)
-        return _train_networks(run, watch, _Saved())
+        return _train_networks(run, watch, Saved())
 
 
 def networks_of(recipe: Recipe, task: SupervisedTask) -> tuple[float | None, ...]:
@@ -173,22 +174,7 @@ class _Run:
     ranks: Ranks
 
 
-@dataclass(frozen=True)
-class _Saved:
-    """What a checkpoint holds: the results of the finished networks, and the state of the next one, if it had begun."""
-
-    finished: int = 0
-    results: Sequence[WidthResult] = ()
-    training: Mapping[str, Any] | None = None
-
-
-class _UnusableState(Exception):
-    def __init__(self, reason: Exception) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-def _train_networks(run: _Run, watch: Watch, saved: _Saved) -> list[WidthResult]:
+def _train_networks(run: _Run, watch: Watch, saved: Saved) -> list[WidthResult]:
     checkpoint, ranks = run.checkpoint, run.ranks
     results = list(saved.results)
     networks = networks_of(run.recipe, run.task)
@@ -201,7 +187,7 @@ def _train_networks(run: _Run, watch: Watch, saved: _Saved) -> list[WidthResult]
             watch.step(number * run.steps + step, loss)
             stop, due = ranks.any(watch.stop(), ranks.leads and checkpoint is not None and checkpoint.due())
             if checkpoint is not None and (stop or due):
-                _write(run, checkpoint, _Saved(number, results, training.state(ranks)))
+                _write(run, checkpoint, Saved(number, results, training.state(ranks)))
             if stop:
                 raise Interrupted
         ranks.share_buffers(training.net)
@@ -211,7 +197,7 @@ def _train_networks(run: _Run, watch: Watch, saved: _Saved) -> list[WidthResult]
         )
         watch.trained(width, training.net)
         if checkpoint is not None and number < len(networks) - 1:
-            _write(run, checkpoint, _Saved(number + 1, results))
+            _write(run, checkpoint, Saved(number + 1, results))
     return sorted(results, key=lambda result: result.width)
 
 
@@ -291,10 +277,8 @@ def _update(training: Training) -> None:
     training.scheduler.step()
 
 
-def _write(run: _Run, checkpoint: Checkpoint, saved: _Saved) -> None:
-    results = [asdict(result) for result in saved.results]
-    state = {"finished": saved.finished, "results": results, "training": saved.training}
-    run.ranks.first(lambda: checkpoint.write(state))
+def _write(run: _Run, checkpoint: Checkpoint, saved: Saved) -> None:
+    run.ranks.first(lambda: checkpoint.write(saved.state()))
 
 
 def _set_aside(run: _Run, checkpoint: Checkpoint | None, reason: Exception) -> None:
@@ -302,20 +286,8 @@ def _set_aside(run: _Run, checkpoint: Checkpoint | None, reason: Exception) -> N
     run.ranks.first(lambda: checkpoint.set_aside(reason))
 
 
-def _read(checkpoint: Checkpoint | None) -> _Saved:
-    state = None if checkpoint is None else checkpoint.read()
-    if state is None or checkpoint is None:
-        return _Saved()
-    try:
-        results = [WidthResult(**result) for result in state["results"]]
-        return _Saved(int(state["finished"]), results, state["training"])
-    except (KeyError, TypeError, ValueError) as error:
-        checkpoint.set_aside(error)
-        return _Saved()
-
-
 def _load(run: _Run, training: Training, state: Mapping[str, Any]) -> None:
     try:
         run.ranks.together(lambda: training.load_state(state, run.ranks))
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise _UnusableState(error) from error
+        raise UnusableState(error) from error

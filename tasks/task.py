@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -44,8 +45,8 @@ WHOLE = Shard()
 CPU = torch.device("cpu")
 
 
-class SupervisedTask(Protocol):
-    """A data set, a network and how to judge it. The properties may be plain attributes."""
+class Task(Protocol):
+    """What tables, figures and captions ask of every task. The properties may be plain attributes."""
 
     @property
     def name(self) -> str:
@@ -77,6 +78,18 @@ class SupervisedTask(Protocol):
         """Which are evaluated."""
         ...
 
+    def example(self) -> Tensor:
+        """An input that the cost is counted for: [1, ...], batch size one."""
+        ...
+
+    def baselines(self) -> dict[str, Scores]:
+        """What needs no training and is a row of every table, by name: {"bicubic": ...}; may be empty."""
+        ...
+
+
+class SupervisedTask(Task, Protocol):
+    """A data set, a network and how to judge it: `tasks.supervised` trains it."""
+
     def build(self, width: float = 1.0, *, norm: str = "batch") -> nn.Module:
         """A dense network with the channels of `width`, freshly initialised from torch's global generator.
 
@@ -87,10 +100,6 @@ class SupervisedTask(Protocol):
 
     def channel_rule(self, net: nn.Module) -> Mapping[str, Any]:
         """How the channels of a network that `build` made are rounded: arguments of `slimlib.convert`."""
-        ...
-
-    def example(self) -> Tensor:
-        """An input to follow the channels with and to count the cost for: [1, ...], batch size one."""
         ...
 
     def batches(
@@ -124,10 +133,35 @@ class SupervisedTask(Protocol):
         """
         ...
 
-    def baselines(self) -> dict[str, Scores]:
-        """What needs no training and is a row of every table, by name: {"bicubic": ...}; may be empty."""
-        ...
-
     def showcase(self, nets: Mapping[str, Callable[[Tensor], Tensor]]) -> Any:
         """A matplotlib figure of the networks' outputs, labelled by their keys; None where there is nothing to see."""
+        ...
+
+
+@runtime_checkable
+class TrainsItself(Task, Protocol):
+    """A task with a training of its own."""
+
+    follows: str
+    """What progress shows beside the steps, for example "loss"."""
+
+    def train(
+        self,
+        recipe: Any,
+        *,
+        steps: int,
+        seed: int,
+        device: torch.device,
+        checkpoint: Any,
+        watch: Any,
+    ) -> list[Any]:
+        """Train and score all networks of a recipe: as `tasks.supervised.train_recipe`, whose arguments these are."""
+        ...
+
+    def keep(self, trained: Any, path: Path) -> None:
+        """Write what `watch.trained` was given, so that `showcase_files` can show it."""
+        ...
+
+    def showcase_files(self, path: Path, widths: Sequence[float]) -> dict[str, bytes]:
+        """Files for people to look at, by name, of what `keep` wrote at some widths; empty where it is not there."""
         ...

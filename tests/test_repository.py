@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -25,9 +26,7 @@ def imported(file: Path) -> Iterator[str]:
             yield node.module.partition(".")[0]
 
 
-@pytest.mark.parametrize(
-    ("package", "never"), [("slimlib", {"tasks", "benchmarks", "numpy"}), ("tasks", {"benchmarks"})]
-)
+@pytest.mark.parametrize(("package", "never"), [("slimlib", {"tasks", "benchmarks"}), ("tasks", {"benchmarks"})])
 def test_imports_run_one_way(package: str, never: set[str]) -> None:
     for file in FILES:
         if file.is_relative_to(ROOT / package):
@@ -37,8 +36,22 @@ def test_imports_run_one_way(package: str, never: set[str]) -> None:
 def test_the_wheel_needs_torch_and_safetensors_alone() -> None:
     own = {"slimlib", "torch", "safetensors", *sys.stdlib_module_names}
     for file in FILES:
-        if file.is_relative_to(ROOT / "slimlib"):
+        if file.is_relative_to(ROOT / "slimlib") and not file.is_relative_to(ROOT / "slimlib/rl"):
             assert set(imported(file)) <= own, file
+
+
+def test_slimlib_rl_needs_what_stable_baselines3_brings() -> None:
+    brought = {"slimlib", "torch", "stable_baselines3", "gymnasium", "numpy", "cloudpickle", *sys.stdlib_module_names}
+    for file in (ROOT / "slimlib/rl").glob("*.py"):
+        assert set(imported(file)) <= brought, file
+
+
+def test_slimlib_alone_does_not_import_stable_baselines3() -> None:
+    code = (
+        "import sys, slimlib; print([m for m in ('stable_baselines3', 'gymnasium', 'slimlib.rl') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
 
 
 def test_no_file_is_over_400_lines() -> None:

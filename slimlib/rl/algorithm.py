@@ -1,0 +1,260 @@
+"""What SlimPPO, SlimA2C, SlimDQN and SlimSAC share: a slimmable policy, a training rule, and the width that acts."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from torch import Tensor
+
+from slimlib.extraction import extract
+from slimlib.layout import Layout
+from slimlib.rl.loading import check_algorithm, check_environment_fits, read_safely
+from slimlib.rl.narrowing import narrow_policy_kwargs
+from slimlib.rl.policies import make_slimmable
+from slimlib.rules import EveryWidth, LargestAndRandom, RandomWidths, Rule, Sandwich, SingleWidth, SmallestAndRandom
+from slimlib.saving import widths_from_json, widths_to_json
+from slimlib.setting import at_width, slimming_of
+from slimlib.width import Switches, Width, WidthRange, Widths, check_width
+
+Self = TypeVar("Self", bound="SlimAlgorithm")
+DRAWING: Mapping[str, Callable[..., Rule]] = {
+    "sandwich": Sandwich,
+    "random": RandomWidths,
+    "smallest-random": SmallestAndRandom,
+    "largest-random": LargestAndRandom,
+}
+RULES = (*DRAWING, "every", "largest")
+BEHAVIOURS = ("full", "smallest", "sampled")
+DIVISOR = {"divisor": 4}
+DEFAULT_WIDTHS = WidthRange(0.25, 1.0)
+OWN = (
+    "slim_widths",
+    "slim_layout",
+    "slim_random",
+    "rule_name",
+    "samples",
+    "distill",
+    "distill_values",
+    "behaviour",
+    "convert_options",
+)
+"""The attributes that the plain algorithm does not have; all are plain data, which any reader of the file can skip."""
+TARGETS = {"q_net_target.": "q_net.", "critic_target.": "critic."}
+
+
+class SlimAlgorithm:
+    """Mixin in front of an algorithm of stable-baselines3, whose constructor arguments it keeps. Its own are:
+
+    Args:
+        widths: that the policy is trained for, `WidthRange` or `Switches`; the largest must be 1.0.
+        rule: which widths an update trains: sandwich, random, smallest-random, largest-random, every (switches
+            only), or largest: plain training, of a policy that is cut down afterwards.
+        samples: widths an update; not for every and largest.
+        distill: all but the largest width learn from the largest: by the KL divergence between their action
+            distributions (PPO, A2C, SAC), or by its Q-values (DQN). False: from the algorithm's own loss.
+        distill_values: weight of the squared difference of the values (SAC: Q-values) in distillation. In PPO and
+            A2C it shares the limit on the norm of the gradient with the policy, which it can starve.
+        behaviour: the width that acts in training: full, smallest, a number, or sampled: another for each rollout.
+        convert_options: further arguments of `slimlib.convert`; by default {"divisor": 4}.
+
+    Raises:
+        ValueError: an argument is impossible, or the policy cannot be made slimmable.
+
+    Source: Yu & Huang 2019 (US-Nets), sandwich rule and in-place distillation.
+    """
+
+    plain: ClassVar[type[BaseAlgorithm]]
+    values_apart: ClassVar[bool] = True
+    """Whether there are values beside what the policy acts by."""
+    slim_layout: dict[str, Any] | None = None
+    slim_random: Mapping[str, list[int]] | None = None
+    rule: Rule
+
+    def __init__(
+        self,
+        *args: Any,
+        widths: Widths = DEFAULT_WIDTHS,
+        rule: str = "sandwich",
+        samples: int = 4,
+        distill: bool = True,
+        distill_values: float = 0.0,
+        behaviour: str | float = "full",
+        convert_options: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.slim_widths, self.rule_name, self.samples = widths_to_json(widths), rule, samples
+        self.distill, self.distill_values, self.behaviour = distill, distill_values, behaviour
+        self.convert_options = DIVISOR | dict(convert_options or {})
+        self._check()
+        super().__init__(*args, **kwargs)
+
+    def _check(self) -> None:
+        if self.rule_name not in RULES:
+            raise ValueError(f"rule {self.rule_name!r} does not exist; choose one of {', '.join(RULES)}")
+        if isinstance(self.behaviour, str) and self.behaviour not in BEHAVIOURS:
+            raise ValueError(f"behaviour {self.behaviour!r} must be full, smallest, sampled, or a width such as 0.5")
+        if not isinstance(self.behaviour, str):
+            check_width(self.behaviour, self.widths)
+        if not self.distill_values >= 0:
+            raise ValueError(f"distill_values {self.distill_values!r} is a weight, at least 0")
+        if self.distill_values and not self.distill:
+            raise ValueError("distill_values is a part of distillation, and distill is False")
+        if self.distill_values and not self.values_apart:
+            raise ValueError(
+                f"{type(self).__name__} acts by its values, which distill=True regresses; leave out distill_values"
+            )
+
+    @property
+    def widths(self) -> Widths:
+        """What the policy is trained for, and may be set to."""
+        return widths_from_json(self.slim_widths)
+
+    def _setup_model(self) -> None:
+        self._check()
+        super()._setup_model()  # type: ignore[misc]
+        known = None if self.slim_layout is None else Layout.from_json(self.slim_layout)
+        policy: Any = self.policy  # type: ignore[attr-defined]
+        make_slimmable(policy, widths=self.widths, options=self.convert_options, layout=known)
+        self.slim_layout = slimming_of(policy).layout.to_json()
+        self.rule = self._make_rule()
+        if self.slim_random is not None:
+            self.rule.load_state_dict(self.slim_random)
+
+    @property
+    def _seed(self) -> int:
+        return self.seed or 0  # type: ignore[attr-defined]
+
+    def _make_rule(self) -> Rule:
+        distill = self.distillation if self.distill and self.rule_name != "largest" else None
+        if self.rule_name == "largest":
+            return SingleWidth(self.widths.largest)
+        if self.rule_name == "every":
+            return EveryWidth(self.widths, distill=distill)  # type: ignore[arg-type]
+        return DRAWING[self.rule_name](self.widths, self.samples, distill, seed=self._seed)
+
+    def distillation(self, student: Any, teacher: Any) -> Tensor:
+        """How far the outputs of a narrow width are from those of the largest: a scalar."""
+        raise NotImplementedError
+
+    # -- the width that acts
+
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> Any:
+        with at_width(self.policy, self._next_behaviour()):  # type: ignore[attr-defined]
+            return super().collect_rollouts(*args, **kwargs)  # type: ignore[misc]
+
+    def _next_behaviour(self) -> Width:
+        widths = self.widths
+        if not isinstance(self.behaviour, str):
+            return self.behaviour
+        if self.behaviour != "sampled":
+            return widths.largest if self.behaviour == "full" else widths.smallest
+        # Of the step that the rollout begins at alone, so that a resumed training draws the same.
+        steps: int = self.num_timesteps  # type: ignore[attr-defined]
+        drawn = float(np.random.default_rng([self._seed, steps]).random())
+        if isinstance(widths, Switches):
+            return widths.widths[int(drawn * len(widths.widths))]
+        return widths.smallest + (widths.largest - widths.smallest) * drawn
+
+    # -- files
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        self.slim_random = self.rule.state_dict()
+        super().save(*args, **kwargs)  # type: ignore[misc]
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "rule"]  # type: ignore[misc]
+
+    @classmethod
+    def load(
+        cls: type[Self],
+        path: Any,
+        env: Any = None,
+        device: Any = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        *,
+        trusted: bool = False,
+        allow: Sequence[Any] = (),
+        **kwargs: Any,
+    ) -> Self:
+        """Load a model that this class saved, or one that the plain algorithm did, which becomes slimmable.
+
+        Only what is known to be harmless is unpickled.
+
+        Args:
+            path, env, device, custom_objects, print_system_info, force_reset, kwargs: as in stable-baselines3. Of
+                a plain model `widths=...` and the other arguments of the constructor may be given.
+            trusted: let stable-baselines3 unpickle everything in the file, which can run any code.
+            allow: classes and functions of your own that the file may refer to.
+
+        Raises:
+            UnsafeModelError: the file holds or refers to code that is not known.
+            ValueError: it is no model, one of another algorithm, or of another environment.
+        """
+        given = dict(custom_objects or {})
+        if not trusted:
+            data = read_safely(path, allow=allow, custom_objects=given)
+            check_algorithm(path, data, cls.plain)
+            if env is not None:
+                check_environment_fits(path, data, env)
+            given = data | given
+        if "rule" in kwargs:
+            kwargs["rule_name"] = kwargs.pop("rule")
+        if "widths" in kwargs:
+            kwargs["slim_widths"] = widths_to_json(kwargs.pop("widths"))
+        if "convert_options" in kwargs:
+            kwargs["convert_options"] = DIVISOR | dict(kwargs["convert_options"])
+        loaded: Self = super().load(path, env, device, given, print_system_info, force_reset, **kwargs)  # type: ignore[misc]
+        return loaded
+
+    def extract(self, width: Width) -> BaseAlgorithm:
+        """An ordinary model of stable-baselines3 with the policy of one width: it loads and trains without slimlib.
+
+        It has no environment; `set_env` gives it one.
+
+        Raises:
+            ValueError: the width is not allowed.
+        """
+        full: Any = self
+        narrow = extract(full.policy, width)
+        modules, variables = full._get_torch_save_params()
+        left_out = {*full._excluded_save_params(), *(name.split(".")[0] for name in (*modules, *variables)), *OWN}
+        kept = {name: value for name, value in full.__dict__.items() if name not in left_out}
+        plain: Any = self.plain
+        made = plain(full.policy_class, None, device=full.device, _init_setup_model=False)
+        made.__dict__.update(copy.deepcopy(kept), policy_kwargs=narrow_policy_kwargs(narrow, full.policy_kwargs))
+        with _same_random_numbers(full.device):
+            made._setup_model()
+        made.policy.load_state_dict(_with_targets(narrow.state_dict()))
+        for name in variables:
+            getattr(made, name).data.copy_(getattr(full, name).data)
+        made.policy.set_training_mode(False)
+        narrowed: BaseAlgorithm = made
+        return narrowed
+
+
+def _with_targets(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A narrow policy's state, its target networks, which are those of the full width, begun anew from the others."""
+    online = {target: own for target, own in TARGETS.items() if any(name.startswith(target) for name in state)}
+    made = dict(state)
+    for target, own in online.items():
+        made |= {target + n.removeprefix(own): t.clone() for n, t in state.items() if n.startswith(own)}
+    return made
+
+
+@contextmanager
+def _same_random_numbers(device: torch.device) -> Iterator[None]:
+    """What is drawn and seeded in the block changes nothing afterwards."""
+    before = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+    random.setstate(before[0])
+    np.random.set_state(before[1])

@@ -1,0 +1,184 @@
+"""PPO and A2C of stable-baselines3, with an update that trains several widths of one policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from gymnasium import spaces
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.distributions import DiagGaussianDistribution
+from stable_baselines3.common.utils import explained_variance
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from slimlib.rl.algorithm import SlimAlgorithm
+from slimlib.rl.distributions import Parameters, divergence, parameters_of
+from slimlib.rl.seen import Seen
+
+
+class Evaluated(NamedTuple):
+    """What a policy says of some observations and the actions that were taken: [N] each.
+
+    Attributes:
+        action: parameters of the action distribution, [N, ...] each.
+        entropy: None where the distribution has no closed form.
+    """
+
+    values: Tensor
+    log_prob: Tensor
+    entropy: Tensor | None
+    action: Parameters
+
+
+def evaluate(policy: Any, observations: Any, actions: Tensor) -> Evaluated:
+    """The policy's `evaluate_actions`, and the distribution that it made."""
+    values, log_prob, entropy = policy.evaluate_actions(observations, actions)
+    return Evaluated(values.flatten(), log_prob, entropy, parameters_of(policy.action_dist.distribution))
+
+
+class _TooFar(Exception):
+    """The policy has moved as far from the one that acted as `target_kl` allows."""
+
+
+PolicyLoss = Callable[[Evaluated, Tensor, bool], Tensor]
+"""(outputs of a width, advantages [N], whether it is the widest of the step) -> scalar."""
+
+
+class _OnPolicy(SlimAlgorithm):
+    """What PPO and A2C share: a step of the optimizer on a batch of a rollout."""
+
+    def distillation(self, student: Evaluated, teacher: Evaluated) -> Tensor:
+        policy: Any = self.policy  # type: ignore[attr-defined]
+        own_scale = not isinstance(policy.action_dist, DiagGaussianDistribution)
+        loss = divergence(student.action, teacher.action, policy.action_dist.distribution, own_scale=own_scale)
+        if self.distill_values:
+            loss = loss + self.distill_values * F.mse_loss(student.values, teacher.values)
+        return loss
+
+    def _step(self, data: Any, policy_loss: PolicyLoss, seen: Seen, *, clip_values: float | None = None) -> None:
+        """One step of the optimizer on the gradients of all widths that the rule draws.
+
+        Raises:
+            _TooFar: from `policy_loss`, before anything is changed.
+        """
+        model: Any = self
+        actions, advantages = data.actions, data.advantages
+        if isinstance(model.action_space, spaces.Discrete):
+            actions = actions.long().flatten()
+        if model.normalize_advantage and len(advantages) > 1:
+            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        widest = True
+
+        def loss(output: Evaluated) -> Tensor:
+            nonlocal widest
+            policy_part = policy_loss(output, advantages, widest)
+            values = output.values
+            if clip_values is not None:
+                values = data.old_values + (values - data.old_values).clamp(-clip_values, clip_values)
+            value_part = F.mse_loss(data.returns, values)
+            entropy_part = torch.mean(output.log_prob) if output.entropy is None else -torch.mean(output.entropy)
+            if widest:
+                seen.keep(policy=policy_part, value=value_part, entropy=entropy_part)
+            widest = False
+            total: Tensor = policy_part + model.ent_coef * entropy_part + model.vf_coef * value_part
+            return total
+
+        model.policy.optimizer.zero_grad()
+        arguments = data.observations, actions
+        losses = self.rule.backward(model.policy, arguments, loss, forward=partial(evaluate, model.policy))
+        nn.utils.clip_grad_norm_(model.policy.parameters(), model.max_grad_norm)
+        model.policy.optimizer.step()
+        first, *others = losses.values()
+        seen.keep(loss=first)
+        if others:
+            seen.keep(narrow=torch.stack(others).mean())
+
+    def _log(self, seen: Seen, names: Mapping[str, str]) -> None:
+        model: Any = self
+        common = {"value": "value_loss", "entropy": "entropy_loss", "narrow": "loss_of_narrow_widths"}
+        seen.log(model.logger, {**names, **common})
+        buffer = model.rollout_buffer
+        explained = explained_variance(buffer.values.flatten(), buffer.returns.flatten())
+        model.logger.record("train/explained_variance", explained)
+        if hasattr(model.policy, "log_std"):
+            model.logger.record("train/std", torch.exp(model.policy.log_std).mean().item())
+        model.logger.record("train/n_updates", model._n_updates, exclude="tensorboard")
+
+
+class SlimPPO(_OnPolicy, PPO):
+    """PPO of stable-baselines3 whose one policy acts at any width: `slimlib.set_width(model.policy, 0.5)`.
+
+    The widths that do not act see actions, and old probabilities, of the width that does; where they learn from
+    the algorithm's own loss they learn off-policy, and distillation is the better default.
+
+    Source: Schulman et al. 2017 (PPO); see `SlimAlgorithm` for the further arguments.
+    """
+
+    plain = PPO
+
+    def train(self) -> None:
+        """Update the policy with the rollout that was collected."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        progress = self._current_progress_remaining
+        clip_range: float = self.clip_range(progress)  # type: ignore[operator]
+        clip_values = None if self.clip_range_vf is None else self.clip_range_vf(progress)  # type: ignore[operator]
+        seen = Seen()
+        for _ in range(self.n_epochs):
+            self._n_updates += 1
+            try:
+                for data in self.rollout_buffer.get(self.batch_size):
+                    loss = partial(self._clipped, old=data.old_log_prob, clip_range=clip_range, seen=seen)
+                    self._step(data, loss, seen, clip_values=clip_values)
+            except _TooFar:
+                break
+        names = {
+            "policy": "policy_gradient_loss",
+            "divergence": "approx_kl",
+            "clipped": "clip_fraction",
+            "loss": "loss",
+        }
+        self._log(seen, names)
+        self.logger.record("train/clip_range", clip_range)
+        if clip_values is not None:
+            self.logger.record("train/clip_range_vf", clip_values)
+
+    def _clipped(
+        self, output: Evaluated, advantages: Tensor, widest: bool, *, old: Tensor, clip_range: float, seen: Seen
+    ) -> Tensor:
+        """The clipped surrogate objective. Source: Schulman et al. 2017, eq. 7."""
+        log_ratio = output.log_prob - old
+        ratio = torch.exp(log_ratio)
+        if widest:
+            with torch.no_grad():
+                far = torch.mean((torch.exp(log_ratio) - 1) - log_ratio)
+                seen.keep(divergence=far, clipped=torch.mean((torch.abs(ratio - 1) > clip_range).float()))
+            if self.target_kl is not None and far > 1.5 * self.target_kl:
+                raise _TooFar
+        return -torch.min(advantages * ratio, advantages * ratio.clamp(1 - clip_range, 1 + clip_range)).mean()
+
+
+class SlimA2C(_OnPolicy, A2C):
+    """A2C of stable-baselines3 whose one policy acts at any width: `slimlib.set_width(model.policy, 0.5)`.
+
+    Source: Mnih et al. 2016 (A3C); see `SlimAlgorithm` for the further arguments.
+    """
+
+    plain = A2C
+
+    def train(self) -> None:
+        """Update the policy with the rollout that was collected."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        seen = Seen()
+        for data in self.rollout_buffer.get(batch_size=None):
+            self._step(data, _policy_gradient, seen)
+        self._n_updates += 1
+        self._log(seen, {"policy": "policy_loss"})
+
+
+def _policy_gradient(output: Evaluated, advantages: Tensor, widest: bool) -> Tensor:
+    return -(advantages * output.log_prob).mean()

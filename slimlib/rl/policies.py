@@ -1,0 +1,177 @@
+"""Policies of stable-baselines3 made slimmable: what reaches actions and values stays full, all hidden layers slim."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.preprocessing import is_image_space, maybe_transpose
+from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.dqn.policies import DQNPolicy
+from stable_baselines3.sac.policies import SACPolicy
+from torch import Tensor
+
+from slimlib.apply import apply_layout
+from slimlib.convert import convert
+from slimlib.layout import Layout
+from slimlib.setting import slimming_of
+from slimlib.swapping import SwapsOut, slim_class
+from slimlib.width import Widths, by_size
+
+
+class SlimPolicy(SwapsOut):
+    """Mixin of a slimmable policy."""
+
+    def load_from_vector(self: Any, vector: np.ndarray) -> None:
+        super().load_from_vector(vector)  # type: ignore[misc]
+        self.slim.refresh()  # it replaces `parameter.data`
+
+    def __getstate__(self: Any) -> dict[str, Any]:
+        for module in self.modules():
+            _forget_samples(module.__dict__.get("action_dist"))
+        return super().__getstate__()
+
+
+def make_slimmable(
+    policy: BasePolicy, *, widths: Widths, options: Mapping[str, Any], layout: Layout | None = None
+) -> BasePolicy:
+    """Make a policy slimmable, in place; `slimlib.set_width(policy, width)` then sets what it acts with.
+
+    Target networks stay full.
+
+    Args:
+        policy: an actor-critic (PPO, A2C), DQN or SAC policy of stable-baselines3, with any features extractor.
+        widths: what may be set; the largest must be 1.0, which the target networks have.
+        options: further arguments of `slimlib.convert`, for example `divisor`.
+        layout: of this very policy, where it is known.
+
+    Raises:
+        ValueError: the policy is of another family, has gSDE, or a hidden layer with less than one unit at the
+            smallest width; or what `convert` raises.
+    """
+    path = _path(policy)
+    smallest, largest = sorted((widths.smallest, widths.largest), key=by_size)
+    if largest != 1.0:
+        raise ValueError(
+            f"the largest width must be 1.0, not {largest}; for a narrower policy make its net_arch smaller"
+        )
+    if layout is not None:
+        apply_layout(policy, layout, widths=widths)
+    else:
+        with _computing(policy, path), _same_random_numbers(policy.device):
+            convert(policy, path.example(policy), widths=widths, **options)
+        assert isinstance(smallest, float)
+        _check_units(policy, smallest)
+    policy.__class__ = slim_class(type(policy), (SlimPolicy,))
+    return policy
+
+
+class _Path:
+    """How a family of policies computes what must stay full from what must not be cut."""
+
+    def __init__(self, forward: Callable[..., Any], *, takes_action: bool = False) -> None:
+        self.forward, self.takes_action = forward, takes_action
+
+    def example(self, policy: BasePolicy) -> tuple[Any, ...]:
+        """Two observations, and actions where they go into a critic; the generators of the spaces are left alone."""
+        observation = example_observation(policy.observation_space, policy.device)
+        if not self.takes_action:
+            return (observation,)
+        size = int(np.prod(policy.action_space.shape or (1,)))
+        action = torch.rand(2, size, generator=torch.Generator().manual_seed(0))
+        return observation, action.to(policy.device)
+
+
+def _actor_critic(policy: Any, observation: Any) -> tuple[Tensor, Tensor]:
+    features = policy.extract_features(observation)
+    actor, critic = features if isinstance(features, tuple) else (features, features)
+    latent = policy.mlp_extractor.forward_actor(actor)
+    return policy.action_net(latent), policy.value_net(policy.mlp_extractor.forward_critic(critic))
+
+
+def _q_network(policy: Any, observation: Any) -> Tensor:
+    values: Tensor = policy.q_net(observation)
+    return values
+
+
+def _soft_actor_critic(policy: Any, observation: Any, action: Tensor) -> tuple[Any, ...]:
+    mean, log_std, _ = policy.actor.get_action_dist_params(observation)
+    return mean, log_std, *policy.critic(observation, action)
+
+
+PATHS: Mapping[type, _Path] = {
+    ActorCriticPolicy: _Path(_actor_critic),
+    DQNPolicy: _Path(_q_network),
+    SACPolicy: _Path(_soft_actor_critic, takes_action=True),
+}
+
+
+def _path(policy: BasePolicy) -> _Path:
+    found = next((path for family, path in PATHS.items() if isinstance(policy, family)), None)
+    if found is None:
+        raise ValueError(
+            f"{type(policy).__name__} is no policy of PPO, A2C, DQN or SAC; make its networks slimmable one by one "
+            "with slimlib.convert"
+        )
+    if getattr(policy, "use_sde", False) or getattr(getattr(policy, "actor", None), "use_sde", False):
+        raise ValueError(
+            "use_sde=True draws noise for the hidden units of one width; a slimmable policy needs use_sde=False"
+        )
+    return found
+
+
+@contextmanager
+def _computing(policy: BasePolicy, path: _Path) -> Iterator[None]:
+    """The policy's forward, which samples, is the deterministic path for a while."""
+    policy.__dict__["forward"] = MethodType(path.forward, policy)
+    try:
+        yield
+    finally:
+        policy.__dict__.pop("forward", None)
+
+
+@contextmanager
+def _same_random_numbers(device: torch.device) -> Iterator[None]:
+    """What is drawn in the block changes nothing of what is drawn afterwards."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+
+
+def _check_units(policy: BasePolicy, smallest: float) -> None:
+    for group in slimming_of(policy).layout.groups:
+        if group.units * smallest < 1:
+            raise ValueError(
+                f"layer '{group.name}' has {group.units} units, less than one at the smallest width {smallest:g}; "
+                f"give it {int(np.ceil(1 / smallest))} or more in net_arch, or raise the smallest width to "
+                f"{np.ceil(1000 / group.units) / 1000:g}"
+            )
+
+
+def example_observation(space: spaces.Space[Any], device: torch.device) -> Any:
+    """Two observations as the networks take them: a tensor [2, ...], or a dict of them."""
+    space = copy.deepcopy(space)
+    space.seed(0)
+    drawn = [space.sample() for _ in range(2)]
+    if isinstance(space, spaces.Dict):
+        stacked = {key: _stacked([d[key] for d in drawn], part) for key, part in space.spaces.items()}
+        return obs_as_tensor(stacked, device)
+    return obs_as_tensor(_stacked(drawn, space), device)
+
+
+def _stacked(drawn: list[Any], space: spaces.Space[Any]) -> np.ndarray:
+    arrays = np.stack([np.asarray(each) for each in drawn])
+    return maybe_transpose(arrays, space) if is_image_space(space) else arrays
+
+
+def _forget_samples(distribution: Any) -> None:
+    """Drop what an action distribution keeps of its last call: it has a graph, and so cannot be copied."""
+    for name in ("distribution", "gaussian_actions"):
+        if name in getattr(distribution, "__dict__", {}):
+            setattr(distribution, name, None)

@@ -1,0 +1,125 @@
+"""SAC of stable-baselines3, with an update that trains several widths of one actor."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from stable_baselines3 import SAC
+from stable_baselines3.common.utils import polyak_update
+from torch import Tensor
+from torch.nn import functional as F
+
+from slimlib.rl.algorithm import SlimAlgorithm
+from slimlib.rl.distributions import Parameters, divergence, parameters_of
+from slimlib.rl.seen import Seen
+from slimlib.rules import SingleWidth
+from slimlib.setting import at_width, current_width
+
+
+class Acted(NamedTuple):
+    """Actions drawn for some observations [N, ...], their log-probabilities [N, 1], and what they were drawn from."""
+
+    actions: Tensor
+    log_prob: Tensor
+    distribution: Parameters
+
+
+class SlimSAC(SlimAlgorithm, SAC):
+    """SAC of stable-baselines3 whose one actor acts at any width: `slimlib.set_width(model.policy, 0.5)`.
+
+    The critics slim with the actor. All are trained towards the target critics, the next actions and the entropy
+    coefficient of the full width. Where the narrow actors are distilled, the narrow critics, which nobody asks
+    then, are trained only with `distill_values`.
+
+    Source: Haarnoja et al. 2018 (SAC); see `SlimAlgorithm` for the further arguments.
+    """
+
+    plain = SAC
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """Update actor, critics and entropy coefficient with samples of the replay buffer."""
+        self.policy.set_training_mode(True)
+        optimizers = [self.actor.optimizer, self.critic.optimizer]
+        if self.ent_coef_optimizer is not None:
+            optimizers.append(self.ent_coef_optimizer)
+        self._update_learning_rate(optimizers)
+        seen = Seen()
+        for step in range(gradient_steps):
+            self._step(self.replay_buffer.sample(batch_size, env=self._vec_normalize_env), seen)  # type: ignore[union-attr]
+            if step % self.target_update_interval == 0:
+                polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
+                polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        names = ("ent_coef", "actor_loss", "critic_loss", "ent_coef_loss", "loss_of_narrow_widths")
+        seen.log(self.logger, {name: name for name in names})
+
+    def distillation(self, student: Acted | tuple[Tensor, ...], teacher: Any) -> Tensor:
+        if isinstance(student, Acted):
+            kind = self.actor.action_dist.distribution
+            return divergence(student.distribution, teacher.distribution, kind, own_scale=True)
+        pairs = zip(student, teacher, strict=True)
+        return self.distill_values * torch.stack([F.mse_loss(s, t) for s, t in pairs]).sum()
+
+    def _step(self, data: Any, seen: Seen) -> None:
+        with at_width(self.policy, self.widths.largest):
+            acted = self._act(data.observations)
+            ent_coef = self._tune_entropy(acted, seen)
+            target = self._target(data, ent_coef)
+        self._train_critics(data, target, seen)
+        self._train_actor(data, acted, ent_coef, seen)
+
+    def _act(self, observations: Any) -> Acted:
+        actions, log_prob = self.actor.action_log_prob(observations)
+        return Acted(actions, log_prob.reshape(-1, 1), parameters_of(self.actor.action_dist.distribution))
+
+    def _tune_entropy(self, acted: Acted, seen: Seen) -> Tensor:
+        """The entropy coefficient, and a step of it where it is learned. Source: Haarnoja et al. 2018b, sec. 5."""
+        if self.ent_coef_optimizer is None or self.log_ent_coef is None:
+            coefficient = self.ent_coef_tensor
+        else:
+            coefficient = torch.exp(self.log_ent_coef.detach())
+            loss = -(self.log_ent_coef * (acted.log_prob + self.target_entropy).detach()).mean()  # type: ignore[operator]
+            self.ent_coef_optimizer.zero_grad()
+            loss.backward()
+            self.ent_coef_optimizer.step()
+            seen.keep(ent_coef_loss=loss)
+        seen.keep(ent_coef=coefficient)
+        return coefficient
+
+    @torch.no_grad()
+    def _target(self, data: Any, ent_coef: Tensor) -> Tensor:
+        discount = self.gamma if data.discounts is None else data.discounts
+        following = self._act(data.next_observations)
+        values = torch.cat(self.critic_target(data.next_observations, following.actions), dim=1)
+        soft = values.min(dim=1, keepdim=True).values - ent_coef * following.log_prob
+        target: Tensor = data.rewards + (1 - data.dones) * discount * soft
+        return target
+
+    def _train_critics(self, data: Any, target: Tensor, seen: Seen) -> None:
+        def loss(values: tuple[Tensor, ...]) -> Tensor:
+            return 0.5 * torch.stack([F.mse_loss(value, target) for value in values]).sum()
+
+        self.critic.optimizer.zero_grad()
+        narrow_too = self.distill_values or not self.distill
+        rule = self.rule if narrow_too else SingleWidth(self.widths.largest)
+        losses = rule.backward(self.policy, (data.observations, data.actions), loss, forward=self.critic)
+        self.critic.optimizer.step()
+        seen.keep(critic_loss=next(iter(losses.values())))
+
+    def _train_actor(self, data: Any, acted: Acted, ent_coef: Tensor, seen: Seen) -> None:
+        def act(observations: Any) -> Acted:
+            full = current_width(self.policy) == self.widths.largest
+            return acted if full else self._act(observations)
+
+        def loss(output: Acted) -> Tensor:
+            values = torch.cat(self.critic(data.observations, output.actions), dim=1)
+            return (ent_coef * output.log_prob - values.min(dim=1, keepdim=True).values).mean()
+
+        self.actor.optimizer.zero_grad()
+        first, *others = self.rule.backward(self.policy, (data.observations,), loss, forward=act).values()
+        self.actor.optimizer.step()
+        seen.keep(actor_loss=first)
+        if others:
+            seen.keep(loss_of_narrow_widths=torch.stack(others).mean())

@@ -1,0 +1,77 @@
+"""How a policy is scored: whole episodes on held-out seeds, the same for every recipe, seed and width."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.vec_env import VecEnv
+
+from slimlib.setting import at_width
+from slimlib.width import Width
+from tasks.rl.environments import make_environments, play, share_statistics
+from tasks.rl.settings import RlSettings
+from tasks.seeds import derive_seed
+
+TOGETHER = 16
+"""Episodes that are played side by side."""
+
+LONGEST = 27_000  # steps of an episode, for environments without a limit of their own: that of Atari games
+
+Predict = Callable[[Any], np.ndarray]
+
+
+def held_out(count: int) -> list[int]:
+    """Seeds of the evaluation episodes: fixed, and none that a training begins with."""
+    return [derive_seed(i, "evaluation episode") for i in range(count)]
+
+
+class Judge:
+    """Plays episodes; the environments are made when they are first needed. Close it after use."""
+
+    def __init__(self, settings: RlSettings) -> None:
+        self.settings = settings
+        self._environments: VecEnv | None = None
+
+    def returns(self, model: Any, width: Width | None, episodes: int, training: VecEnv | None) -> list[float]:
+        """The undiscounted return of each episode.
+
+        Args:
+            width: of a slimmable model; None: an ordinary one.
+            training: whose statistics normalise the observations.
+        """
+        if width is None:
+            likeliest = self.settings.deterministic
+            return self._play(lambda seen: model.policy.predict(seen, deterministic=likeliest)[0], episodes, training)
+        with at_width(model.policy, width):
+            return self.returns(model, None, episodes, training)
+
+    def random_returns(self, episodes: int) -> list[float]:
+        """Of actions that are drawn without a look."""
+        environments = self._made()
+        space = environments.action_space
+        space.seed(derive_seed(0, "random actions"))
+        draw: Predict = lambda _: np.stack([space.sample() for _ in range(environments.num_envs)])  # noqa: E731
+        return self._play(draw, episodes, None)
+
+    def _play(self, predict: Predict, episodes: int, training: VecEnv | None) -> list[float]:
+        environments = self._made()
+        if training is not None:
+            share_statistics(training, environments)
+        return play(predict, environments, held_out(episodes), limit=LONGEST)
+
+    def _made(self) -> VecEnv:
+        if self._environments is None:
+            most = max(self.settings.episodes, self.settings.curve_episodes)
+            self._environments = make_environments(self.settings, seed=0, count=min(TOGETHER, most), training=False)
+        return self._environments
+
+    def close(self) -> None:
+        if self._environments is not None:
+            self._environments.close()
+            self._environments = None
+
+
+def mean(returns: Sequence[float]) -> float:
+    return float(np.mean(returns))

@@ -1,0 +1,99 @@
+"""The models of a recipe: a slimmable one of slimlib.rl, or an ordinary one of stable-baselines3 for each width."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor, nn
+
+import slimlib as slim
+from slimlib.rl import SlimA2C, SlimDQN, SlimPPO, SlimSAC
+from slimlib.rl.policies import example_observation
+from slimlib.width import Width
+from tasks.recipe import Recipe
+from tasks.rl.settings import RlSettings, constructor_arguments
+
+SLIMMABLE: Mapping[str, Any] = {"ppo": SlimPPO, "a2c": SlimA2C, "dqn": SlimDQN, "sac": SlimSAC}
+
+
+def make_model(
+    settings: RlSettings, recipe: Recipe, width: float | None, environments: VecEnv, *, seed: int, device: torch.device
+) -> Any:
+    """A fresh model.
+
+    Args:
+        width: of an ordinary model; None: a slimmable one.
+        seed: of its weights, its actions, and the environments.
+
+    Raises:
+        ValueError: the policy cannot be made slimmable, or the recipe does not fit the algorithm.
+    """
+    arguments = constructor_arguments(settings) | {"seed": seed, "device": device}
+    kind = SLIMMABLE[settings.algorithm]
+    if width is not None:
+        if width != 1.0:
+            arguments["policy_kwargs"] = _narrow(settings, environments, width, arguments)
+        model = kind.plain(settings.policy, environments, **arguments)
+    else:
+        own = {
+            "widths": recipe.widths(),
+            "rule": recipe.rule,
+            "samples": recipe.samples or 1,
+            "distill": recipe.distill != "none",
+            "distill_values": recipe.distill_values,
+            "behaviour": recipe.behaviour,
+            "convert_options": {"divisor": settings.divisor},
+        }
+        model = kind(settings.policy, environments, **arguments, **own)
+    model.set_logger(Logger(folder=None, output_formats=[]))
+    return model
+
+
+def _narrow(settings: RlSettings, environments: VecEnv, width: float, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The policy's arguments for the channels that a slimmable one has at a width."""
+    widths, options = slim.Switches(width, 1.0), {"divisor": settings.divisor}
+    kind = SLIMMABLE[settings.algorithm]
+    model = kind(settings.policy, environments, widths=widths, rule="every", convert_options=options, **arguments)
+    kwargs: dict[str, Any] = model.extract(width).policy_kwargs
+    return kwargs
+
+
+class Acting(nn.Module):
+    """What a policy computes to act: observation [N, ...] -> parameters of the action distribution, or Q-values."""
+
+    def __init__(self, policy: Any) -> None:
+        super().__init__()
+        self.space, self.scales_images = policy.observation_space, policy.normalize_images
+        part = getattr(policy, "actor", None) or getattr(policy, "q_net", None) or policy
+        self.features = getattr(part, "pi_features_extractor", part.features_extractor)
+        if hasattr(part, "mlp_extractor"):
+            self.hidden, self.action = part.mlp_extractor.policy_net, part.action_net
+        elif hasattr(part, "latent_pi"):
+            self.hidden, self.action = part.latent_pi, nn.ModuleList([part.mu, part.log_std])
+        else:
+            self.hidden, self.action = part.q_net, nn.Identity()
+
+    def forward(self, observation: Any) -> Any:
+        hidden = self.hidden(self.features(preprocess_obs(observation, self.space, self.scales_images)))
+        if isinstance(self.action, nn.ModuleList):
+            return [head(hidden) for head in self.action]
+        return self.action(hidden)
+
+
+def acting_cost(model: Any, width: Width | None) -> slim.Cost:
+    """What one action costs; `width` None: of an ordinary model."""
+    policy = model.policy if width is None else slim.extract(model.policy, width)
+    return slim.cost(Acting(policy), (one_observation(model.observation_space, model.device),))
+
+
+def one_observation(space: Any, device: torch.device) -> Any:
+    """An observation as a policy takes it: [1, ...], or a dict of such."""
+    example = example_observation(space, device)
+    if isinstance(example, Tensor):
+        return example[:1]
+    return {key: part[:1] for key, part in example.items()}

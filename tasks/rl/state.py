@@ -1,0 +1,132 @@
+"""The state of a training between two rollouts, so that a resumed one goes on exactly."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from tasks.rl.replay import NotReproducible, environments_state, restore_environments
+
+COUNTERS = (
+    "num_timesteps",
+    "_n_updates",
+    "_episode_num",
+    "_n_calls",
+    "exploration_rate",
+    "_current_progress_remaining",
+)
+ARRAYS = ("_last_obs", "_last_episode_starts", "_last_original_obs")
+
+
+def training_state(model: Any) -> dict[str, Any]:
+    """Everything that decides the next steps, as tensors and plain values."""
+    _, variables = model._get_torch_save_params()
+    rule = getattr(model, "rule", None)
+    return {
+        "parameters": model.get_parameters(),
+        "variables": {name: getattr(model, name).detach() for name in variables},
+        "counters": {name: getattr(model, name) for name in COUNTERS if hasattr(model, name)},
+        "arrays": {name: _tensors(getattr(model, name, None)) for name in ARRAYS},
+        "rule": None if rule is None else rule.state_dict(),
+        "buffer": _buffer_state(getattr(model, "replay_buffer", None)),
+        "environments": environments_state(model.env),
+        "random": _random_state(model.device),
+    }
+
+
+def load_training_state(model: Any, state: Mapping[str, Any]) -> str | None:
+    """Go on where `state` was taken.
+
+    Returns:
+        What could not be restored, for the user; None where all is as it was.
+
+    Raises:
+        KeyError, ValueError, RuntimeError, TypeError: the state is of another model.
+    """
+    model.set_parameters(state["parameters"], exact_match=True, device=model.device)
+    for name, value in state["variables"].items():
+        getattr(model, name).data.copy_(value)
+    for name, value in state["counters"].items():
+        setattr(model, name, value)
+    for name, value in state["arrays"].items():
+        if value is not None:
+            setattr(model, name, _arrays(value))
+    if state["rule"] is not None:
+        model.rule.load_state_dict(state["rule"])
+    _load_buffer(getattr(model, "replay_buffer", None), state["buffer"])
+    lost = None
+    try:
+        restore_environments(model.env, state["environments"])
+    except NotReproducible as error:
+        lost, model._last_obs = str(error), None  # the algorithm then begins new episodes
+    _load_random_state(state["random"], model.device)
+    return lost
+
+
+def _buffer_state(buffer: Any) -> dict[str, Any] | None:
+    if buffer is None:
+        return None
+    filled = buffer.buffer_size if buffer.full else buffer.pos
+    arrays = {
+        name: _leading(value, filled) for name, value in vars(buffer).items() if _stores(value, buffer.buffer_size)
+    }
+    return {"position": buffer.pos, "full": buffer.full, "arrays": arrays}
+
+
+def _load_buffer(buffer: Any, state: Mapping[str, Any] | None) -> None:
+    if buffer is None or state is None:
+        return
+    for name, tensors in state["arrays"].items():
+        stored = getattr(buffer, name)
+        parts = tensors.items() if isinstance(tensors, dict) else [(None, tensors)]
+        for key, tensor in parts:
+            (stored if key is None else stored[key])[: len(tensor)] = tensor.numpy()
+    buffer.pos, buffer.full = state["position"], state["full"]
+
+
+def _stores(value: Any, size: int) -> bool:
+    """Whether this is an array, or a dict of arrays, with a row for each place of a buffer."""
+    if isinstance(value, dict):
+        return bool(value) and all(_stores(part, size) for part in value.values())
+    return isinstance(value, np.ndarray) and value.shape[:1] == (size,)
+
+
+def _leading(value: Any, count: int) -> Any:
+    if isinstance(value, dict):
+        return {key: _leading(part, count) for key, part in value.items()}
+    return torch.from_numpy(value[:count].copy())
+
+
+def _tensors(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tensors(part) for key, part in value.items()}
+    return None if value is None else torch.from_numpy(np.array(value))
+
+
+def _arrays(value: Any) -> Any:
+    return {key: _arrays(part) for key, part in value.items()} if isinstance(value, dict) else value.numpy()
+
+
+def _random_state(device: torch.device) -> dict[str, Any]:
+    name, keys, position, has_gauss, gauss = np.random.get_state()
+    version, internal, next_gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
+        "python": [version, list(internal), next_gauss],
+    }
+
+
+def _load_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+    name, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    version, internal, next_gauss = state["python"]
+    random.setstate((version, tuple(internal), next_gauss))

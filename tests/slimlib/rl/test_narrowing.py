@@ -1,0 +1,418 @@
+"""What stable-baselines3 builds from narrow_policy_kwargs acts as the slimmable policy does at that width."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.policies import (
+    ActorCriticCnnPolicy,
+    ActorCriticPolicy,
+    BasePolicy,
+    MultiInputActorCriticPolicy,
+)
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
+from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.dqn import policies as dqn
+from stable_baselines3.sac import policies as sac
+from torch import Tensor, nn
+
+import slimlib as slim
+from slimlib.rl.narrowing import NarrowedExtractor, narrow_policy_kwargs
+
+WIDTHS = (0.25, 0.5, 1.0)
+VECTOR = spaces.Box(-1, 1, (5,))
+IMAGE = spaces.Box(0, 255, (2, 36, 36), np.uint8)
+NORMALISED = spaces.Box(0, 1, (2, 36, 36), np.float32)
+BOTH = spaces.Dict({"image": IMAGE, "vector": VECTOR})
+ONE_OF_FOUR = spaces.Discrete(4)
+FORCE = spaces.Box(-1, 1, (2,))
+
+
+class OwnExtractor(BaseFeaturesExtractor):
+    """Convolution, norm, a depthwise convolution, and a linear layer, in a module of its own."""
+
+    def __init__(self, space: spaces.Space[Any], features_dim: int = 24, *, norm: str = "group") -> None:
+        super().__init__(space, features_dim)
+        norms: dict[str, nn.Module] = {"group": nn.GroupNorm(4, 16), "batch": nn.BatchNorm2d(16)}
+        self.body = nn.Sequential(nn.Conv2d(2, 16, 5, stride=4), norms[norm], nn.ReLU())
+        self.depthwise = nn.Conv2d(16, 16, 3, groups=16)
+        self.scale = nn.Parameter(torch.ones(16, 1, 1))
+        self.head = nn.Linear(16, features_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        out: Tensor = self.head((self.depthwise(self.body(images)) * self.scale).mean(dim=(2, 3)))
+        return out
+
+
+def actor_critic(policy: Any, observation: Any) -> tuple[Tensor, Tensor]:
+    features = policy.extract_features(observation)
+    pi, vf = features if isinstance(features, tuple) else (features, features)
+    extractor = policy.mlp_extractor
+    return policy.action_net(extractor.forward_actor(pi)), policy.value_net(extractor.forward_critic(vf))
+
+
+def q_values(policy: Any, observation: Any) -> Tensor:
+    values: Tensor = policy.q_net(observation)
+    return values
+
+
+def actor_and_critics(policy: Any, observation: Any, action: Tensor) -> tuple[Tensor, ...]:
+    mean, log_std, _ = policy.actor.get_action_dist_params(observation)
+    return mean, log_std, *policy.critic(observation, action)
+
+
+PATHS: Mapping[type[BasePolicy], Callable[..., Any]] = {
+    ActorCriticPolicy: actor_critic,
+    dqn.DQNPolicy: q_values,
+    sac.SACPolicy: actor_and_critics,
+}
+
+
+def path_of(policy: BasePolicy) -> Callable[..., Any]:
+    return next(path for family, path in PATHS.items() if isinstance(policy, family))
+
+
+def built(kind: type[BasePolicy], space: spaces.Space[Any], kwargs: Mapping[str, Any]) -> BasePolicy:
+    actions = FORCE if issubclass(kind, sac.SACPolicy) else ONE_OF_FOUR
+    return kind(space, actions, lambda _: 1e-3, **copy.deepcopy(dict(kwargs)))
+
+
+def arguments(policy: BasePolicy) -> tuple[Any, ...]:
+    """Two observations, and for SAC two actions."""
+    space = copy.deepcopy(policy.observation_space)
+    space.seed(0)
+    drawn = [space.sample() for _ in range(2)]
+    stacked = {key: np.stack([d[key] for d in drawn]) for key in drawn[0]} if isinstance(space, spaces.Dict) else None
+    observation = obs_as_tensor(stacked if stacked is not None else np.stack(drawn), torch.device("cpu"))
+    return (observation, torch.rand(2, 2)) if isinstance(policy, sac.SACPolicy) else (observation,)
+
+
+def slimmed(policy: BasePolicy, **options: Any) -> BasePolicy:
+    """Follow the deterministic path of a policy, whose own forward samples."""
+    policy.__dict__["forward"] = MethodType(path_of(policy), policy)
+    slim.convert(policy, arguments(policy), **({"divisor": 4} | options))
+    del policy.__dict__["forward"]
+    return policy.eval()
+
+
+def with_targets(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state of a narrow policy; its target networks are still the full ones, and begin anew."""
+    online = {"q_net_target.": "q_net.", "critic_target.": "critic."}
+    own = {name: name.replace(target, own) for target, own in online.items() for name in state if target in name}
+    return {name: state[own.get(name, name)] for name in state}
+
+
+CASES: dict[str, tuple[type[BasePolicy], spaces.Space[Any], dict[str, Any]]] = {
+    "mlp": (ActorCriticPolicy, VECTOR, {}),
+    "mlp by list": (ActorCriticPolicy, VECTOR, {"net_arch": [16, 8], "activation_fn": nn.ReLU}),
+    "mlp of two": (ActorCriticPolicy, VECTOR, {"net_arch": {"pi": [16], "vf": [24, 8]}}),
+    "mlp of one": (ActorCriticPolicy, VECTOR, {"net_arch": {"vf": [24]}, "share_features_extractor": False}),
+    "cnn": (ActorCriticCnnPolicy, IMAGE, {}),
+    "cnn of two": (ActorCriticCnnPolicy, IMAGE, {"share_features_extractor": False, "net_arch": [8]}),
+    "cnn of size": (ActorCriticCnnPolicy, IMAGE, {"features_extractor_kwargs": {"features_dim": 32}}),
+    "cnn of normalised": (ActorCriticCnnPolicy, NORMALISED, {"normalize_images": False}),
+    "dict": (MultiInputActorCriticPolicy, BOTH, {"net_arch": [16]}),
+    "dict of two": (MultiInputActorCriticPolicy, BOTH, {"share_features_extractor": False}),
+    "own": (ActorCriticPolicy, IMAGE, {"features_extractor_class": OwnExtractor, "net_arch": [16]}),
+    "own of two": (ActorCriticPolicy, IMAGE, {"features_extractor_class": OwnExtractor}),
+    "q mlp": (dqn.DQNPolicy, VECTOR, {}),
+    "q linear": (dqn.CnnPolicy, IMAGE, {}),
+    "q cnn": (dqn.CnnPolicy, IMAGE, {"net_arch": [16, 8]}),
+    "q dict": (dqn.MultiInputPolicy, BOTH, {}),
+    "q own": (dqn.DQNPolicy, IMAGE, {"features_extractor_class": OwnExtractor}),
+    "sac mlp": (sac.SACPolicy, VECTOR, {"net_arch": [16, 8]}),
+    "sac of two": (sac.SACPolicy, VECTOR, {"net_arch": {"pi": [16], "qf": [24, 8]}, "n_critics": 3}),
+    "sac cnn": (sac.CnnPolicy, IMAGE, {"net_arch": [16]}),
+    "sac cnn shared": (sac.CnnPolicy, IMAGE, {"net_arch": [16], "share_features_extractor": True}),
+    "sac dict": (sac.MultiInputPolicy, BOTH, {"net_arch": [16]}),
+    "sac own": (sac.SACPolicy, IMAGE, {"features_extractor_class": OwnExtractor, "share_features_extractor": True}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_ordinary_policy_computes_what_the_slimmable_one_does(case: str) -> None:
+    kind, space, kwargs = CASES[case]
+    torch.manual_seed(0)
+    full = slimmed(built(kind, space, kwargs))
+    args, path = arguments(full), path_of(full)
+    for width in WIDTHS:
+        narrow = slim.extract(full, width)
+        ordinary = built(kind, space, narrow_policy_kwargs(narrow, kwargs)).eval()
+        assert ordinary.state_dict().keys() == full.state_dict().keys()
+        ordinary.load_state_dict(with_targets(narrow.state_dict()))
+        with slim.at_width(full, width), torch.no_grad():
+            wanted, same, got = path(full, *args), path(narrow, *args), path(ordinary, *args)
+        for ours, extracted, slimmable in zip(_all(got), _all(same), _all(wanted), strict=True):
+            assert torch.equal(ours, extracted)
+            assert torch.allclose(ours, slimmable, rtol=1e-5, atol=1e-6)
+
+
+def _all(outputs: Any) -> tuple[Tensor, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+@pytest.mark.parametrize(
+    ("case", "net_arch"),
+    [
+        ("mlp", {"pi": [32, 32], "vf": [32, 32]}),
+        ("mlp of two", {"pi": [8], "vf": [12, 4]}),
+        ("mlp of one", {"pi": [], "vf": [12]}),
+        ("cnn", {"pi": [], "vf": []}),
+        ("q linear", []),
+        ("q cnn", [8, 4]),
+        ("sac of two", {"pi": [8], "qf": [12, 4]}),
+    ],
+)
+def test_hidden_layers_are_said_in_net_arch(case: str, net_arch: Any) -> None:
+    kind, space, kwargs = CASES[case]
+    full = slimmed(built(kind, space, kwargs))
+    assert narrow_policy_kwargs(slim.extract(full, 0.5), kwargs)["net_arch"] == net_arch
+
+
+def test_other_arguments_stay_and_no_extractor_is_named_without_need() -> None:
+    kwargs = {"net_arch": [16], "optimizer_class": torch.optim.SGD, "ortho_init": False}
+    full = slimmed(built(ActorCriticPolicy, VECTOR, kwargs))
+    narrow = narrow_policy_kwargs(slim.extract(full, 0.5), kwargs)
+    assert narrow == kwargs | {"net_arch": {"pi": [8], "vf": [8]}}
+    assert kwargs["net_arch"] == [16]
+
+
+def test_an_extractor_at_full_width_is_the_ordinary_one() -> None:
+    full = slimmed(built(ActorCriticCnnPolicy, IMAGE, {}))
+    assert "features_extractor_class" not in narrow_policy_kwargs(slim.extract(full, 1.0), {})
+
+
+def test_a_batchnorm_in_an_extractor_is_narrow_too() -> None:
+    kwargs = {"features_extractor_class": OwnExtractor, "features_extractor_kwargs": {"norm": "batch"}}
+    full = slimmed(built(ActorCriticPolicy, IMAGE, kwargs), norm="shared")
+    narrow = slim.extract(full, 0.5)
+    ordinary = built(ActorCriticPolicy, IMAGE, narrow_policy_kwargs(narrow, kwargs)).eval()
+    ordinary.load_state_dict(narrow.state_dict())
+    args = arguments(full)
+    assert torch.equal(actor_critic(ordinary, *args)[0], actor_critic(narrow, *args)[0])
+    assert ordinary.features_extractor.body[1].num_features == 8
+
+
+def test_nothing_that_is_drawn_later_changes() -> None:
+    full = slimmed(built(ActorCriticCnnPolicy, IMAGE, {}))
+    narrow = slim.extract(full, 0.5)
+    narrow.observation_space.seed(0)
+    before, drawn = torch.get_rng_state(), copy.deepcopy(narrow.observation_space).sample()
+    narrow_policy_kwargs(narrow, {})
+    assert torch.equal(torch.get_rng_state(), before)
+    assert np.array_equal(narrow.observation_space.sample(), drawn)
+
+
+# -- the extractor
+
+
+def narrowed() -> BaseFeaturesExtractor:
+    full = slimmed(built(ActorCriticCnnPolicy, IMAGE, {}))
+    kwargs = narrow_policy_kwargs(slim.extract(full, 0.5), {})
+    assert kwargs["features_extractor_class"] is NarrowedExtractor
+    return NarrowedExtractor(IMAGE, **kwargs["features_extractor_kwargs"])
+
+
+def test_a_narrowed_extractor_is_one_of_its_base_with_narrow_layers() -> None:
+    extractor = narrowed()
+    assert type(extractor) is NatureCNN
+    assert extractor.features_dim == extractor.linear[0].out_features == 256
+    assert (extractor.cnn[2].in_channels, extractor.cnn[2].out_channels) == (16, 32)
+    assert next(iter(extractor.state_dict())) == "cnn.0.weight"
+
+
+def test_a_narrowed_extractor_is_initialised_for_its_own_size() -> None:
+    """torch draws weights from +-1/sqrt(inputs), and there are fewer inputs."""
+    weight = narrowed().cnn[2].weight
+    assert weight.abs().max() > 0.98 * (16 * 4 * 4) ** -0.5
+
+
+def test_a_narrowed_extractor_can_be_copied_and_narrowed_again() -> None:
+    kwargs = narrow_policy_kwargs(slim.extract(slimmed(built(dqn.CnnPolicy, IMAGE, {})), 0.5), {})
+    again = slimmed(copy.deepcopy(built(dqn.CnnPolicy, IMAGE, kwargs)))
+    twice = slim.extract(again, 0.5)
+    ordinary = built(dqn.CnnPolicy, IMAGE, narrow_policy_kwargs(twice, kwargs)).eval()
+    ordinary.load_state_dict(with_targets(twice.state_dict()))
+    assert ordinary.q_net.features_extractor.cnn[0].out_channels == 8
+    assert torch.equal(ordinary.q_net(*arguments(again)), twice.q_net(*arguments(again)))
+
+
+# -- what cannot be said
+
+
+class OwnMlp(nn.Module):
+    """Hidden layers of a user's own."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.latent_dim_pi = self.latent_dim_vf = 16
+        self.body = nn.Linear(features, 16)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        return self.forward_actor(features), self.forward_critic(features)
+
+    def forward_actor(self, features: Tensor) -> Tensor:
+        return self.body(features).relu()
+
+    def forward_critic(self, features: Tensor) -> Tensor:
+        return self.body(features).tanh()
+
+
+class OwnPolicy(ActorCriticPolicy):
+    def _build_mlp_extractor(self) -> None:
+        self.mlp_extractor = OwnMlp(self.features_dim)
+
+
+class OwnQNetwork(dqn.QNetwork):
+    pass
+
+
+class OwnQPolicy(dqn.DQNPolicy):
+    def make_q_net(self) -> dqn.QNetwork:
+        return OwnQNetwork(**self._update_features_extractor(self.net_args))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (OwnPolicy, "'mlp_extractor' of this OwnPolicy is a OwnMlp of its own, not the MlpExtractor that"),
+        (OwnQPolicy, "'q_net' of this OwnQPolicy is a OwnQNetwork of its own, not the QNetwork that"),
+    ],
+)
+def test_parts_of_ones_own_are_refused(kind: type[BasePolicy], message: str) -> None:
+    narrow = slim.extract(slimmed(built(kind, VECTOR, {})), 0.5)
+    with pytest.raises(ValueError, match=f"{message} stable-baselines3 builds from net_arch.*slimlib.extract"):
+        narrow_policy_kwargs(narrow, {})
+
+
+class NormedExtractor(BaseFeaturesExtractor):
+    """Its weights are computed from others, which a narrow copy does not have."""
+
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        super().__init__(space, 16)
+        self.head = nn.utils.parametrizations.weight_norm(nn.Linear(5, 16))
+
+    def forward(self, observations: Tensor) -> Tensor:
+        out: Tensor = self.head(observations)
+        return out
+
+
+def test_an_extractor_of_computed_weights_is_refused() -> None:
+    narrow = slim.extract(slimmed(built(ActorCriticPolicy, VECTOR, {"features_extractor_class": NormedExtractor})), 0.5)
+    message = "NormedExtractor builds head.parametrizations.weight.original0, .* and has head.weight when it is narrow"
+    with pytest.raises(ValueError, match=message):
+        narrow_policy_kwargs(narrow, {})
+
+
+def test_what_is_no_policy_is_refused() -> None:
+    with pytest.raises(ValueError, match="Linear is no policy of PPO, A2C, DQN or SAC"):
+        narrow_policy_kwargs(nn.Linear(2, 2), {})
+
+
+def test_extractors_of_different_widths_are_refused() -> None:
+    full = slimmed(built(ActorCriticCnnPolicy, IMAGE, {"share_features_extractor": False}))
+    groups = full.slim.layout.groups
+    halves = [g.units // 2 if g.name.startswith("features_extractor") else g.units for g in groups]
+    narrow = slim.extract(full, slim.WidthPlan(halves))
+    message = "the features extractors 'pi_features_extractor' and 'vf_features_extractor' have other channels"
+    with pytest.raises(ValueError, match=message):
+        narrow_policy_kwargs(narrow, {})
+
+
+def test_critics_of_different_widths_are_refused() -> None:
+    full = slimmed(built(sac.SACPolicy, VECTOR, {"net_arch": [16]}))
+    halves = [g.units // 2 if "qf1" in g.name else g.units for g in full.slim.layout.groups]
+    with pytest.raises(ValueError, match="the critics 'critic.qf0' and 'critic.qf1' have other channels"):
+        narrow_policy_kwargs(slim.extract(full, slim.WidthPlan(halves)), {})
+
+
+# -- files
+
+
+class Camera(gymnasium.Env[Any, Any]):
+    """Images of noise, alone or with a vector."""
+
+    def __init__(self, space: spaces.Space[Any], actions: spaces.Space[Any]) -> None:
+        self.observation_space, self.action_space = space, actions
+
+    def reset(self, **_: Any) -> tuple[Any, dict[str, Any]]:
+        return self.observation_space.sample(), {}
+
+    def step(self, _: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+WITHOUT_SLIMLIB = """
+import sys
+
+class NoSlimlib:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] == "slimlib":
+            raise ImportError("there is no slimlib here")
+
+sys.meta_path.insert(0, NoSlimlib())
+import pickle, pathlib
+import torch
+from stable_baselines3 import DQN, PPO, SAC
+
+torch.set_num_threads(1)
+folder = pathlib.Path(sys.argv[1])
+for kind in (PPO, DQN, SAC):
+    observations, actions, values = pickle.loads((folder / f"{kind.__name__}.pkl").read_bytes())
+    model = kind.load(folder / kind.__name__, device="cpu")
+    model.save(folder / "again")
+    policies = [model.policy, kind.load(folder / "again", device="cpu").policy]
+    policies.append(type(model.policy).load(folder / f"{kind.__name__}.policy", device="cpu"))
+    for policy in policies:
+        policy.set_training_mode(False)
+        assert (policy.predict(observations, deterministic=True)[0] == actions).all(), kind
+        if values is not None:
+            tensors, _ = policy.obs_to_tensor(observations)
+            assert torch.equal(policy.predict_values(tensors), values), kind
+assert not any(name.split(".")[0] == "slimlib" for name in sys.modules)
+"""
+
+
+def test_a_model_of_a_narrow_policy_loads_without_slimlib(tmp_path: Path) -> None:
+    environments = {
+        "PPO": (PPO, "CnnPolicy", Camera(IMAGE, ONE_OF_FOUR), {"n_steps": 4, "batch_size": 4}),
+        "DQN": (DQN, "MultiInputPolicy", Camera(BOTH, ONE_OF_FOUR), {"buffer_size": 4}),
+        "SAC": (SAC, "CnnPolicy", Camera(IMAGE, FORCE), {"buffer_size": 4, "policy_kwargs": {"net_arch": [16]}}),
+    }
+    for name, (kind, policy, environment, options) in environments.items():
+        full = kind(policy, environment, device="cpu", seed=0, **options)
+        narrow = slim.extract(slimmed(full.policy), 0.5)
+        kwargs = narrow_policy_kwargs(narrow, full.policy_kwargs)
+        ordinary = kind(policy, environment, device="cpu", **(options | {"policy_kwargs": kwargs}))
+        ordinary.policy.load_state_dict(with_targets(narrow.state_dict()))
+        observations, values = stacked(environment.observation_space), None
+        if name == "PPO":
+            values = narrow.predict_values(narrow.obs_to_tensor(observations)[0]).detach()
+        with slim.at_width(full.policy, 0.5):
+            actions, _ = full.policy.predict(observations, deterministic=True)
+        (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps((observations, actions, values)))
+        ordinary.save(tmp_path / name)
+        ordinary.policy.save(tmp_path / f"{name}.policy")
+    command = [sys.executable, "-c", WITHOUT_SLIMLIB, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def stacked(space: spaces.Space[Any]) -> Any:
+    drawn = [space.sample() for _ in range(3)]
+    if isinstance(space, spaces.Dict):
+        return {key: np.stack([each[key] for each in drawn]) for key in drawn[0]}
+    return np.stack(drawn)

@@ -1,0 +1,169 @@
+"""Policies train, resume exactly, and are scored the same way whatever trained them."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import slimlib as slim
+from slimlib.rl import SlimPPO
+from tasks.checkpoint import Checkpoint
+from tasks.recipe import Recipe
+from tasks.rl.environments import make_environments
+from tasks.rl.models import Acting, acting_cost, make_model, one_observation
+from tasks.rl.settings import RlSettings
+from tasks.rl.task import ReinforcementLearning
+from tasks.supervised import Interrupted, Watch
+
+CPU = torch.device("cpu")
+ON_POLICY = {"n_steps": 16, "policy_kwargs": {"net_arch": [16, 16]}}
+OFF_POLICY = {"learning_starts": 40, "batch_size": 16, "buffer_size": 300, "policy_kwargs": {"net_arch": [16, 16]}}
+SHORT = {"episodes": 3, "curve_points": 4, "curve_episodes": 2, "widths": (0.25, 1.0)}
+SETTINGS = {
+    "ppo": RlSettings(environments=2, hyperparameters=ON_POLICY | {"batch_size": 16, "n_epochs": 2}, **SHORT),
+    "ppo normalised": RlSettings(
+        environment="Pendulum-v1",
+        environments=2,
+        normalize=True,
+        hyperparameters=ON_POLICY | {"batch_size": 16, "n_epochs": 2},
+        **SHORT,
+    ),
+    "a2c": RlSettings(algorithm="a2c", environments=2, hyperparameters=ON_POLICY, **SHORT),
+    "dqn": RlSettings(
+        algorithm="dqn", environments=1, hyperparameters=OFF_POLICY | {"target_update_interval": 20}, **SHORT
+    ),
+    "sac": RlSettings(
+        algorithm="sac",
+        environment="Pendulum-v1",
+        environments=1,
+        hyperparameters=OFF_POLICY | {"learning_rate": "lin_0.003"},
+        **SHORT,
+    ),
+}
+SAMPLED = Recipe("sampled", range=(0.25, 1.0), rule="sandwich", samples=3, distill="outputs", behaviour="sampled")
+INDIVIDUAL = Recipe("individual", kind="individual")
+STEPS = 160
+
+
+def trained(settings, recipe, path=None, *, stop_at=None, steps=STEPS):
+    """The results; with `stop_at` the run is interrupted there, and resumed by another call."""
+    asked = []
+
+    def stop() -> bool:
+        asked.append(None)
+        return len(asked) == stop_at
+
+    warnings = []
+    checkpoint = None if path is None else Checkpoint(path, "a run", every=1e9, warn=warnings.append)
+    task = ReinforcementLearning(settings)
+    watch = Watch(stop=stop)
+    results = task.train(recipe, steps=steps, seed=1, device=CPU, checkpoint=checkpoint, watch=watch)
+    assert not warnings
+    return results
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_resumed_training_equals_uninterrupted(name, tmp_path):
+    settings = SETTINGS[name]
+    whole = trained(settings, SAMPLED)
+    boundaries = STEPS if name in ("dqn", "sac") else STEPS // 32
+    if name == "dqn":
+        boundaries //= 4
+    with pytest.raises(Interrupted):
+        trained(settings, SAMPLED, tmp_path / "run.pt", stop_at=boundaries // 2)
+    with pytest.raises(Interrupted):
+        trained(settings, SAMPLED, tmp_path / "run.pt", stop_at=2)
+    assert trained(settings, SAMPLED, tmp_path / "run.pt") == whole
+    assert len(whole) == 2
+
+
+def test_resumed_individual_policies_equal_uninterrupted(tmp_path):
+    settings = SETTINGS["ppo"]
+    whole = trained(settings, INDIVIDUAL)
+    for stop_at in (3, 4):  # in the first policy, and in the second
+        with pytest.raises(Interrupted):
+            trained(settings, INDIVIDUAL, tmp_path / "run.pt", stop_at=stop_at)
+    assert trained(settings, INDIVIDUAL, tmp_path / "run.pt") == whole
+    assert [result.width for result in whole] == [0.25, 1.0]
+
+
+def test_full_width_alone_trains_the_individual_policy():
+    cut = Recipe("cut", range=(0.25, 1.0), rule="largest")
+    narrow, full = trained(SETTINGS["ppo"], cut)
+    individual = trained(SETTINGS["ppo"], INDIVIDUAL)
+    assert full == individual[1]
+    assert (narrow.macs, narrow.params) == (individual[0].macs, individual[0].params)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rule": "smallest-random"},
+        {"samples": 2},
+        {"range": (0.5, 1.0)},
+        {"distill": "outputs"},
+        {"distill": "outputs", "distill_values": 0.5},
+        {"behaviour": "smallest"},
+        {"behaviour": "sampled"},
+        {"behaviour": 0.5},
+    ],
+    ids=str,
+)
+def test_every_key_of_a_recipe_changes_the_training(change):
+    plain = {"name": "plain", "range": (0.25, 1.0), "rule": "sandwich", "samples": 3}
+    if "distill_values" in change:
+        plain |= {"distill": "outputs"}
+    settings = replace(SETTINGS["ppo"], deterministic=False, widths=(1.0,))
+    weights = []
+    for keys in (plain, plain | change):
+        kept = []
+        task, watch = (
+            ReinforcementLearning(settings),
+            Watch(trained=lambda _, m, kept=kept: kept.append(m.get_parameters())),
+        )
+        task.train(Recipe(**keys), steps=64, seed=0, device=CPU, watch=watch)
+        weights.append(kept[0]["policy"])
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_curve_ends_with_the_score_and_has_the_points_asked_for():
+    for result in trained(SETTINGS["ppo"], SAMPLED):
+        curve = result.curve["CartPole-v1"]["return"]
+        assert len(curve) == 4
+        assert curve[-1] == [STEPS, result.metrics["CartPole-v1"]["return"]]
+        assert [steps for steps, _ in curve] == sorted(steps for steps, _ in curve)
+        returns = result.samples["CartPole-v1"]["return"]
+        assert len(returns) == 3
+        assert sum(returns) / 3 == pytest.approx(result.metrics["CartPole-v1"]["return"])
+
+
+def test_evaluation_does_not_change_the_training():
+    often = replace(SETTINGS["dqn"], curve_points=40)
+    never = replace(SETTINGS["dqn"], curve_points=0)
+    scores = [[r.samples for r in trained(settings, SAMPLED)] for settings in (often, never)]
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize("name", ["ppo", "dqn", "sac"])
+def test_cost_is_that_of_acting_alone(name):
+    settings = SETTINGS[name]
+    environments = make_environments(settings, seed=0, count=1, training=True)
+    model = make_model(settings, SAMPLED, None, environments, seed=0, device=CPU)
+    inputs, outputs = (4, 2) if name != "sac" else (3, 2)  # SAC: mean and deviation
+    for width, hidden in ((0.25, 4), (1.0, 16)):
+        cost = acting_cost(model, width)
+        assert cost.macs == inputs * hidden + hidden * hidden + hidden * outputs
+        assert cost.params == cost.macs + 2 * hidden + outputs
+
+
+def test_what_is_counted_is_what_acts():
+    settings = SETTINGS["ppo"]
+    environments = make_environments(settings, seed=0, count=1, training=True)
+    model = make_model(settings, SAMPLED, None, environments, seed=0, device=CPU)
+    seen = one_observation(model.observation_space, CPU)
+    slim.set_width(model.policy, 0.25)
+    plain = slim.extract(model.policy, 0.25)
+    assert torch.equal(
+        Acting(plain)(seen), model.policy.get_distribution(seen).distribution.logits.detach()
+    ) or torch.allclose(Acting(plain)(seen).softmax(1), model.policy.get_distribution(seen).distribution.probs)
+    assert isinstance(model, SlimPPO)
