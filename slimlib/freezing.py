@@ -51,6 +51,13 @@ class Frozen:
         swap_in(ready)
         self.width = width
 
+    @property
+    def device(self) -> torch.device:
+        """Where the prepared weights are."""
+        swapped = (swaps for parts in self.prepared.values() for swaps in parts.values())
+        tensors = (value for swaps in swapped for value in swaps.values() if isinstance(value, Tensor))
+        return next(tensors).device
+
     def convert_tensors(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Apply `fn` (to a device, a type) to every prepared tensor once."""
         done: dict[int, Tensor] = {}
@@ -113,6 +120,7 @@ def freeze(net: nn.Module, widths: Sequence[Width] | None = None) -> nn.Module:
         raise ValueError("freeze needs the widths to serve, for example widths=[0.25, 0.5, 1.0]")
     for width in widths:
         source.check(width)
+    mixins = getattr(source.net(), "frozen_mixins", (FrozenRoot,))
     frozen = copy.deepcopy(source.net())
     slimming = slimming_of(frozen)
     names = {module: name for name, module in frozen.named_modules()}
@@ -127,7 +135,7 @@ def freeze(net: nn.Module, widths: Sequence[Width] | None = None) -> nn.Module:
             prepared[width][names[module]] |= _computed(module)
     for module in list(frozen.modules()):
         _strip(module, module in varies)
-    frozen.__class__ = slim_class(type(frozen), (FrozenRoot,))
+    frozen.__class__ = slim_class(type(frozen), mixins)
     frozen.__dict__["slim"] = state = Frozen(_shared(prepared))
     frozen.train(False)
     state.bind(frozen)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from benchmarks.perf.inference import inference
 from benchmarks.perf.measurement import Measurement
+from benchmarks.perf.policies import MODELS, policies
 from benchmarks.perf.records import write
 from benchmarks.perf.report import write_report
 from benchmarks.perf.spectrum import spectrum
@@ -20,12 +21,18 @@ from benchmarks.perf.training import sandwich_memory, sandwich_step
 
 CLASSIFIERS = ("MobileNet v1", "MobileNet v2", "ResNet-50")
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
-PARTS = ("inference", "training", "memory", "switching", "spectrum")
 TRAINING_SIZES = {"MobileNet v1": (128, 16), "MobileNet v2": (128, 16), "ResNet-50": (128, 16), "WDSR-A": (48, 8)}
+PARTS = ("inference", "training", "memory", "switching", "spectrum", "policies")
+NETWORKS = (*TRAINING_SIZES, *MODELS)
 
 
 def measure(part: str, network: str, *, rounds: int) -> Iterator[Measurement]:
     """The measurements of one part on one network."""
+    if (part == "policies") != (network in MODELS):
+        return
+    if part == "policies":
+        yield from policies(network, rounds=rounds)
+        return
     size, batch = TRAINING_SIZES[network]
     if part == "inference" and network in CLASSIFIERS:
         yield from inference(network, widths=WIDTHS, size=224, rounds=rounds)
@@ -43,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.perf", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; all by default")
-    parser.add_argument("--network", action="append", choices=TRAINING_SIZES, help="all by default")
+    parser.add_argument("--network", action="append", choices=NETWORKS, help="all by default")
     parser.add_argument("--rounds", type=int, default=30, help="turns that each side gets (training: a third)")
     parser.add_argument("--results", type=Path, default=Path("results/perf"))
     chosen = parser.parse_args(arguments)
@@ -54,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     console = Console()
     for part in chosen.parts or PARTS:
-        for network in chosen.network or TRAINING_SIZES:
+        for network in chosen.network or NETWORKS:
             with console.status(f"{part}: {network}"):
                 found = list(measure(part, network, rounds=chosen.rounds))
             write(chosen.results, found, rounds=chosen.rounds)

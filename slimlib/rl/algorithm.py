@@ -20,7 +20,8 @@ from slimlib.rl.narrowing import narrow_policy_kwargs
 from slimlib.rl.policies import make_slimmable
 from slimlib.rules import EveryWidth, LargestAndRandom, RandomWidths, Rule, Sandwich, SingleWidth, SmallestAndRandom
 from slimlib.saving import widths_from_json, widths_to_json
-from slimlib.setting import at_width, slimming_of
+from slimlib.setting import slimming_of
+from slimlib.slimming import Slimming
 from slimlib.width import Switches, Width, WidthRange, Widths, check_width
 
 Self = TypeVar("Self", bound="SlimAlgorithm")
@@ -146,8 +147,16 @@ class SlimAlgorithm:
     # -- the width that acts
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> Any:
-        with at_width(self.policy, self._next_behaviour()):  # type: ignore[attr-defined]
+        # Not `at_width`, which looks for slimmable parts: DQN and SAC come here for every step of the environment.
+        state: Slimming = self.policy.slim  # type: ignore[attr-defined]
+        before = state.width
+        if state.stale():
+            state.refresh()
+        state.set(self._next_behaviour())
+        try:
             return super().collect_rollouts(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            state.set(before)
 
     def _next_behaviour(self) -> Width:
         widths = self.widths

@@ -16,18 +16,61 @@ from stable_baselines3.common.preprocessing import is_image_space, maybe_transpo
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.dqn.policies import DQNPolicy
 from stable_baselines3.sac.policies import SACPolicy
-from torch import Tensor
+from torch import Tensor, nn
 
 from slimlib.apply import apply_layout
 from slimlib.convert import convert
+from slimlib.freezing import FrozenRoot
 from slimlib.layout import Layout
 from slimlib.setting import slimming_of
 from slimlib.swapping import SwapsOut, slim_class
 from slimlib.width import Widths, by_size
 
 
+class FrozenPolicy(SwapsOut):
+    """Mixin of a frozen policy, which is in eval mode and stays there."""
+
+    def set_training_mode(self: Any, mode: bool) -> None:
+        if mode:
+            self.train(True)  # refuses
+
+    @property
+    def device(self: Any) -> torch.device:
+        frozen: torch.device = self.slim.device
+        return frozen
+
+
 class SlimPolicy(SwapsOut):
     """Mixin of a slimmable policy."""
+
+    frozen_mixins = (FrozenPolicy, FrozenRoot)
+
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return nn.Module.__call__(self, *args, **kwargs)  # replaced parameters are looked for once a rollout
+
+    modes: list[dict[str, Any]] | None = None
+
+    def set_training_mode(self: Any, mode: bool) -> None:
+        """As the policy's own, which visits every module, and which each `predict` calls."""
+        if self.modes is None:
+            plain = all(type(module).train is nn.Module.train for module in self.modules())
+            self.__dict__["modes"] = self._modes_that_follow() if plain else []
+        if not self.modes:
+            super().set_training_mode(mode)  # type: ignore[misc]
+        for attributes in self.modes:
+            attributes["training"] = mode
+
+    def _modes_that_follow(self: Any) -> list[dict[str, Any]]:
+        """The attributes of the modules whose mode the policy sets: target networks, say, always stay in eval."""
+        modules = list(self.modules())
+        before = [module.training for module in modules]
+        super().set_training_mode(False)  # type: ignore[misc]
+        off = [module.training for module in modules]
+        super().set_training_mode(True)  # type: ignore[misc]
+        on = [module.training for module in modules]
+        for module, mode in zip(modules, before, strict=True):
+            module.__dict__["training"] = mode
+        return [m.__dict__ for m, was, now in zip(modules, off, on, strict=True) if now and not was]
 
     def load_from_vector(self: Any, vector: np.ndarray) -> None:
         super().load_from_vector(vector)  # type: ignore[misc]
@@ -36,7 +79,7 @@ class SlimPolicy(SwapsOut):
     def __getstate__(self: Any) -> dict[str, Any]:
         for module in self.modules():
             _forget_samples(module.__dict__.get("action_dist"))
-        return super().__getstate__()
+        return {name: value for name, value in super().__getstate__().items() if name != "modes"}
 
 
 def make_slimmable(

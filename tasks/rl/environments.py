@@ -101,7 +101,9 @@ def make_environments(settings: RlSettings, *, seed: int, count: int, training: 
     Raises:
         ValueError: the environment cannot be made.
     """
-    makers = [partial(_make_copy, settings, seed=seed + index, training=training) for index in range(count)]
+    makers: list[Callable[[], gymnasium.Env[Any, Any]]] = [
+        partial(_make_copy, settings, seed=seed + index, training=training) for index in range(count)
+    ]
     environments: VecEnv = Processes(makers) if settings.workers else DummyVecEnv(makers)
     if settings.frame_stack > 1:
         environments = VecFrameStack(environments, settings.frame_stack)
@@ -217,7 +219,7 @@ def _play_batch(
     """One episode for each of at most N seeds; the copies that are left over play the last seed, for nothing."""
     returns: dict[int, float] = {}
     # VecEnv.seed gives the copies consecutive seeds only.
-    environments.unwrapped._seeds = [*seeds, *seeds[-1:] * (environments.num_envs - len(seeds))]
+    environments.unwrapped._seeds = [*seeds, *[seeds[-1]] * (environments.num_envs - len(seeds))]
     observations = environments.reset()
     for _ in range(limit):
         observations, _, _, infos = environments.step(predict(observations))

@@ -25,7 +25,7 @@ from stable_baselines3.common.vec_env.stacked_observations import StackedObserva
 
 
 class NotReproducible(Exception):
-    """An environment did not come back to where it was."""
+    """An environment did not come back to where it was; BipedalWalker-v3 for one keeps its world for all episodes."""
 
 
 def environments_state(environments: VecEnv) -> dict[str, Any]:
@@ -54,8 +54,8 @@ def restore_environments(environments: VecEnv, state: Mapping[str, Any]) -> Any:
         The last observations, as a step or reset returned them; None where there had been no reset.
 
     Raises:
-        NotReproducible: the environments are others, or have randomness that no one can put back. In the second
-            case all else is restored, such as statistics, and a reset begins new episodes.
+        NotReproducible: the environments are others, or one of them has randomness of its own or a memory of earlier
+            episodes. In the second case all else is restored, such as statistics, and a reset begins new episodes.
     """
     state = _converted(state, torch.Tensor, lambda tensor: tensor.numpy().copy())
     base, wrappers = environments.unwrapped, _wrappers(environments)
@@ -171,7 +171,7 @@ class Replayed(gymnasium.Wrapper[Any, Any, Any, Any]):
             ("random generator", _randomness(self.unwrapped), end["randomness"]),
         ):
             if not _equal(now, before):
-                raise NotReproducible(f"after replaying {steps} steps of {self._name} its {what} is another")
+                raise NotReproducible(f"after {steps} replayed steps its {what} is another")
         return self._observation
 
     def attempt(self, state: Mapping[str, Any]) -> tuple[Any, str]:
@@ -179,8 +179,8 @@ class Replayed(gymnasium.Wrapper[Any, Any, Any, Any]):
         try:
             return self.restore(state), ""
         except Exception as error:  # any can follow from an episode that has taken another course
-            advice = "its randomness is not all in np_random, so its training cannot be resumed"
-            return None, f"{self._name} did not come back to where it was ({error}): {advice}"
+            kept = "it draws from elsewhere than np_random, or keeps something from one episode to the next"
+            return None, f"{self._name} did not come back to where it was ({error}): {kept}"
 
     def _replay(self, history: Mapping[str, Any]) -> int:
         """Do it all once more; returns the number of steps."""
@@ -308,7 +308,7 @@ def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, Mapping):
         return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
     if isinstance(a, np.ndarray):
-        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+        return bool(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes())
     return bool(a == b)
 
 

@@ -219,5 +219,5 @@ def _check_names(place: str, given: Mapping[str, Any], parameters: Iterable[str]
 
 def _parameters(owner: type) -> list[str]:
     """The arguments of a class that may be hyperparameters."""
-    names = [name for name in inspect.signature(owner.__init__).parameters if name != "self" and name[0] != "_"]
+    names = [name for name in inspect.signature(owner).parameters if not name.startswith("_")]
     return [name for name in names if name not in SET_ELSEWHERE and name not in OBJECTS]

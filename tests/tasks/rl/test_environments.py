@@ -169,7 +169,7 @@ def test_an_episode_is_cut_at_the_limit() -> None:
     def still(observations: np.ndarray) -> np.ndarray:
         return np.zeros((len(observations), 1), np.float32)
 
-    whole, cut = play(still, made, [1, 2, 3], limit=200), play(still, made, [1, 2, 3], limit=100)
+    whole, cut = play(still, made, range(3), limit=200), play(still, made, range(3), limit=100)
     assert all(-2000 < a < b < 0 for a, b in zip(whole, cut, strict=True))
 
 

@@ -196,7 +196,7 @@ def test_hidden_randomness_is_noticed(kind: type[Dice], what: str, monkeypatch: 
     state = environments_state(original)
     if kind is HiddenDice:  # some part of it draws more than it did
         monkeypatch.setattr(Dice, "_throw", lambda self: float(self.np_random.random(2)[0]))
-    with pytest.raises(NotReproducible, match=f"{what}.: its randomness is not all in np_random"):
+    with pytest.raises(NotReproducible, match=f"{what}.: it draws from elsewhere than np_random"):
         restore_environments(dice(kind), state)
 
 
