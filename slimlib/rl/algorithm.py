@@ -55,8 +55,9 @@ class SlimAlgorithm:
 
     Args:
         widths: that the policy is trained for, `WidthRange` or `Switches`; the largest must be 1.0.
-        rule: which widths an update trains: sandwich, random, smallest-random, largest-random, every (switches
-            only), or largest: plain training, of a policy that is cut down afterwards.
+        rule: which widths an update trains: sandwich (by default, of a range), random, smallest-random,
+            largest-random, every (by default, of switches), or largest: plain training, of a policy that is cut
+            down afterwards.
         samples: widths an update; not for every and largest.
         distill: all but the largest width learn from the largest: by the KL divergence between their action
             distributions (PPO, A2C, SAC), or by its Q-values (DQN). False: from the algorithm's own loss.
@@ -82,7 +83,7 @@ class SlimAlgorithm:
         self,
         *args: Any,
         widths: Widths = DEFAULT_WIDTHS,
-        rule: str = "sandwich",
+        rule: str | None = None,
         samples: int = 4,
         distill: bool = True,
         distill_values: float = 0.0,
@@ -90,7 +91,8 @@ class SlimAlgorithm:
         convert_options: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.slim_widths, self.rule_name, self.samples = widths_to_json(widths), rule, samples
+        self.slim_widths, self.samples = widths_to_json(widths), samples
+        self.rule_name = rule or ("every" if isinstance(widths, Switches) else "sandwich")
         self.distill, self.distill_values, self.behaviour = distill, distill_values, behaviour
         self.convert_options = DIVISOR | dict(convert_options or {})
         self._check()

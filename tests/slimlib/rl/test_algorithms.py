@@ -1,0 +1,304 @@
+"""The updates: plain ones at a single width, sums of plain gradients at several, and who acts."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+from torch.nn import functional as F
+
+import slimlib as slim
+from slimlib.rl import SlimDQN, SlimPPO
+from slimlib.rl.loading import UnsafeModelError
+from slimlib.rl.on_policy import evaluate
+from tests.slimlib.rl.models import KINDS, WIDTHS, model, observations, plain_twin, same_parameters
+
+ALONE = {"widths": slim.Switches(1.0), "rule": "every"}
+STEPS = {"PPO": 2048, "PPO, continuous": 2048, "A2C": 2048, "DQN": 2048, "SAC": 1024}
+SETTINGS = {
+    "PPO": {"clip_range_vf": 0.2, "target_kl": 0.01, "ent_coef": 0.01},
+    "PPO, continuous": {"learning_rate": 1e-3},
+    "A2C": {"normalize_advantage": True, "ent_coef": 0.01},
+    "DQN": {"n_steps": 3, "gradient_steps": 2},
+    "SAC": {"target_update_interval": 2, "ent_coef": "auto_0.1", "gradient_steps": 2, "train_freq": 2},
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_single_full_width_trains_as_the_ordinary_algorithm(name):
+    slimmable = model(name, **ALONE, **SETTINGS[name]).learn(STEPS[name])
+    plain = plain_twin(name, **SETTINGS[name]).learn(STEPS[name])  # made last: making one seeds the global generators
+    assert same_parameters(slimmable, plain)
+    assert not same_parameters(slimmable, model(name, **ALONE))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_rule_largest_trains_the_ordinary_policy_and_cuts_it(name):
+    slimmable = model(name, rule="largest").learn(128)
+    plain = plain_twin(name).learn(128)
+    assert same_parameters(slimmable, plain)
+    slim.set_width(slimmable.policy, 0.25)
+    slimmable.predict(observations(slimmable))
+
+
+def test_log_has_what_the_ordinary_algorithm_writes():
+    for name in KINDS:
+        written = []
+        for made in (model(name, distill=False), plain_twin(name)):
+            made.learn(64, log_interval=None)
+            written.append(set(made.logger.name_to_value))
+        assert {key for key in written[1] if key.startswith("train/")} <= written[0], name
+        assert written[0] - written[1] == {"train/loss_of_narrow_widths"}, name
+
+
+def collected(name, **changes):
+    """A model with a rollout, and the one batch of it."""
+    slimmable = model(name, **changes)
+    slimmable._setup_learn(1000)
+    slimmable.collect_rollouts(
+        slimmable.env, slimmable._init_callback(None), slimmable.rollout_buffer, n_rollout_steps=16
+    )
+    np.random.seed(0)
+    return slimmable, next(iter(slimmable.rollout_buffer.get(16)))
+
+
+def plain_loss(slimmable, data, clip):
+    """The algorithm's loss at the width that is set, written down once more."""
+    out = evaluate(slimmable.policy, data.observations, data.actions.long().flatten())
+    advantages = data.advantages
+    if slimmable.normalize_advantage:
+        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    if clip is None:
+        policy = -(advantages * out.log_prob).mean()
+    else:
+        ratio = torch.exp(out.log_prob - data.old_log_prob)
+        policy = -torch.min(advantages * ratio, advantages * ratio.clamp(1 - clip, 1 + clip)).mean()
+    value = F.mse_loss(data.returns, out.values)
+    return policy - slimmable.ent_coef * out.entropy.mean() + slimmable.vf_coef * value
+
+
+@pytest.mark.parametrize("distill_values", [None, 0.0, 0.7])
+@pytest.mark.parametrize("name", ["PPO", "A2C"])
+def test_gradient_is_the_sum_over_the_widths(name, distill_values):
+    distill = distill_values is not None
+    settings = {"distill": distill, "distill_values": distill_values or 0.0, "ent_coef": 0.02, "max_grad_norm": 1e9}
+    settings |= {"n_epochs": 1, "batch_size": 16} if name == "PPO" else {}
+    slimmable, data = collected(name, **settings)
+    clip = 0.2 if name == "PPO" else None
+    expected = {key: torch.zeros_like(p) for key, p in slimmable.policy.named_parameters()}
+    with slim.at_width(slimmable.policy, 1.0), torch.no_grad():
+        teacher = evaluate(slimmable.policy, data.observations, data.actions.long().flatten())
+    for width in (1.0, 0.5, 0.25):
+        with slim.at_width(slimmable.policy, width):
+            if width == 1.0 or not distill:
+                loss = plain_loss(slimmable, data, clip)
+            else:
+                out = evaluate(slimmable.policy, data.observations, data.actions.long().flatten())
+                sure, unsure = teacher.action[0].softmax(1), out.action[0].log_softmax(1)
+                loss = F.kl_div(unsure, sure, reduction="batchmean")
+                loss = loss + distill_values * F.mse_loss(out.values, teacher.values)
+            slimmable.policy.zero_grad()
+            loss.backward()
+            for key, parameter in slimmable.policy.named_parameters():
+                expected[key] += 0 if parameter.grad is None else parameter.grad
+    slimmable.policy.optimizer.step = lambda: None
+    np.random.seed(0)
+    slimmable.train()
+    for key, parameter in slimmable.policy.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[key], rtol=1e-4, atol=1e-6)
+
+
+def test_narrow_means_learn_towards_the_largest_and_leave_the_deviation_alone():
+    slimmable = model("PPO, continuous", max_grad_norm=1e9)
+    slimmable.learn(64)
+    seen, actions = torch.from_numpy(observations(slimmable)), torch.zeros(5, 1)
+    with slim.at_width(slimmable.policy, 1.0):
+        teacher = evaluate(slimmable.policy, seen, actions)
+    with slim.at_width(slimmable.policy, 0.25):
+        student = evaluate(slimmable.policy, seen, actions)
+    slimmable.policy.zero_grad()
+    detached = type(teacher)(
+        *[None if part is None else part for part in teacher[:3]], tuple(p.detach() for p in teacher.action)
+    )
+    loss = slimmable.distillation(student, detached)
+    loss.backward()
+    assert slimmable.policy.log_std.grad is None
+    deviation = slimmable.policy.log_std.exp().detach()
+    expected = ((student.action[0] - teacher.action[0]) / deviation).square().sum(1).mean() / 2
+    torch.testing.assert_close(loss, expected)
+
+
+def test_q_values_learn_from_the_largest_or_from_the_target():
+    for distill in (True, False):
+        slimmable = model("DQN", distill=distill, max_grad_norm=1e9)
+        slimmable.learn(60)
+        data = slimmable.replay_buffer.sample(16)
+        with torch.no_grad():
+            following = slimmable.q_net_target(data.next_observations).max(1).values.unsqueeze(1)
+            aim = data.rewards + (1 - data.dones) * slimmable.gamma * following
+        losses = []
+        for width in (1.0, 0.5, 0.25):
+            with slim.at_width(slimmable.policy, width):
+                values = slimmable.q_net(data.observations)
+            teacher = values.detach() if width == 1.0 else teacher  # noqa: F821
+            chosen = values.gather(1, data.actions.long())
+            distilled = distill and width != 1.0
+            losses.append(F.smooth_l1_loss(values, teacher) if distilled else F.smooth_l1_loss(chosen, aim))
+        assert slimmable._step(data) == pytest.approx([loss.item() for loss in losses], rel=1e-5)
+
+
+@pytest.mark.parametrize("distill_values", [0.0, 0.5])
+def test_narrow_critics_are_trained_where_somebody_asks_them(distill_values):
+    slimmable = model("SAC", distill_values=distill_values)
+    slimmable.learn(25)
+    narrow = []
+    for module in slimmable.critic.modules():
+        if isinstance(module, torch.nn.Linear):
+            full = module._parameters["weight"].shape
+            module.register_full_backward_hook(lambda m, *_, full=full: narrow.append(m.weight.shape != full))
+    slimmable._train_critics(data := slimmable.replay_buffer.sample(8), torch.zeros(8, 1), SeenNothing())
+    assert any(narrow) == bool(distill_values)
+    assert len(data.observations) == 8
+
+
+class SeenNothing:
+    """Takes what the log would."""
+
+    def keep(self, **_):
+        pass
+
+
+@pytest.mark.parametrize(("behaviour", "width"), [("full", 1.0), ("smallest", 0.25), (0.5, 0.5)])
+def test_old_probabilities_and_values_are_those_of_the_width_that_acts(behaviour, width):
+    slimmable, data = collected("PPO", behaviour=behaviour)
+    assert slim.current_width(slimmable.policy) == 1.0
+    with slim.at_width(slimmable.policy, width), torch.no_grad():
+        out = evaluate(slimmable.policy, data.observations, data.actions.long().flatten())
+    torch.testing.assert_close(out.log_prob, data.old_log_prob)
+    torch.testing.assert_close(out.values, data.old_values)
+
+
+class Widths(BaseCallback):
+    """Which width acts in each rollout."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def _on_rollout_start(self):
+        self.seen.append(slim.current_width(self.model.policy))
+
+    def _on_step(self):
+        return True
+
+
+@pytest.mark.parametrize("widths", [WIDTHS, slim.WidthRange(0.25, 1.0)], ids=str)
+def test_sampled_width_changes_from_rollout_to_rollout(widths):
+    rule = {"rule": "every"} if widths is WIDTHS else {"rule": "sandwich"}
+    seen = []
+    for _ in range(2):
+        slimmable, follow = model("PPO", widths=widths, behaviour="sampled", **rule), Widths()
+        slimmable.learn(16 * 30, callback=follow)
+        seen.append(follow.seen)
+    assert seen[0] == seen[1]
+    assert len(set(seen[0])) == 3 if widths is WIDTHS else len(set(seen[0])) == 30
+    assert all(0.25 <= width <= 1.0 for width in seen[0])
+
+
+def test_default_rule_fits_the_widths():
+    assert isinstance(model("PPO", rule=None).rule, slim.EveryWidth)
+    assert isinstance(model("PPO", rule=None, widths=slim.WidthRange(0.25, 1.0)).rule, slim.Sandwich)
+
+
+# -- files
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_loaded_model_goes_on_as_the_saved_one(name, tmp_path):
+    saved = model(name, widths=slim.WidthRange(0.25, 1.0), rule="sandwich", samples=3, behaviour="sampled")
+    saved.learn(64)
+    saved.save(tmp_path / "model")
+    loaded = type(saved).load(tmp_path / "model", device="cpu")
+    assert same_parameters(saved, loaded)
+    assert str(loaded.policy.slim) == str(saved.policy.slim)
+    assert [loaded.rule.draw() for _ in range(5)] == [saved.rule.draw() for _ in range(5)]
+    assert (loaded.behaviour, loaded.samples, loaded.widths) == (saved.behaviour, saved.samples, saved.widths)
+    seen = observations(saved)
+    for width in (0.25, 0.4, 1.0):
+        for each in (saved, loaded):
+            slim.set_width(each.policy, width)
+        np.testing.assert_array_equal(*[m.predict(seen, deterministic=True)[0] for m in (saved, loaded)])
+    loaded.set_env(saved.env)
+    loaded.learn(64)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_plain_model_becomes_slimmable(name, tmp_path):
+    plain = plain_twin(name)
+    plain.learn(64)
+    plain.save(tmp_path / "plain")
+    widths = slim.Switches(0.5, 1.0)
+    loaded = KINDS[name][0].load(tmp_path / "plain", device="cpu", widths=widths, rule="every", distill=False)
+    assert same_parameters(plain, loaded)
+    assert (loaded.widths, loaded.distill) == (widths, False)
+    slim.set_width(loaded.policy, 0.5)
+    loaded.set_env(plain.env)
+    loaded.learn(64)
+    by_default = KINDS[name][0].load(tmp_path / "plain", device="cpu")
+    assert by_default.widths == slim.WidthRange(0.25, 1.0)
+
+
+@pytest.mark.parametrize("name", ["PPO", "DQN", "SAC"])
+def test_models_load_without_slimlib(name, tmp_path):
+    slimmable = model(name)
+    slimmable.learn(64)
+    slimmable.save(tmp_path / "slim")
+    slimmable.extract(0.25).save(tmp_path / "narrow")
+    seen = observations(slimmable)
+    np.save(tmp_path / "seen.npy", seen)
+    code = (
+        "import sys; sys.modules['slimlib'] = None\n"
+        "import numpy as np, stable_baselines3 as sb3\n"
+        f"kind, folder = sb3.{type(slimmable).plain.__name__}, {str(tmp_path)!r}\n"
+        "for name in ('slim', 'narrow'):\n"
+        "    model = kind.load(f'{folder}/{name}', device='cpu')\n"
+        "    actions = model.predict(np.load(f'{folder}/seen.npy'), deterministic=True)[0]\n"
+        "    np.save(f'{folder}/{name}.npy', actions)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": "", "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=tmp_path, env=environment)
+    for file, width in (("slim", 1.0), ("narrow", 0.25)):
+        slim.set_width(slimmable.policy, width)
+        expected = slimmable.predict(seen, deterministic=True)[0]
+        np.testing.assert_allclose(np.load(tmp_path / f"{file}.npy"), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_schedule_that_is_code_is_loaded_only_by_an_explicit_word(tmp_path):
+    slimmable = model("PPO", learning_rate=lambda left: 1e-3 * left)
+    slimmable.save(tmp_path / "model")
+    with pytest.raises(UnsafeModelError, match="learning_rate"):
+        SlimPPO.load(tmp_path / "model", device="cpu")
+    replaced = SlimPPO.load(tmp_path / "model", device="cpu", custom_objects={"learning_rate": 1e-3})
+    assert same_parameters(replaced, slimmable)
+    assert same_parameters(SlimPPO.load(tmp_path / "model", device="cpu", trusted=True), slimmable)
+
+
+def test_model_of_another_algorithm_or_environment_is_refused(tmp_path):
+    model("PPO").save(tmp_path / "model")
+    with pytest.raises(ValueError, match="SlimDQN"):
+        SlimDQN.load(tmp_path / "model", device="cpu")
+    with pytest.raises(ValueError, match="trained in another environment"):
+        SlimPPO.load(tmp_path / "model", env=make_vec_env("Pendulum-v1"), device="cpu")
+
+
+def test_normalised_environments_are_collected_as_usual():
+    trained = []
+    for kind, own in ((SlimPPO, ALONE), (PPO, {})):
+        copies = VecNormalize(make_vec_env("Pendulum-v1", 2, seed=0))
+        trained.append(kind("MlpPolicy", copies, n_steps=16, batch_size=16, seed=0, device="cpu", **own).learn(128))
+    assert same_parameters(*trained)
