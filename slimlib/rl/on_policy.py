@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from gymnasium import spaces
 from stable_baselines3 import A2C, PPO
-from stable_baselines3.common.distributions import DiagGaussianDistribution
 from stable_baselines3.common.utils import explained_variance
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -52,8 +51,7 @@ class _OnPolicy(SlimAlgorithm):
 
     def distillation(self, student: Evaluated, teacher: Evaluated) -> Tensor:
         policy: Any = self.policy  # type: ignore[attr-defined]
-        own_scale = not isinstance(policy.action_dist, DiagGaussianDistribution)
-        loss = divergence(student.action, teacher.action, policy.action_dist.distribution, own_scale=own_scale)
+        loss = divergence(student.action, teacher.action, policy.action_dist.distribution, own_scale=False)
         if self.distill_values:
             loss = loss + self.distill_values * F.mse_loss(student.values, teacher.values)
         return loss

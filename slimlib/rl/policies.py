@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space, maybe_transpose
 from stable_baselines3.common.utils import obs_as_tensor
@@ -22,6 +23,7 @@ from slimlib.apply import apply_layout
 from slimlib.convert import convert
 from slimlib.freezing import FrozenRoot
 from slimlib.layout import Layout
+from slimlib.rl.noise import NoiseOfAnyWidth, forget_samples
 from slimlib.setting import slimming_of
 from slimlib.swapping import SwapsOut, slim_class
 from slimlib.width import Widths, by_size
@@ -78,7 +80,7 @@ class SlimPolicy(SwapsOut):
 
     def __getstate__(self: Any) -> dict[str, Any]:
         for module in self.modules():
-            _forget_samples(module.__dict__.get("action_dist"))
+            forget_samples(module.__dict__.get("action_dist"))
         return {name: value for name, value in super().__getstate__().items() if name != "modes"}
 
 
@@ -90,16 +92,20 @@ def make_slimmable(
     Target networks stay full.
 
     Args:
-        policy: an actor-critic (PPO, A2C), DQN or SAC policy of stable-baselines3, with any features extractor.
+        policy: an actor-critic (PPO, A2C), DQN or SAC policy of stable-baselines3, with any features extractor, with
+            or without state-dependent noise.
         widths: what may be set; the largest must be 1.0, which the target networks have.
         options: further arguments of `slimlib.convert`, for example `divisor`.
         layout: of this very policy, where it is known.
 
     Raises:
-        ValueError: the policy is of another family, has gSDE, or a hidden layer with less than one unit at the
+        ValueError: the policy is of another family, or has a hidden layer with less than one unit at the
             smallest width; or what `convert` raises.
     """
     path = _path(policy)
+    noise: list[Any] = [m.__dict__["action_dist"] for m in policy.modules() if "action_dist" in m.__dict__]
+    for each in noise:
+        forget_samples(each)
     smallest, largest = sorted((widths.smallest, widths.largest), key=by_size)
     if largest != 1.0:
         raise ValueError(
@@ -112,6 +118,9 @@ def make_slimmable(
             convert(policy, path.example(policy), widths=widths, **options)
         assert isinstance(smallest, float)
         _check_units(policy, smallest)
+    for each in noise:
+        if isinstance(each, StateDependentNoiseDistribution):
+            each.__class__ = NoiseOfAnyWidth
     policy.__class__ = slim_class(type(policy), (SlimPolicy,))
     return policy
 
@@ -132,11 +141,14 @@ class _Path:
         return observation, action.to(policy.device)
 
 
-def _actor_critic(policy: Any, observation: Any) -> tuple[Tensor, Tensor]:
+def _actor_critic(policy: Any, observation: Any) -> tuple[Tensor, ...]:
     features = policy.extract_features(observation)
     actor, critic = features if isinstance(features, tuple) else (features, features)
     latent = policy.mlp_extractor.forward_actor(actor)
-    return policy.action_net(latent), policy.value_net(policy.mlp_extractor.forward_critic(critic))
+    mean, value = policy.action_net(latent), policy.value_net(policy.mlp_extractor.forward_critic(critic))
+    if not policy.use_sde:
+        return mean, value
+    return mean, value, latent @ policy.log_std  # not its deviation, but each unit meets its own row there, too
 
 
 def _q_network(policy: Any, observation: Any) -> Tensor:
@@ -145,8 +157,9 @@ def _q_network(policy: Any, observation: Any) -> Tensor:
 
 
 def _soft_actor_critic(policy: Any, observation: Any, action: Tensor) -> tuple[Any, ...]:
-    mean, log_std, _ = policy.actor.get_action_dist_params(observation)
-    return mean, log_std, *policy.critic(observation, action)
+    actor, values = policy.actor, policy.critic(observation, action)
+    mean, log_std, latent = actor.get_action_dist_params(observation)
+    return mean, latent["latent_sde"] @ log_std if actor.use_sde else log_std, *values
 
 
 PATHS: Mapping[type, _Path] = {
@@ -162,10 +175,6 @@ def _path(policy: BasePolicy) -> _Path:
         raise ValueError(
             f"{type(policy).__name__} is no policy of PPO, A2C, DQN or SAC; make its networks slimmable one by one "
             "with slimlib.convert"
-        )
-    if getattr(policy, "use_sde", False) or getattr(getattr(policy, "actor", None), "use_sde", False):
-        raise ValueError(
-            "use_sde=True draws noise for the hidden units of one width; a slimmable policy needs use_sde=False"
         )
     return found
 
@@ -211,10 +220,3 @@ def example_observation(space: spaces.Space[Any], device: torch.device) -> Any:
 def _stacked(drawn: list[Any], space: spaces.Space[Any]) -> np.ndarray:
     arrays = np.stack([np.asarray(each) for each in drawn])
     return maybe_transpose(arrays, space) if is_image_space(space) else arrays
-
-
-def _forget_samples(distribution: Any) -> None:
-    """Drop what an action distribution keeps of its last call: it has a graph, and so cannot be copied."""
-    for name in ("distribution", "gaussian_actions"):
-        if name in getattr(distribution, "__dict__", {}):
-            setattr(distribution, name, None)

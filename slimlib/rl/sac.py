@@ -64,6 +64,8 @@ class SlimSAC(SlimAlgorithm, SAC):
 
     def _step(self, data: Any, seen: Seen) -> None:
         with at_width(self.policy, self.widths.largest):
+            if self.use_sde:
+                self.actor.reset_noise()
             acted = self._act(data.observations)
             ent_coef = self._tune_entropy(acted, seen)
             target = self._target(data, ent_coef)

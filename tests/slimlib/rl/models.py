@@ -23,6 +23,12 @@ KINDS: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "A2C": (SlimA2C, "CartPole-v1", ON_POLICY),
     "DQN": (SlimDQN, "CartPole-v1", OFF_POLICY | {"train_freq": 4, "target_update_interval": 20}),
     "SAC": (SlimSAC, "Pendulum-v1", OFF_POLICY),
+    "PPO, state-dependent noise": (
+        SlimPPO,
+        "Pendulum-v1",
+        ON_POLICY | {"batch_size": 8, "n_epochs": 2, "use_sde": True, "sde_sample_freq": 4},
+    ),
+    "SAC, state-dependent noise": (SlimSAC, "Pendulum-v1", OFF_POLICY | {"use_sde": True}),
 }
 
 

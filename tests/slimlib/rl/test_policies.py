@@ -232,15 +232,13 @@ def test_making_it_slimmable_draws_no_random_numbers():
         ({"distill": False, "distill_values": 0.5}, "distill_values is a part of distillation, and distill is False"),
         ({"distill_values": -1.0}, "distill_values -1.0 is a weight, at least 0"),
         ({"convert_options": {"divisor": 0}}, "divisor 0 must be a whole number of channels"),
-        ({"use_sde": True}, "use_sde=True draws noise for the hidden units of one width"),
         ({"policy_kwargs": {"net_arch": []}}, "nothing slims"),
     ],
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
 def test_what_cannot_be_made_slimmable_is_refused(changes, says):
-    name = "PPO, continuous" if "use_sde" in changes else "PPO"
     with pytest.raises(ValueError) as error:
-        model(name, **changes)
+        model("PPO", **changes)
     assert says in str(error.value)
 
 
