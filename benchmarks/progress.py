@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Protocol
 
@@ -49,7 +50,7 @@ class LineReporter:
         self._last = now
         rate = (done - self._first) / max(now - self._began, 1e-9)
         left = f", {_duration((self._steps - done) / rate)} left" if rate > 0 else ""
-        self._print(f"{self._label}: step {done}/{self._steps}, {self._follows} {value:.4g}{left}")
+        self._print(f"{self._label}: step {done}/{self._steps}, {_told(self._follows, value)}{left}")
 
     def note(self, text: str) -> None:
         self._print(f"{self._label}: {text}" if self._label else text)
@@ -91,7 +92,7 @@ class LiveReporter:
 
     def step(self, done: int, value: float) -> None:
         assert self._task is not None
-        self._bar.update(self._task, completed=done, value=f"{self._follows} {value:.4g}")
+        self._bar.update(self._task, completed=done, value=_told(self._follows, value))
 
     def note(self, text: str) -> None:
         self._print(text)
@@ -104,6 +105,10 @@ class LiveReporter:
 
     def _print(self, text: str) -> None:
         self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _told(what: str, value: float) -> str:
+    return f"{what} {value:.4g}" if math.isfinite(value) else f"{what} -"
 
 
 def _duration(seconds: float) -> str:

@@ -36,7 +36,10 @@ def make_task(name: str, settings: Mapping[str, Any]) -> SupervisedTask | Trains
 
 def _settings(name: str, settings: Mapping[str, Any]) -> Any:
     check_choice("task", name, TASKS)
-    own = getattr(import_module(f"tasks.{name}.settings"), TASKS[name][0])
+    try:
+        own = getattr(import_module(f"tasks.{name}.settings"), TASKS[name][0])
+    except ModuleNotFoundError as error:
+        raise ValueError(f"task={name} needs the package {error.name}: pip install -e '.[bench,{name}]'") from error
     check_keys(f"task={name}", settings, own)
     return own(**settings)
 

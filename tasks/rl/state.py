@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.distributions import StateDependentNoiseDistribution
+from torch import Tensor
 
 from tasks.rl.replay import NotReproducible, environments_state, restore_environments
 
@@ -34,7 +36,7 @@ def training_state(model: Any) -> dict[str, Any]:
         "rule": None if rule is None else rule.state_dict(),
         "buffer": _buffer_state(getattr(model, "replay_buffer", None)),
         "environments": environments_state(model.env),
-        "random": _random_state(model.device),
+        "draws": {"noise": [_noise(each) for each in _noisy(model)], "random": _random_state(model.device)},
     }
 
 
@@ -63,8 +65,25 @@ def load_training_state(model: Any, state: Mapping[str, Any]) -> str | None:
         restore_environments(model.env, state["environments"])
     except NotReproducible as error:
         lost, model._last_obs = str(error), None  # the algorithm then begins new episodes
-    _load_random_state(state["random"], model.device)
     return lost
+
+
+def load_draws(model: Any, draws: Mapping[str, Any]) -> None:
+    """Put back the random generators, and the noise of gSDE: in the same place of a rollout where they were taken."""
+    for distribution, tensors in zip(_noisy(model), draws["noise"], strict=True):
+        for name, tensor in tensors.items():
+            setattr(distribution, name, tensor.to(model.device))
+    _load_random_state(draws["random"], model.device)
+
+
+def _noisy(model: Any) -> list[Any]:
+    """The action distributions that keep noise for several steps."""
+    kept = (module.__dict__.get("action_dist") for module in model.policy.modules())
+    return [each for each in kept if isinstance(each, StateDependentNoiseDistribution)]
+
+
+def _noise(distribution: Any) -> dict[str, Tensor]:
+    return {name: getattr(distribution, name).detach() for name in ("exploration_mat", "exploration_matrices")}
 
 
 def _buffer_state(buffer: Any) -> dict[str, Any] | None:

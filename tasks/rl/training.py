@@ -19,7 +19,7 @@ from tasks.rl.environments import make_environments
 from tasks.rl.evaluation import Judge, mean
 from tasks.rl.models import acting_cost, make_model
 from tasks.rl.settings import RlSettings
-from tasks.rl.state import load_training_state, training_state
+from tasks.rl.state import load_draws, load_training_state, training_state
 from tasks.saved import Saved, UnusableState, read_saved
 from tasks.scoring import TrainingFailed, WidthResult
 from tasks.seeds import derive_seed
@@ -114,6 +114,7 @@ def _train_one(
 def _load(run: _Run, model: Any, follow: Follow, before: Mapping[str, Any]) -> None:
     try:
         lost = load_training_state(model, before["model"])
+        follow.draws = before["model"]["draws"]
         follow.curves = {float(w): [list(p) for p in points] for w, points in before["curves"].items()}
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise UnusableState(error) from error
@@ -148,6 +149,7 @@ class Follow(BaseCallback):
         self.run, self.width, self.number, self.results = run, width, number, results
         self.widths = run.recipe.evaluated(run.settings) if width is None else (width,)
         self.curves: Curves = {w: [] for w in self.widths}
+        self.draws: Mapping[str, Any] | None = None  # of the checkpoint that the training was resumed from
         self._shown = 0.0
 
     def _on_step(self) -> bool:
@@ -155,6 +157,9 @@ class Follow(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         run, done = self.run, self.model.num_timesteps
+        if self.draws is not None:
+            load_draws(self.model, self.draws)
+            self.draws = None
         if time.monotonic() - self._shown > SHOWN_EVERY:
             self._shown = time.monotonic()
             run.watch.step(self.number * run.steps + min(done, run.steps), self._recent_return())

@@ -140,7 +140,7 @@ CHANGES = {
     "trained": (BASE, replace(BASE, trained="nonuniform")),
     "tested": (BASE, replace(BASE, tested="nonuniform")),
 }
-BY_OTHER_TESTS = {"name", "spectrum"}
+BY_OTHER_TESTS = {"name", "spectrum", "behaviour", "distill_values"}  # the last two: tests/tasks/rl/test_training.py
 
 
 def test_there_is_a_test_for_every_key_of_a_recipe() -> None:

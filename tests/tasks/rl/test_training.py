@@ -28,6 +28,12 @@ SETTINGS = {
         hyperparameters=ON_POLICY | {"batch_size": 16, "n_epochs": 2},
         **SHORT,
     ),
+    "ppo with noise": RlSettings(
+        environment="Pendulum-v1",
+        environments=2,
+        hyperparameters=ON_POLICY | {"batch_size": 16, "n_epochs": 2, "use_sde": True, "sde_sample_freq": 4},
+        **SHORT,
+    ),
     "a2c": RlSettings(algorithm="a2c", environments=2, hyperparameters=ON_POLICY, **SHORT),
     "dqn": RlSettings(
         algorithm="dqn", environments=1, hyperparameters=OFF_POLICY | {"target_update_interval": 20}, **SHORT
