@@ -79,6 +79,8 @@ def launch(
     """
     task = ranks.together(make_task)
     ranks.together(lambda: _check_batch(task, ranks))
+    if isinstance(task, TrainsItself) and settings.precision != "float32":
+        raise ValueError(f"precision={settings.precision} has no meaning for task={task.name}, which trains in float32")
     if settings.launcher == "serial" or len(jobs) < 2:
         yield from _one_after_another(settings, jobs, task, console, ranks)
     else:

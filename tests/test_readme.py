@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_library_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
     net = nn.Sequential(
         nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
@@ -33,6 +34,16 @@ def test_the_library_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     exec(code, seen)
     assert torch.equal(seen["small"](images), net(images))
     assert (tmp_path / "net.safetensors").exists()
+
+
+def test_the_policy_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    seen: dict[str, Any] = {}
+    exec(code.replace("100_000", "2_048"), seen)
+    observation = seen["model"].observation_space.sample()
+    ours, theirs = (policy.predict(observation, deterministic=True)[0] for policy in (seen["small"], seen["served"]))
+    assert ours == theirs
 
 
 def test_the_table_has_every_ablation_with_its_question() -> None:
