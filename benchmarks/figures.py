@@ -12,8 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-from benchmarks.tables import Results, shown_name
+from benchmarks.aggregates import CONFIDENCE
+from benchmarks.results import Results, Summary
+from benchmarks.tables import shown_name
 
 WIDTH_COLOURS = matplotlib.colormaps["viridis"]
 WIDTH_SCALE = Normalize(0.0, 1.0)  # one scale for widths in every figure
@@ -27,6 +30,8 @@ STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
+LOGARITHMIC = 30
+"""Where the largest network costs more than so many times the smallest, the axis is logarithmic."""
 
 
 def figure(results: Results, finding: str) -> dict[str, bytes]:
@@ -37,8 +42,7 @@ def figure(results: Results, finding: str) -> dict[str, bytes]:
         panels: Sequence[Axes] = drawn.subplots(1, len(sets), squeeze=False)[0]
         for panel, dataset in zip(panels, sets, strict=True):
             _panel(panel, results, dataset)
-        metric = results.primary
-        panels[0].set_ylabel(f"{shown_name(metric)} ({metric.unit})" if metric.unit else shown_name(metric))
+        panels[0].set_ylabel(_label(results))
         handles, labels = panels[0].get_legend_handles_labels()
         columns = int(LETTERS * drawn.get_figwidth() / (max(map(len, labels)) + 8))
         columns = max(1, min(len(labels), columns, 2 + 2 * len(sets)))
@@ -48,6 +52,16 @@ def figure(results: Results, finding: str) -> dict[str, bytes]:
         )
         drawn.suptitle("\n".join(textwrap.wrap(finding, 8 + 46 * len(sets))), fontsize=10)
         return image_files(drawn)
+
+
+def _label(results: Results) -> str:
+    """The primary metric; where it is a return, also what is drawn of the seeds."""
+    metric = results.primary
+    name = f"{shown_name(metric)} ({metric.unit})" if metric.unit else shown_name(metric)
+    if results.by_iqm(metric.name):
+        return f"IQM of {name}, {100 * CONFIDENCE:g} % bootstrap interval"
+    several = results.samples(metric.name) and len(results.seeds) > 1
+    return f"{name} (± standard deviation over seeds)" if several else name
 
 
 def image_files(drawn: Figure) -> dict[str, bytes]:
@@ -63,50 +77,66 @@ def image_files(drawn: Figure) -> dict[str, bytes]:
 
 def _panel(panel: Axes, results: Results, dataset: str) -> None:
     metric = results.primary
+    costs = [cost[0] for r in results.recipes for w in results.widths if (cost := results.cost(r, w)) is not None]
+    smallest, largest = min(costs, default=0), max(costs, default=0)
+    logarithmic = 0 < LOGARITHMIC * smallest < largest
+    size, unit = axis_unit(smallest if logarithmic else largest)
     seen: list[float] = []
     for number, recipe in enumerate(results.recipes):
         points = []
         for width in results.widths:
             cost = results.cost(recipe, width)
-            cell = results.cell(recipe, width, dataset, metric.name)
-            if cost is not None and cell.mean is not None:
-                points.append((cost[0], cell.mean, cell.std or 0.0, width))
-        seen += [value for _, value, _, _ in points]
+            summary = results.summary(recipe, width, dataset, metric.name)
+            if cost is not None and summary is not None:
+                points.append((cost[0] / size, summary, width))
+        seen += [summary.middle for _, summary, _ in points]
         if points:
             _line(panel, recipe, points, number, dashed=results.individual(recipe))
-    for name, scores in results.baselines.items():
-        value = scores.get(dataset, {}).get(metric.name)
-        if value is not None:
-            _baseline(panel, name, value, seen)
+    baselines(panel, results, dataset, seen)
     panel.set_title(dataset, fontsize=9)
-    panel.set_xlabel("multiply-adds (millions)")
+    panel.set_xlabel(f"multiply-adds{unit}")
     panel.grid(alpha=0.25, linewidth=0.5)
+    if logarithmic:
+        panel.set_xscale("log")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.12g}"))
 
 
-def _baseline(panel: Axes, name: str, value: float, seen: Sequence[float]) -> None:
-    """A dotted line, or only a word in the legend where it lies so far away that it would flatten all others."""
+def axis_unit(largest: float) -> tuple[float, str]:
+    """What the numbers of an axis are divided by, and how its label says so."""
+    return (1e6, " (millions)") if largest >= 1e6 else (1e3, " (thousands)") if largest >= 1e3 else (1.0, "")
+
+
+def baselines(panel: Axes, results: Results, dataset: str, seen: Sequence[float]) -> None:
+    """A dotted line for each, or only a word in the legend where it lies so far away that it would flatten the others.
+
+    Args:
+        seen: the values that the panel shows.
+    """
     span = max(seen) - min(seen) if seen else 0.0
-    if not span or min(seen) - 1.5 * span <= value <= max(seen) + 1.5 * span:
-        panel.axhline(value, color="0.45", linestyle=":", linewidth=1.2, label=name)
-    else:
-        panel.plot([], [], color="0.45", linestyle=":", linewidth=1.2, label=f"{name} ({value:g})")
+    for name, scores in results.baselines.items():
+        value = scores.get(dataset, {}).get(results.primary.name)
+        if value is None:
+            continue
+        if not span or min(seen) - 1.5 * span <= value <= max(seen) + 1.5 * span:
+            panel.axhline(value, color="0.45", linestyle=":", linewidth=1.2, label=name)
+        else:
+            panel.plot([], [], color="0.45", linestyle=":", linewidth=1.2, label=f"{name} ({value:g})")
 
 
-def _line(
-    panel: Axes, recipe: str, points: list[tuple[int, float, float, float]], number: int, *, dashed: bool
-) -> None:
-    x = [macs / 1e6 for macs, *_ in points]
-    mean = [value for _, value, _, _ in points]
-    std = [spread for _, _, spread, _ in points]
+def _line(panel: Axes, recipe: str, points: list[tuple[float, Summary, float]], number: int, *, dashed: bool) -> None:
+    x = [cost for cost, *_ in points]
+    middle = [summary.middle for _, summary, _ in points]
     colour = "black" if dashed else LINES[number % len(LINES)]
     marker = MARKERS[number % len(MARKERS)]
     style: dict[str, Any] = {"color": colour, "linestyle": "--" if dashed else "-", "linewidth": 1.3}
     panel.plot(
-        x, mean, marker=marker, markersize=6, markerfacecolor="white", markeredgecolor=colour, label=recipe, **style
+        x, middle, marker=marker, markersize=6, markerfacecolor="white", markeredgecolor=colour, label=recipe, **style
     )
     panel.scatter(
         x,
-        mean,
+        middle,
         c=[w for *_, w in points],
         cmap=WIDTH_COLOURS,
         norm=WIDTH_SCALE,
@@ -115,6 +145,7 @@ def _line(
         edgecolors=colour,
         zorder=3,
     )
-    if any(std):
-        low, high = ([m + sign * s for m, s in zip(mean, std, strict=True)] for sign in (-1, 1))
+    if any(summary.below or summary.above for _, summary, _ in points):
+        low = [summary.middle - summary.below for _, summary, _ in points]
+        high = [summary.middle + summary.above for _, summary, _ in points]
         panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.tables import Cell, Results, decimals
+from benchmarks.results import SPREAD_SEEDS, Results, Summary
+from benchmarks.tables import decimals
 
 
 def finding(results: Results) -> str:
@@ -18,30 +19,33 @@ def finding(results: Results) -> str:
     return ". ".join([*(_at(results, width) for width in ends), *_seeds(results)])
 
 
-def _ranking(results: Results, width: float) -> list[tuple[str, Cell]]:
+def _ranking(results: Results, width: float) -> list[tuple[str, Summary]]:
     metric, dataset = results.primary, results.first.eval_sets[0]
-    cells = [(r, results.cell(r, width, dataset, metric.name)) for r in results.recipes]
-    complete = [(r, cell) for r, cell in cells if cell.mean is not None]
+    summaries = {r: results.summary(r, width, dataset, metric.name) for r in results.recipes}
+    complete = [(r, summary) for r, summary in summaries.items() if summary is not None]
     sign = -1 if metric.better == "higher" else 1
-    return sorted(complete, key=lambda item: sign * (item[1].mean or 0.0))
+    return sorted(complete, key=lambda item: sign * item[1].middle)
 
 
 def _at(results: Results, width: float) -> str:
     ranking = _ranking(results, width)
     places, unit = decimals(results.primary), results.primary.unit
+    at = f"{'IQM at width' if results.by_iqm(results.primary.name) else 'Width'} {width:g}"
     (name, best), rest = ranking[0], ranking[1:]
-    value = f"{best.mean:.{places}f} {unit}".strip()
+    value = f"{best.middle:.{places}f} {unit}".strip()
     if not rest:
-        return f"Width {width:g}: {name} {value}"
+        return f"{at}: {name} {value}"
     second, other = rest[0]
-    lead = abs((best.mean or 0.0) - (other.mean or 0.0))
-    if len(results.seeds) >= 3 and lead <= ((best.std or 0.0) ** 2 + (other.std or 0.0) ** 2) ** 0.5:
-        return f"Width {width:g}: {name} ({value}) and {second} are within the seeds' spread"
-    if lead < 0.5 * 10**-places:
-        return f"Width {width:g}: {name} and {second} level at {value}"
-    return f"Width {width:g}: {name} {value}, {lead:.{places}f} ahead of {second}"
+    leads = [abs(best.middle - summary.middle) for _, summary in rest]
+    lead, level = leads[0], sum(lead < 0.5 * 10**-places for lead in leads)
+    if level:
+        return f"{at}: {name} and {second if level == 1 else f'{level} others'} level at {value}"
+    higher, lower = (best, other) if best.middle > other.middle else (other, best)
+    if len(results.seeds) >= SPREAD_SEEDS and lead <= (higher.below**2 + lower.above**2) ** 0.5:
+        return f"{at}: {name} ({value}) and {second} are within the seeds' spread"
+    return f"{at}: {name} {value}, {lead:.{places}f} ahead of {second}"
 
 
 def _seeds(results: Results) -> list[str]:
     count = len(results.seeds)
-    return [] if count >= 3 else ["One seed only" if count == 1 else "Two seeds only"]
+    return [] if count >= SPREAD_SEEDS else ["One seed only" if count == 1 else "Two seeds only"]

@@ -7,13 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor
 
 import slimlib as slim
+from benchmarks.curves import curves_figure
 from benchmarks.figures import figure, image_files
 from benchmarks.findings import finding
 from benchmarks.folder import ResultsFolder
 from benchmarks.jobs import Job, MakeTask
 from benchmarks.records import Record
+from benchmarks.results import Results
 from benchmarks.settings import RunSettings
-from benchmarks.tables import Results, table_csv, table_md, table_tex
+from benchmarks.tables import table_csv, table_md, table_tex
 from tasks.atomic import write_atomically
 from tasks.task import TrainsItself
 
@@ -25,7 +27,7 @@ def select(records: Sequence[Record], settings: RunSettings) -> list[Record]:
 
 
 def write_tables(records: Sequence[Record], folder: ResultsFolder) -> Results:
-    """Write table.csv, table.md, table.tex, figure.png and figure.svg."""
+    """Write table.csv, table.md, table.tex, figure.png and .svg, and curves.png and .svg where there are curves."""
     results = Results(records)
     found = finding(results)
     files: Mapping[str, bytes | str] = {
@@ -33,6 +35,7 @@ def write_tables(records: Sequence[Record], folder: ResultsFolder) -> Results:
         "table.md": table_md(results, found),
         "table.tex": table_tex(results, found),
         **{f"figure.{kind}": content for kind, content in figure(results, found).items()},
+        **{f"curves.{kind}": content for kind, content in curves_figure(results, found).items()},
     }
     for name, content in files.items():
         write_atomically(folder.path / name, content)

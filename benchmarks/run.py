@@ -22,8 +22,9 @@ from benchmarks.jobs import Job, MakeTask, Outcome, one_line, plan, settings_wan
 from benchmarks.launchers import among_ranks, launch
 from benchmarks.reading import select, write_showcase, write_tables
 from benchmarks.records import write_record
+from benchmarks.results import Results
 from benchmarks.settings import RunSettings, read_settings
-from benchmarks.tables import Results, grids, shown_name
+from benchmarks.tables import grids, shown_name
 from benchmarks.task_choice import make_task
 from tasks.ranks import ALONE, Ranks
 

@@ -2,141 +2,30 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
-from benchmarks.records import MetricInfo, Record
+from benchmarks.aggregates import CONFIDENCE
+from benchmarks.records import MetricInfo
+from benchmarks.results import SPREAD_SEEDS, Cell, Results
 
 COLUMNS = ("recipe", "width", "macs", "params", "dataset", "metric", "mean", "std", "seeds", "values")
 
-ALIKE = ("task", "ablation", "scale", "dataset", "protocol", "steps", "settings", "input", "eval_sets", "metrics")
-"""What all records of one table have in common."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """The values of one recipe at one width: {seed: value}, of the seeds that the table has."""
-
-    values: dict[int, float]
-    seeds: tuple[int, ...]
-
-    @property
-    def complete(self) -> bool:
-        """Whether no seed of the table is missing here."""
-        return bool(self.values) and set(self.values) == set(self.seeds)
-
-    @property
-    def mean(self) -> float | None:
-        """None where a seed is missing: no mean is taken over a gap."""
-        return statistics.fmean(self.values.values()) if self.complete else None
-
-    @property
-    def std(self) -> float | None:
-        """Sample standard deviation over seeds; None for fewer than two, or where one is missing."""
-        return statistics.stdev(self.values.values()) if self.complete and len(self.values) > 1 else None
-
-    def text(self, decimals: int, plus_minus: str = " ± ") -> str:
-        """For reading: mean and spread of three seeds or more, else each value; empty without a record."""
-        if self.complete and len(self.values) >= 3:
-            return f"{self.mean:.{decimals}f}{plus_minus}{self.std:.{decimals}f}"
-        each = " / ".join(f"{self.values[seed]:.{decimals}f}" for seed in sorted(self.values))
-        return each if self.complete or not each else f"{each} ({len(self.values)} of {len(self.seeds)} seeds)"
-
-
-class Results:
-    """The records of one ablation, as a table asks for them.
-
-    Args:
-        records: of one task, data set, protocol and number of steps; at most one for each recipe and seed.
-
-    Raises:
-        ValueError: there is none, or they cannot be compared.
-    """
-
-    def __init__(self, records: Iterable[Record]) -> None:
-        self.records = sorted(records, key=lambda r: (r.position, r.recipe, r.seed))
-        if not self.records:
-            raise ValueError("there are no records to make a table of")
-        self.first = self.records[0]
-        for what in ALIKE:
-            if any(getattr(record, what) != getattr(self.first, what) for record in self.records):
-                raise ValueError(f"records of different {what} do not belong in one table")
-        keys = [(r.recipe, r.seed) for r in self.records]
-        if len(set(keys)) < len(keys):
-            raise ValueError("two records of the same recipe and seed do not belong in one table")
-        self.recipes = list(dict.fromkeys(record.recipe for record in self.records))
-        self.seeds = tuple(sorted({record.seed for record in self.records}))
-        self.widths = sorted({row.width for record in self.records for row in record.rows})
-        self.baselines = {name: scores for record in self.records for name, scores in record.baselines.items()}
-
-    @property
-    def primary(self) -> MetricInfo:
-        """The metric that figures and findings are about."""
-        return self.first.metrics[0]
-
-    def of(self, recipe: str) -> list[Record]:
-        """A recipe's records, by seed."""
-        return [record for record in self.records if record.recipe == recipe]
-
-    def individual(self, recipe: str) -> bool:
-        """Whether the recipe is one network a width."""
-        return self.of(recipe)[0].kind == "individual"
-
-    def cell(self, recipe: str, width: float, dataset: str, metric: str) -> Cell:
-        """What was measured; empty where nothing was."""
-        values = {
-            record.seed: row.metrics[dataset][metric]
-            for record in self.of(recipe)
-            for row in record.rows
-            if row.width == width and metric in row.metrics.get(dataset, {})
-        }
-        return Cell(values, self.seeds)
-
-    def cost(self, recipe: str, width: float) -> tuple[int, int] | None:
-        """Multiply-adds and parameters, or None."""
-        rows = (row for record in self.of(recipe) for row in record.rows if row.width == width)
-        return next(((row.macs, row.params) for row in rows), None)
-
-    def caption(self) -> str:
-        """What a reader must know to trust the numbers."""
-        first, seeds = self.first, self.seeds
-        spread = (
-            f"mean ± standard deviation over seeds {', '.join(map(str, seeds))}"
-            if len(seeds) >= 3
-            else f"seed {seeds[0]} alone"
-            if len(seeds) == 1
-            else f"seeds {' and '.join(map(str, seeds))}, each shown"
-        )
-        individual = any(self.individual(recipe) for recipe in self.recipes)
-        shape = " x ".join(map(str, first.input))
-        note = " Individual: one ordinary network built and trained for each width." if individual else ""
-        precision = f" in {first.settings['precision']}" if "precision" in first.settings else ""
-        trained = (
-            f"{network_name(first.settings)}trained on {first.dataset}, "
-            f"{first.steps:,} {first.step_unit} for each network{precision} (scale {first.scale})"
-        )
-        measured = f"{first.protocol.rstrip('.')}. Multiply-adds of one input of {shape}."
-        return f"{first.question} Task {first.task}, {trained}; {spread}. {measured}{note}"
-
-
-def network_name(settings: Mapping[str, Any]) -> str:
-    """The network that a task's settings name, for captions: `resnet18 x 0.25, `; empty where they name none."""
-    if "model" not in settings:
-        return ""
-    thinner = f" x {settings['multiplier']:g}" if settings.get("multiplier", 1.0) != 1.0 else ""
-    return f"{settings['model']}{thinner}, "
+SAMPLED_COLUMNS = ("iqm", "iqm_low", "iqm_high")
+"""Added where a metric is the mean of recorded samples: the return of an episode."""
 
 
 def tidy(results: Results) -> pd.DataFrame:
     """A row for each recipe, width, evaluation set and metric; baselines without width and cost."""
+    sampled = [metric.name for metric in results.first.metrics if results.samples(metric.name)]
+    columns = [*COLUMNS, *(SAMPLED_COLUMNS if sampled else ())]
+    blank = [""] * (len(columns) - len(COLUMNS))
     rows: list[list[object]] = []
     for name, scores in results.baselines.items():
         for dataset, values in scores.items():
-            rows += [[name, "", "", "", dataset, metric, value, "", "", value] for metric, value in values.items()]
+            rows += [[name, "", "", "", dataset, m, value, "", "", value, *blank] for m, value in values.items()]
     for recipe in results.recipes:
         for width in results.widths:
             cost = results.cost(recipe, width)
@@ -145,8 +34,9 @@ def tidy(results: Results) -> pd.DataFrame:
             for dataset in results.first.eval_sets:
                 for name in (metric.name for metric in results.first.metrics):
                     cell = results.cell(recipe, width, dataset, name)
-                    rows.append([recipe, width, *cost, dataset, name, *_numbers(cell)])
-    return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
+                    aggregate = _interval(cell) if name in sampled else blank
+                    rows.append([recipe, width, *cost, dataset, name, *_numbers(cell), *aggregate])
+    return pd.DataFrame(rows, columns=columns, dtype=object)
 
 
 def table_csv(results: Results) -> str:
@@ -159,6 +49,11 @@ def _numbers(cell: Cell) -> list[float | str]:
     mean = "" if cell.mean is None else cell.mean
     std = "" if cell.std is None else cell.std
     return [mean, std, ";".join(map(str, seeds)), ";".join(repr(cell.values[seed]) for seed in seeds)]
+
+
+def _interval(cell: Cell) -> list[float | str]:
+    iqm = cell.iqm
+    return [""] * len(SAMPLED_COLUMNS) if iqm is None else [iqm.value, iqm.low, iqm.high]
 
 
 WIDEST_GRID = 10
@@ -175,37 +70,61 @@ class Grid:
 
 
 def grids(results: Results, *, plus_minus: str = " ± ") -> list[Grid]:
-    """A grid for each evaluation set and metric, the primary metric first."""
+    """A grid for each evaluation set and metric, the primary metric first; a second one where it has samples."""
     made = []
     for metric in results.first.metrics:
         for dataset in results.first.eval_sets:
-            unit = f" ({metric.unit})" if metric.unit else ""
-            title = f"{shown_name(metric)}{unit} on {dataset}, {metric.better} is better"
-            head = ["width", *(f"{w:g}" for w in results.widths)]
-            rows = _rows(results, dataset, metric, plus_minus)
-            if len(results.widths) > WIDEST_GRID:
-                head, *rows = (list(column) for column in zip(head, *rows, strict=True))
-            made.append(Grid(title, head, rows))
+            made.append(_grid_of_means(results, dataset, metric, plus_minus))
+            if results.samples(metric.name) and len(results.seeds) >= SPREAD_SEEDS:
+                made.append(_grid_of_seeds(results, dataset, metric))
     return made
 
 
-def shown_name(metric: MetricInfo) -> str:
-    """A metric's name for readers: top1_error -> top-1 error, psnr -> PSNR."""
-    name = metric.name.replace("_", " ").replace("top1", "top-1").replace("top5", "top-5")
-    return name if " " in name else name.upper()
-
-
-def _rows(results: Results, dataset: str, metric: MetricInfo, plus_minus: str) -> list[list[str]]:
+def _grid_of_means(results: Results, dataset: str, metric: MetricInfo, plus_minus: str) -> Grid:
     places = decimals(metric)
+    unit = f" ({metric.unit})" if metric.unit else ""
+    title = f"{shown_name(metric)}{unit} on {dataset}, {metric.better} is better"
     rows = cost_rows(results)
     for name, scores in results.baselines.items():
         value = scores.get(dataset, {}).get(metric.name)
         text = "" if value is None else f"{value:.{places}f}"
         rows.append([name, *[text] * len(results.widths)])
-    for recipe in results.recipes:
-        cells = [results.cell(recipe, width, dataset, metric.name) for width in results.widths]
-        rows.append([recipe, *(cell.text(places, plus_minus) for cell in cells)])
-    return rows
+    rows += _rows(results, dataset, metric, lambda cell: cell.text(places, plus_minus))
+    return _grid(results, title, rows)
+
+
+def _grid_of_seeds(results: Results, dataset: str, metric: MetricInfo) -> Grid:
+    """The interquartile mean and its interval; where the seeds are too few for it, each of them."""
+    places, name = decimals(metric), shown_name(metric)
+    if not results.by_iqm(metric.name):
+        title = f"Every seed's {name} on {dataset}"
+        return _grid(results, title, _rows(results, dataset, metric, lambda cell: cell.each(places)))
+    title = f"IQM of {name} on {dataset}, {100 * CONFIDENCE:g} % bootstrap interval"
+    return _grid(results, title, _rows(results, dataset, metric, lambda cell: cell.interval(places)))
+
+
+def _grid(results: Results, title: str, rows: list[list[str]]) -> Grid:
+    head = ["width", *(f"{w:g}" for w in results.widths)]
+    if len(results.widths) > WIDEST_GRID:
+        head, *rows = (list(column) for column in zip(head, *rows, strict=True))
+    return Grid(title, head, rows)
+
+
+def _rows(results: Results, dataset: str, metric: MetricInfo, text: Callable[[Cell], str]) -> list[list[str]]:
+    """A row a recipe."""
+    return [
+        [recipe, *(text(results.cell(recipe, width, dataset, metric.name)) for width in results.widths)]
+        for recipe in results.recipes
+    ]
+
+
+WORDS = ("return",)  # names of metrics that are no abbreviations
+
+
+def shown_name(metric: MetricInfo) -> str:
+    """A metric's name for readers: top1_error -> top-1 error, psnr -> PSNR, return -> return."""
+    name = metric.name.replace("_", " ").replace("top1", "top-1").replace("top5", "top-5")
+    return name if " " in name or name in WORDS else name.upper()
 
 
 def cost_rows(results: Results) -> list[list[str]]:
@@ -223,6 +142,8 @@ def cost_rows(results: Results) -> list[list[str]]:
 
 def decimals(metric: MetricInfo) -> int:
     """Digits after the point that papers print."""
+    if metric.name == "return":
+        return 1
     return 2 if metric.unit in ("dB", "%") else 4
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.records import MetricInfo, Record, Row
 
 COSTS = {0.25: (1_000_000, 1_000), 0.5: (2_500_000, 2_500), 1.0: (10_000_000, 10_000)}
+
+
+TINY_COSTS = {0.0625: (40, 50), 0.25: (352, 386), 1.0: (4_480, 4_610)}
+Points = Sequence[tuple[float, float]]
 
 
 def record(recipe: str, seed: int, values: Mapping[float, float], **changes: Any) -> Record:
@@ -42,3 +47,37 @@ def record(recipe: str, seed: int, values: Mapping[float, float], **changes: Any
         "seconds": 1.0,
     }
     return Record(**plain | changes)
+
+
+def policy(
+    recipe: str,
+    seed: int,
+    returns: Mapping[float, Sequence[float]],
+    curves: Mapping[float, Points] | None = None,
+    **changes: Any,
+) -> Record:
+    """A record of policies for "CartPole-v1": width -> the return of each episode, and its learning curve."""
+    name = "CartPole-v1"
+    rows = [
+        Row(
+            width=w,
+            macs=TINY_COSTS[w][0],
+            params=TINY_COSTS[w][1],
+            metrics={name: {"return": statistics.fmean(episodes)}},
+            samples={name: {"return": list(episodes)}},
+            curve={name: {"return": list(curves[w])}} if curves and w in curves else {},
+        )
+        for w, episodes in returns.items()
+    ]
+    plain: dict[str, Any] = {
+        "task": "rl",
+        "dataset": name,
+        "rows": rows,
+        "step_unit": "environment steps",
+        "input": [1, 4],
+        "metrics": [MetricInfo(name="return", unit="", better="higher")],
+        "eval_sets": [name],
+        "baselines": {"random actions": {name: {"return": 21.25}}},
+        "settings": {"algorithm": "ppo"},
+    }
+    return record(recipe, seed, {}, **plain | changes)

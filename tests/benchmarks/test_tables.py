@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from benchmarks.figures import figure
 from benchmarks.findings import finding
 from benchmarks.records import MetricInfo, Record
-from benchmarks.tables import COLUMNS, Results, grids, shown_name, table_csv, table_md, table_tex
-from tests.benchmarks.records_of import COSTS, record
+from benchmarks.results import Results
+from benchmarks.tables import COLUMNS, grids, shown_name, table_csv, table_md, table_tex
+from tests.benchmarks.records_of import COSTS, policy, record
 
 THREE_SEEDS = [
     record("individual", 0, {0.25: 30.0, 1.0: 32.0}),
@@ -135,6 +136,18 @@ def test_a_lead_that_the_table_does_not_show_is_none() -> None:
     assert finding(results) == "Width 1: sandwich and random level at 30.00 dB. One seed only"
 
 
+def test_returns_have_one_decimal() -> None:
+    results = Results([policy("random", 0, {1.0: [490.0, 491.5]}), policy("sandwich", 0, {1.0: [500.0, 500.0]})])
+    assert finding(results) == "Width 1: sandwich 500.0, 9.2 ahead of random. One seed only"
+    assert grids(results)[0].rows[-1] == ["sandwich", "500.0"]
+
+
+def test_recipes_that_share_the_lead_are_counted() -> None:
+    recipes = ("individual", "random", "sandwich")
+    results = Results([policy(recipe, seed, {1.0: [500.0]}) for recipe in recipes for seed in range(3)])
+    assert finding(results) == "Width 1: individual and 2 others level at 500.0"
+
+
 def test_the_finding_compares_no_recipe_that_lacks_a_seed() -> None:
     results = Results(THREE_SEEDS[1:])
     assert "missing" in finding(results)
@@ -153,6 +166,29 @@ def test_figures_are_the_same_bytes_for_the_same_records() -> None:
     one, two = figure(results, "Finding"), figure(results, "Finding")
     assert one == two
     assert one["png"].startswith(b"\x89PNG") and b"<svg" in one["svg"] and b"<dc:date>" not in one["svg"]
+
+
+@pytest.mark.parametrize(
+    ("costs", "label", "logarithmic"),
+    [
+        ({0.25: 1_000_000, 1.0: 10_000_000}, "multiply-adds (millions)", False),
+        ({0.25: 1_000, 1.0: 10_000}, "multiply-adds (thousands)", False),
+        ({0.25: 40, 1.0: 400}, "multiply-adds", False),
+        ({0.25: 40, 1.0: 4_480}, "multiply-adds", True),
+        ({0.25: 20_000, 1.0: 9_000_000}, "multiply-adds (thousands)", True),
+    ],
+)
+def test_the_axis_fits_networks_of_any_size(costs: dict[float, int], label: str, logarithmic: bool) -> None:
+    measured = record("sandwich", 0, {0.25: 30.0, 1.0: 32.0})
+    rows = [row.model_copy(update={"macs": costs[row.width]}) for row in measured.rows]
+    svg = figure(Results([measured.model_copy(update={"rows": rows})]), "Finding")["svg"].decode()
+    assert f"<!-- {label} -->" in svg
+    assert ("<!-- 2,000 -->" in svg) == logarithmic
+
+
+def test_the_figure_says_what_the_spread_of_returns_is_over() -> None:
+    results = Results([policy("sandwich", seed, {0.25: [400.0 + seed], 1.0: [500.0]}) for seed in range(3)])
+    assert "<!-- return (± standard deviation over seeds) -->" in figure(results, "Finding")["svg"].decode()
 
 
 values = st.dictionaries(
@@ -195,6 +231,9 @@ def test_many_widths_make_a_row_each(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row[0] for row in tall.rows] == ["0.25", "0.5", "1"]
 
 
-@pytest.mark.parametrize(("name", "shown"), [("psnr", "PSNR"), ("top1_error", "top-1 error"), ("ssim", "SSIM")])
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("psnr", "PSNR"), ("top1_error", "top-1 error"), ("ssim", "SSIM"), ("return", "return")],
+)
 def test_metrics_have_the_names_that_readers_know(name: str, shown: str) -> None:
     assert shown_name(MetricInfo(name=name, unit="", better="lower")) == shown

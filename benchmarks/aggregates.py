@@ -1,0 +1,66 @@
+"""The interquartile mean over seeds and its interval, which readers of reinforcement learning results expect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import bootstrap, trim_mean
+
+LEAST_SEEDS = 5
+"""With fewer seeds than these there is no middle half worth the name: show every seed."""
+
+CONFIDENCE = 0.95
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """An interquartile mean and the two ends of its interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def text(self, decimals: int) -> str:
+        """For reading: `497.1 [480.2, 500.0]`."""
+        return f"{self.value:.{decimals}f} [{self.low:.{decimals}f}, {self.high:.{decimals}f}]"
+
+
+def interquartile_mean(scores: Sequence[Sequence[float]]) -> Aggregate:
+    """The mean of the middle half of all scores, with the percentile interval of a stratified bootstrap.
+
+    A quarter of the scores, rounded down, is left out at either end. The same scores give the same interval.
+
+    Args:
+        scores: of each evaluation set, on one scale, those of its seeds. Seeds are drawn anew within each set.
+
+    Raises:
+        ValueError: a set has fewer than `LEAST_SEEDS` seeds.
+
+    Source: Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice", sec. 4.
+    """
+    fewest = min(map(len, scores), default=0)
+    if fewest < LEAST_SEEDS:
+        raise ValueError(f"an interquartile mean needs {LEAST_SEEDS} seeds, there are {fewest}; show each of them")
+    strata = [np.asarray(of_set, dtype=float) for of_set in scores]
+    drawn = bootstrap(
+        strata,
+        _of_all_sets,
+        method="percentile",
+        confidence_level=CONFIDENCE,
+        n_resamples=RESAMPLES,
+        rng=np.random.default_rng(0),
+    )
+    low, high = drawn.confidence_interval
+    return Aggregate(float(_of_all_sets(*strata)), float(low), float(high))
+
+
+def middle_mean(scores: np.ndarray, *, axis: int) -> np.ndarray:  # [..., seeds] -> [...]
+    """The mean of the middle half along an axis."""
+    return np.asarray(trim_mean(scores, 0.25, axis=axis))
+
+
+def _of_all_sets(*strata: np.ndarray, axis: int = -1) -> np.ndarray:
+    return middle_mean(np.concatenate(strata, axis=axis), axis=axis)
