@@ -74,7 +74,9 @@ DIGITS = Band(
     "held-out",
     {"top1_error": 6.0, "top5_error": 2.5},
 )
-CARTPOLE = Band("rl", ("ablation=sandwich", "steps=2000"), "return", "CartPole-v1", {"return": 25.0}, sandwich_tolerance=60.0)
+CARTPOLE = Band(
+    "rl", ("ablation=sandwich", "steps=2000"), "return", "CartPole-v1", {"return": 25.0}, sandwich_tolerance=60.0
+)
 
 
 def store(band: Band) -> None:
