@@ -122,7 +122,7 @@ class SlimAlgorithm:
     def _setup_model(self) -> None:
         self._check()
         super()._setup_model()  # type: ignore[misc]
-        known = None if self.slim_layout is None else Layout.from_json(self.slim_layout)
+        known = None if self.slim_layout is None else _read_layout(self.slim_layout)
         policy: Any = self.policy  # type: ignore[attr-defined]
         make_slimmable(policy, widths=self.widths, options=self.convert_options, layout=known)
         self.slim_layout = slimming_of(policy).layout.to_json()
@@ -223,6 +223,7 @@ class SlimAlgorithm:
             kwargs["slim_widths"] = widths_to_json(kwargs.pop("widths"))
         if "convert_options" in kwargs:
             kwargs["convert_options"] = DIVISOR | dict(kwargs["convert_options"])
+            kwargs["slim_layout"] = None  # that of the file rounds by other divisors
         loaded: Self = super().load(path, env, device, given, print_system_info, force_reset, **kwargs)  # type: ignore[misc]
         return loaded
 
@@ -250,6 +251,13 @@ class SlimAlgorithm:
         made.policy.set_training_mode(False)
         narrowed: BaseAlgorithm = made
         return narrowed
+
+
+def _read_layout(saved: Mapping[str, Any]) -> Layout:
+    try:
+        return Layout.from_json(saved)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"the model's slim_layout is damaged ({type(error).__name__}: {error})") from None
 
 
 def _with_targets(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

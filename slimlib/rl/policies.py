@@ -20,7 +20,7 @@ from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor, nn
 
 from slimlib.apply import apply_layout
-from slimlib.convert import convert
+from slimlib.convert import check_layout, convert
 from slimlib.freezing import FrozenRoot
 from slimlib.layout import Layout
 from slimlib.rl.noise import NoiseOfAnyWidth, forget_samples
@@ -112,6 +112,7 @@ def make_slimmable(
             f"the largest width must be 1.0, not {largest}; for a narrower policy make its net_arch smaller"
         )
     if layout is not None:
+        check_layout(policy, layout)
         apply_layout(policy, layout, widths=widths)
     else:
         with _computing(policy, path), _same_random_numbers(policy.device):

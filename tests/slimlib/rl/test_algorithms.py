@@ -1,5 +1,6 @@
 """The updates: plain ones at a single width, sums of plain gradients at several, and who acts."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -289,6 +290,25 @@ def test_schedule_that_is_code_is_loaded_only_by_an_explicit_word(tmp_path):
     replaced = SlimPPO.load(tmp_path / "model", device="cpu", custom_objects={"learning_rate": 1e-3})
     assert same_parameters(replaced, slimmable)
     assert same_parameters(SlimPPO.load(tmp_path / "model", device="cpu", trusted=True), slimmable)
+
+
+def test_layout_comes_from_the_file_unless_it_is_asked_for_anew(tmp_path):
+    saved = model("PPO", convert_options={"divisor": 8})
+    saved.save(tmp_path / "model")
+    assert {group.divisor for group in SlimPPO.load(tmp_path / "model").policy.slim.layout.groups} == {8}
+    anew = SlimPPO.load(tmp_path / "model", convert_options={"divisor": 2})
+    assert {group.divisor for group in anew.policy.slim.layout.groups} == {2}
+
+
+def test_damaged_layout_is_refused(tmp_path):
+    saved = model("PPO")
+    damaged = copy.deepcopy(saved.slim_layout)
+    damaged["axes"] = {name.replace("policy_net", "another_net"): dims for name, dims in damaged["axes"].items()}
+    for layout, says in ((damaged, "the layout is of another network"), ({}, "slim_layout is damaged")):
+        saved.slim_layout = layout
+        saved.save(tmp_path / "model")
+        with pytest.raises(ValueError, match=says):
+            SlimPPO.load(tmp_path / "model", device="cpu")
 
 
 def test_model_of_another_algorithm_or_environment_is_refused(tmp_path):
