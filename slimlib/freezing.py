@@ -1,109 +1,155 @@
-"""`freeze`: a snapshot for serving several widths, with the weights of each prepared once."""
+"""`freeze`: a snapshot for serving several widths, with a network for each prepared once."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.optim import Optimizer
 
-from slimlib.batchnorm import refuse_uncalibrated
-from slimlib.extraction import (
-    OURS,
-    active_tensor,
-    compact,
-    fold_weight_norm,
-    is_private,
-    plain_class,
-)
+from slimlib.extraction import extract
 from slimlib.setting import slimming_of
-from slimlib.swapping import Ready, Swaps, SwapsOut, slim_class, swap_in
+from slimlib.swapping import slim_class
 from slimlib.width import Switches, Width, label
+
+CANNOT_TRAIN = (
+    "a frozen network is a snapshot for serving and cannot be trained; "
+    "train the network it was made from, then call slimlib.freeze again"
+)
+Place = tuple[str, str]  # name of a module, name of a tensor in it
 
 
 class Frozen:
-    """What `net.slim` is in a frozen network: the prepared weights of each width."""
+    """What `net.slim` is in a frozen network: prints as the report of what was frozen and the memory it takes.
 
-    def __init__(self, prepared: dict[Width, dict[str, Swaps]]) -> None:
-        self.prepared = prepared  # width -> module name -> what is swapped in
-        self.width: Width = next(iter(prepared))
-        self._ready: dict[Width, Ready] = {}
+    Each thread has a width of its own; one that has set none has that of the thread which froze the network.
+    """
 
-    def bind(self, net: nn.Module) -> None:
-        modules = dict(net.named_modules())
-        self._ready = {
-            width: [(modules[name].__dict__.update, swaps) for name, swaps in parts.items()]
-            for width, parts in self.prepared.items()
-        }
-        self.set(self.width)
+    def __init__(self, nets: Mapping[Width, nn.Module]) -> None:
+        self.nets = dict(nets)
+        self._begin(next(iter(nets)))
+
+    def _begin(self, width: Width) -> None:
+        self._default = width, self.nets[width]
+        self._own = threading.local()
+        self._maker = threading.get_ident()
 
     def set(self, width: Width) -> None:
-        """Swap in the weights of a width (see `set_width`)."""
-        ready = self._ready.get(width)
-        if ready is None:
-            frozen = ", ".join(map(label, self.prepared))
+        """Let this thread compute with a width (see `set_width`)."""
+        net = self.nets.get(width)
+        if net is None:
+            frozen = ", ".join(map(label, self.nets))
             raise ValueError(
                 f"width {width} was not frozen; frozen: {frozen}. Freeze it with slimlib.freeze(net, widths)"
             )
-        swap_in(ready)
-        self.width = width
+        if threading.get_ident() == self._maker:
+            self._default = width, net
+        self._own.now = width, net
 
     @property
-    def device(self) -> torch.device:
-        """Where the prepared weights are."""
-        swapped = (swaps for parts in self.prepared.values() for swaps in parts.values())
-        tensors = (value for swaps in swapped for value in swaps.values() if isinstance(value, Tensor))
-        return next(tensors).device
+    def now(self) -> tuple[Width, nn.Module]:
+        """The width of this thread, and its network."""
+        try:
+            return self._own.now  # type: ignore[no-any-return]
+        except AttributeError:
+            return self._default
 
-    def convert_tensors(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Apply `fn` (to a device, a type) to every prepared tensor once."""
-        done: dict[int, Tensor] = {}
-        for parts in self.prepared.values():
-            for swaps in parts.values():
-                for name, value in swaps.items():
-                    if isinstance(value, Tensor):
-                        swaps[name] = done.setdefault(id(value), fn(value))
+    @property
+    def width(self) -> Width:
+        """The width of this thread."""
+        return self.now[0]
+
+    @property
+    def bytes(self) -> int:
+        """Of all tensors that the widths compute with; what they share is counted once."""
+        storages = (tensor.untyped_storage() for _, _, tensor in self.tensors())
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+    def tensors(self) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
+        """Every tensor that a width computes with, and where it is kept."""
+        for net in self.nets.values():
+            for module in net.modules():
+                for name in module.__dict__.get("frozen_names", ()):
+                    yield module.__dict__, name, module.__dict__[name]
+
+    def __str__(self) -> str:
+        alone = sum(tensor.nbytes for _, _, tensor in self.tensors())
+        widths = ", ".join(map(label, self.nets))
+        return f"frozen at {widths}: {self.bytes:,} bytes, {alone:,} if the widths shared nothing"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"prepared": self.prepared, "width": self.width}
+        return {"nets": self.nets, "width": self.width}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _ready={})
+        self.nets = state["nets"]
+        _share(self.nets)  # a pickle holds each tensor apart
+        self._begin(state["width"])
 
 
-class FrozenRoot(SwapsOut):
-    """Mixin of a frozen network: it cannot be trained, so nothing in it can go stale."""
+class FrozenNetwork(nn.Module):
+    """A network that computes with one of several widths, and has the methods and attributes of that one.
+
+    It is in eval mode, holds no parameters, and cannot be trained.
+    """
 
     slim: Frozen
 
-    def train(self: Any, mode: bool = True) -> Any:
+    def __init__(self, nets: Mapping[Width, nn.Module]) -> None:
+        super().__init__()
+        self.__dict__["slim"] = Frozen(nets)
+        self.__dict__["training"] = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._forward_hooks or self._forward_pre_hooks:
+            return super().__call__(*args, **kwargs)
+        return self.slim.now[1](*args, **kwargs)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.slim.now[1](*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if "slim" not in self.__dict__ or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.__dict__["slim"].now[1], name)
+
+    def train(self, mode: bool = True) -> FrozenNetwork:
         if mode:
-            raise RuntimeError(
-                "a frozen network is a snapshot for serving and cannot be trained; "
-                "train the network it was made from, then call slimlib.freeze again"
-            )
-        return super().train(mode)  # type: ignore[misc]
+            raise RuntimeError(CANNOT_TRAIN)
+        return self
 
-    def _apply(self: Any, fn: Any, recurse: bool = True) -> Any:
-        done = super()._apply(fn, recurse)
-        self.slim.convert_tensors(fn)
-        self.slim.bind(self)
-        return done
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenNetwork:
+        """Move or cast every tensor once; what is the leading part of another stays that."""
+        done: dict[int, Tensor] = {}
+        for attributes, name, tensor in list(self.slim.tensors()):
+            whole = tensor if tensor._base is None else tensor._base
+            moved = done[id(whole)] if id(whole) in done else done.setdefault(id(whole), fn(whole))
+            attributes[name] = moved if whole is tensor else moved[: len(tensor)]
+        for net in self.slim.nets.values():
+            for module in net.modules():
+                if isinstance(module, nn.RNNBase):
+                    module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
+        return self
 
-    def __setstate__(self: Any, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[misc]
-        self.slim.bind(self)
+    def named_modules(self, memo: set[nn.Module] | None = None, prefix: str = "", *args: Any, **kwargs: Any) -> Any:
+        """The modules of the width that is set."""
+        yield prefix, self
+        yield from self.slim.now[1].named_modules(memo, prefix, *args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"FrozenNetwork({self.slim}, now:\n{self.slim.now[1]!r})"
 
 
-def freeze(net: nn.Module, widths: Sequence[Width] | None = None) -> nn.Module:
+def freeze(net: nn.Module, widths: Sequence[Width] | None = None) -> FrozenNetwork:
     """A snapshot of a slimmable network that serves some widths as fast as their dense networks.
 
-    The weights of each width are copied once, contiguous, in the memory format of the full ones;
-    `set_width` on the snapshot then only swaps pointers. It is a separate object in eval mode: it
-    holds no parameters, cannot be trained, and does not follow later changes of `net`.
+    The network of each width is prepared once: its weights and statistics contiguous, in the memory format of the
+    full ones, and shared between widths where they are equal or the leading part of a wider one's. `set_width` then
+    swaps a pointer, for the calling thread alone: several threads may compute at different widths. It is a separate
+    object in eval mode that holds no parameters, cannot be trained, and does not follow later changes of `net`.
+    `print(frozen.slim)` tells the memory that it takes.
 
     Args:
         net: a slimmable network.
@@ -120,76 +166,51 @@ def freeze(net: nn.Module, widths: Sequence[Width] | None = None) -> nn.Module:
         raise ValueError("freeze needs the widths to serve, for example widths=[0.25, 0.5, 1.0]")
     for width in widths:
         source.check(width)
-    mixins = getattr(source.net(), "frozen_mixins", (FrozenRoot,))
-    frozen = copy.deepcopy(source.net())
-    slimming = slimming_of(frozen)
-    names = {module: name for name, module in frozen.named_modules()}
-    normed = [m for m in frozen.modules() if parametrize.is_parametrized(m)]
-    originals = {inner for m in normed for inner in m.parametrizations.modules()}  # type: ignore[union-attr]
-    varies = {part.module for part in slimming.parts if part.module not in originals} | set(normed)
-    prepared: dict[Width, dict[str, Swaps]] = {}
-    for width in widths:
-        slimming.set(width)
-        prepared[width] = {names[module]: _snapshot(module) for module in varies}
-        for module in normed:
-            prepared[width][names[module]] |= _computed(module)
-    for module in list(frozen.modules()):
-        _strip(module, module in varies)
-    frozen.__class__ = slim_class(type(frozen), mixins)
-    frozen.__dict__["slim"] = state = Frozen(_shared(prepared))
-    frozen.train(False)
-    state.bind(frozen)
-    return frozen
+    mixins = getattr(source.net(), "frozen_mixins", ())
+    nets = {width: _prepared(source.net(), width, mixins) for width in widths}
+    _share(nets)
+    return FrozenNetwork(nets)
 
 
-def _snapshot(module: nn.Module) -> Swaps:
-    """Dense copies of all tensors of a module at the width that is set, and its numbers."""
-    refuse_uncalibrated(module)
-    swaps: Swaps = {name: module.__dict__[name] for name in module.__dict__.get("full_numbers", {})}
-    if "track_running_stats" in swaps:
-        swaps["track_running_stats"] = True
-    for store in (module._parameters, module._buffers):
-        for name, full in store.items():
-            active = active_tensor(module, name)
-            if full is not None and active is not None and not is_private(name):
-                swaps[name] = compact(active, full)
-    return swaps
+def _prepared(net: nn.Module, width: Width, mixins: tuple[type, ...]) -> nn.Module:
+    """The plain network of a width, its tensors where Python finds them first."""
+    plain = extract(net, width).eval()
+    for module in plain.modules():
+        for name, value in list(module.__dict__.items()):
+            if isinstance(value, Optimizer):
+                del module.__dict__[name]
+        tensors = {**module._parameters, **module._buffers}
+        module._parameters.clear()
+        module._buffers.clear()
+        kept = {name: None if tensor is None else tensor.detach() for name, tensor in tensors.items()}
+        module.__dict__.update(kept, frozen_names=tuple(name for name, tensor in kept.items() if tensor is not None))
+    if mixins:
+        plain.__class__ = slim_class(type(plain), mixins)
+    return plain
 
 
-def _computed(module: nn.Module) -> Swaps:
-    parametrized: Any = module.parametrizations
-    with torch.no_grad():
-        return {name: compact(value := getattr(module, name), value) for name in parametrized}
+def _share(nets: Mapping[Width, nn.Module]) -> None:
+    """Let a tensor that is equal to one of another width, or to its leading part, be that."""
+    known: dict[Place, list[Tensor]] = {}
+    places = [
+        (module.__dict__, (path, name))
+        for net in nets.values()
+        for path, module in net.named_modules()
+        for name in module.__dict__["frozen_names"]
+    ]
+    for attributes, place in sorted(places, key=lambda found: -found[0][found[1][1]].numel()):
+        tensor = attributes[place[1]]
+        wider = known.setdefault(place, [])
+        shared = next((part for whole in wider if (part := _leading(whole, tensor)) is not None), None)
+        if shared is None:
+            wider.append(tensor)
+        else:
+            attributes[place[1]] = shared
 
 
-def _strip(module: nn.Module, varies: bool) -> None:
-    """No parameters: what depends on the width is only in the snapshots, the rest becomes buffers."""
-    if parametrize.is_parametrized(module):
-        fold_weight_norm(module)
-    for store in (module._parameters, module._buffers):
-        for name, value in list(store.items()):
-            module.__dict__.pop(name, None)
-            if varies:
-                store.pop(name)
-                module.__dict__[name] = None
-            elif isinstance(value, nn.Parameter):
-                store.pop(name)
-                module._buffers[name] = value.detach()
-    for name in OURS:
-        module.__dict__.pop(name, None)
-    module.__class__ = plain_class(module)
-
-
-def _shared(prepared: dict[Width, dict[str, Swaps]]) -> dict[Width, dict[str, Swaps]]:
-    """Tensors that are equal at several widths (biases of full layers, say) are kept once."""
-    known: dict[tuple[str, str, torch.Size], list[Tensor]] = {}
-    for parts in prepared.values():
-        for module, swaps in parts.items():
-            for name, value in swaps.items():
-                if isinstance(value, Tensor):
-                    like = known.setdefault((module, name, value.shape), [])
-                    swaps[name] = next(
-                        (t for t in like if torch.equal(t, value) and t.stride() == value.stride()), value
-                    )
-                    like.append(swaps[name])
-    return prepared
+def _leading(whole: Tensor, tensor: Tensor) -> Tensor | None:
+    """The leading part of `whole` that equals `tensor`, laid out as it is; None where there is none."""
+    if whole.dim() != tensor.dim() or whole.dtype != tensor.dtype or whole.shape[1:] != tensor.shape[1:]:
+        return None
+    part = whole if whole.shape == tensor.shape else whole[: len(tensor)]
+    return part if part.stride() == tensor.stride() and torch.equal(part, tensor) else None

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from slimlib.apply import apply_layout
 from slimlib.convert import check_layout, convert
-from slimlib.freezing import FrozenRoot
+from slimlib.freezing import CANNOT_TRAIN
 from slimlib.layout import Layout
 from slimlib.rl.noise import NoiseOfAnyWidth, forget_samples
 from slimlib.setting import slimming_of
@@ -29,23 +29,24 @@ from slimlib.swapping import SwapsOut, slim_class
 from slimlib.width import Widths, by_size
 
 
-class FrozenPolicy(SwapsOut):
+class FrozenPolicy:
     """Mixin of a frozen policy, which is in eval mode and stays there."""
 
-    def set_training_mode(self: Any, mode: bool) -> None:
+    def set_training_mode(self, mode: bool) -> None:
         if mode:
-            self.train(True)  # refuses
+            raise RuntimeError(CANNOT_TRAIN)
 
     @property
     def device(self: Any) -> torch.device:
-        frozen: torch.device = self.slim.device
-        return frozen
+        modules = (module.__dict__ for module in self.modules())
+        where: torch.device = next(m[name].device for m in modules for name in m.get("frozen_names", ()))
+        return where
 
 
 class SlimPolicy(SwapsOut):
     """Mixin of a slimmable policy."""
 
-    frozen_mixins = (FrozenPolicy, FrozenRoot)
+    frozen_mixins = (FrozenPolicy,)
 
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         return nn.Module.__call__(self, *args, **kwargs)  # replaced parameters are looked for once a rollout
