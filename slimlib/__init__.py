@@ -7,7 +7,9 @@ from slimlib.cost import Cost, cost, latency
 from slimlib.distillation import kl_divergence, l1, mse, soft_cross_entropy
 from slimlib.extraction import extract
 from slimlib.freezing import freeze
+from slimlib.governor import Governor
 from slimlib.layers import SlimConv1d, SlimConv2d, SlimConvTranspose2d, SlimLinear
+from slimlib.profiling import Profile, profile, widest_within
 from slimlib.rules import EveryWidth, LargestAndRandom, RandomWidths, Sandwich, SingleWidth, SmallestAndRandom
 from slimlib.saving import load, read_recipe, save
 from slimlib.setting import at_width, current_width, set_width
@@ -17,7 +19,9 @@ __version__ = "0.1.0"
 __all__ = [
     "Cost",
     "EveryWidth",
+    "Governor",
     "LargestAndRandom",
+    "Profile",
     "RandomWidths",
     "Sandwich",
     "SingleWidth",
@@ -42,8 +46,10 @@ __all__ = [
     "latency",
     "load",
     "mse",
+    "profile",
     "read_recipe",
     "save",
     "set_width",
     "soft_cross_entropy",
+    "widest_within",
 ]

@@ -85,12 +85,12 @@ def latency(
     args = example if isinstance(example, tuple) else (example,)
     device = next((leaf.device for leaf in tree_leaves(args) if isinstance(leaf, Tensor)), torch.device("cpu"))
     seconds = []
-    with _set_to(net, width), _in_eval(net), torch.inference_mode():
+    with _set_to(net, width), in_eval(net), torch.inference_mode():
         for _ in range(warmup + repeats):
-            _wait_for(device)
+            wait_for(device)
             begin = time.perf_counter()
             net(*args)
-            _wait_for(device)
+            wait_for(device)
             seconds.append(time.perf_counter() - begin)
     return 1e3 * statistics.median(seconds[warmup:])
 
@@ -147,7 +147,7 @@ def _set_to(net: nn.Module, width: Width) -> Iterator[None]:
 
 
 @contextmanager
-def _in_eval(net: nn.Module) -> Iterator[None]:
+def in_eval(net: nn.Module) -> Iterator[None]:
     training = [module for module in net.modules() if module.training]
     net.eval()
     try:
@@ -198,6 +198,6 @@ def _unfused() -> Iterator[None]:
         mkldnn.enabled = before[1]
 
 
-def _wait_for(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
