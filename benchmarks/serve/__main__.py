@@ -1,0 +1,94 @@
+"""`python -m benchmarks.serve`: upscale a stream of images in time, while budget and load of the machine change.
+
+A small super-resolution network is trained first (some minutes; it is kept for the next time). Then each image is
+answered by three servers: the governor, which chooses the width, the full width, and the narrowest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+import slimlib as slim
+from benchmarks.environment import commit, host_class, versions
+from benchmarks.serve.report import HEAD, figure, rows, table
+from benchmarks.serve.stream import PATCH, images_of, serve
+from benchmarks.settings import read_settings
+from benchmarks.task_choice import make_task
+from tasks.atomic import write_atomically
+from tasks.sr.task import SuperResolution
+from tasks.supervised import Watch, train_recipe
+
+WIDTHS = (0.25, 0.5, 0.75, 1.0)
+NETWORK = ("task.features=32", "task.blocks=4")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run from the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serve", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=15.0, help="length of each of the five phases")
+    parser.add_argument("--steps", type=int, default=600, help="of the training")
+    parser.add_argument("--results", type=Path, default=Path("results/serve"))
+    chosen = parser.parse_args(arguments)
+    if not chosen.seconds > 0 or chosen.steps < 1:
+        parser.error("--seconds and --steps must be above 0")
+    console = Console()
+    torch.set_num_threads(1)
+    settings = read_settings(["task=sr", "ablation=sandwich", *NETWORK, f"steps={chosen.steps}"])
+    task = make_task(settings.task, settings.task_settings)
+    assert isinstance(task, SuperResolution)
+    recipe = next(recipe for recipe in settings.recipes if recipe.name == "sandwich")
+    kept = chosen.results / "cache" / f"{settings.training_hash_of(recipe)}.safetensors"
+    if not kept.exists():
+        with console.status(f"training, {chosen.steps} steps"):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(kept.parent / ".gitignore", "*\n")
+
+            def keep(_: float | None, net: nn.Module) -> None:
+                slim.save(net, kept)
+
+            train_recipe(task, recipe, steps=chosen.steps, seed=0, watch=Watch(trained=keep))
+    net = slim.load(kept, into=recipe.build(task)).eval()
+    frozen = slim.freeze(net, WIDTHS)
+    images = images_of(task._evaluation[0], task.settings.scale)
+    measured = slim.profile(frozen, images[0].low, WIDTHS, rounds=40, threads=1)
+    console.print(str(measured), markup=False, highlight=False)
+    with console.status("serving"):
+        requests = list(serve(frozen, measured, images, scale=task.settings.scale, seconds=chosen.seconds))
+    about = (
+        f"Upscaling x{task.settings.scale} of {PATCH} x {PATCH} parts of held-out photographs, {chosen.seconds:g} s a "
+        f"phase, one thread, {host_class('cpu')}; PSNR on Y. Budgets are multiples of what the full width takes on the "
+        "idle machine. Other work: two computing processes for each core. `python -m benchmarks.serve`"
+    )
+    record = {
+        "about": about,
+        "profile": [asdict(row) for row in measured.rows],
+        "origin": {"versions": versions(), "commit": commit(), "host": host_class("cpu")},
+        "requests": [list(asdict(request).values()) for request in requests],
+        "columns": list(asdict(requests[0])),
+    }
+    write_atomically(chosen.results / "record.json", json.dumps(record) + "\n")
+    write_atomically(chosen.results / "table.md", table(requests, about))
+    for kind, content in figure(requests).items():
+        write_atomically(chosen.results / f"figure.{kind}", content)
+    shown = Table()
+    for number, head in enumerate(HEAD):
+        shown.add_column(head, justify="left" if number < 2 else "right")
+    for row in rows(requests):
+        shown.add_row(*row)
+    console.print(shown)
+    console.print(f"Table and figure: {chosen.results}", markup=False, highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

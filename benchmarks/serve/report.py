@@ -1,0 +1,109 @@
+"""What the stream shows: a table of each phase, and a figure of latency, width and quality over time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean, median
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from benchmarks.figures import STYLE, image_files
+from benchmarks.serve.stream import PHASES, Request
+
+COLOURS = {"governor": "#c44e52", "full width": "black", "narrowest": "#4c72b0"}
+
+
+def rows(requests: Sequence[Request]) -> list[list[str]]:
+    """For each phase and server: its share in time, its latency and width, and its quality."""
+    made = []
+    for phase in PHASES:
+        for server in COLOURS:
+            found = [r for r in requests if (r.phase, r.server) == (phase.name, server)]
+            if not found:
+                continue
+            in_time = fmean(r.milliseconds <= r.budget for r in found)
+            latency = median(r.milliseconds for r in found)
+            made.append(
+                [
+                    phase.name,
+                    server,
+                    f"{found[0].budget:.1f}",
+                    f"{100 * in_time:.0f} %",
+                    f"{latency:.1f}",
+                    f"{fmean(r.width for r in found):.2f}",
+                    f"{fmean(r.psnr for r in found):.2f}",
+                ]
+            )
+    return made
+
+
+HEAD = ["phase", "server", "budget (ms)", "in time", "median (ms)", "mean width", "PSNR (dB)"]
+
+
+def finding(requests: Sequence[Request]) -> str:
+    """Who is in time, and with which quality."""
+    told = []
+    for server in COLOURS:
+        found = [r for r in requests if r.server == server]
+        in_time = fmean(r.milliseconds <= r.budget for r in found)
+        told.append(f"{server} {100 * in_time:.0f} % in time at {fmean(r.psnr for r in found):.2f} dB")
+    return ", ".join(told)
+
+
+def table(requests: Sequence[Request], about: str) -> str:
+    """Markdown."""
+    lines = [HEAD, ["---", "---", *["---:"] * (len(HEAD) - 2)], *rows(requests)]
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"# {finding(requests)}\n\n{about}\n\n{text}\n"
+
+
+def figure(requests: Sequence[Request]) -> dict[str, bytes]:
+    """Latency, width and PSNR over time, with the budget and the phases."""
+    with matplotlib.rc_context(STYLE):
+        drawn = Figure(figsize=(8, 7), layout="constrained")
+        latency, width, quality = drawn.subplots(3, 1, sharex=True)
+        for server, colour in COLOURS.items():
+            found = [r for r in requests if r.server == server]
+            time = [r.seconds for r in found]
+            dots: dict[str, Any] = {"linestyle": "none", "marker": ".", "markersize": 2.5, "color": colour}
+            latency.plot(time, [r.milliseconds for r in found], label=server, **dots)
+            width.plot(time, [r.width for r in found], color=colour, linewidth=1.2, drawstyle="steps-post")
+            smooth = _running([r.psnr for r in found], 60)
+            quality.plot(time, smooth, color=colour, linewidth=1.2)
+        steps = [r for r in requests if r.server == "governor"]
+        latency.plot([r.seconds for r in steps], [r.budget for r in steps], color="0.5", linewidth=1.5, label="budget")
+        latency.set_yscale("log")
+        latency.set_ylabel("latency (ms)")
+        width.set_ylabel("width")
+        quality.set_ylabel("PSNR (dB), mean of 60")
+        quality.set_xlabel("seconds")
+        _shade(requests, (latency, width, quality))
+        handles, labels = latency.get_legend_handles_labels()
+        drawn.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, markerscale=4)
+        drawn.suptitle(finding(requests), fontsize=10)
+        return image_files(drawn)
+
+
+def _shade(requests: Sequence[Request], panels: Sequence[Any]) -> None:
+    for number, phase in enumerate(PHASES):
+        inside = [r.seconds for r in requests if r.phase == phase.name]
+        if not inside:
+            continue
+        for panel in panels:
+            panel.axvspan(inside[0], inside[-1], color="0.9" if number % 2 else "1.0", zorder=0)
+            panel.grid(alpha=0.25, linewidth=0.5)
+        middle = (inside[0] + inside[-1]) / 2
+        panels[0].annotate(
+            phase.name,
+            (middle, 1.02),
+            xycoords=("data", "axes fraction"),
+            ha="center",
+            fontsize=8,
+            annotation_clip=False,
+        )
+
+
+def _running(values: Sequence[float], count: int) -> list[float]:
+    return [fmean(values[max(0, i - count) : i + 1]) for i in range(len(values))]
