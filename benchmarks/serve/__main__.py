@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from torch import nn
 
@@ -25,8 +26,8 @@ from benchmarks.serve.stream import PATCH, images_of, serve
 from benchmarks.settings import read_settings
 from benchmarks.task_choice import make_task
 from tasks.atomic import write_atomically
+from tasks.recipe import Recipe
 from tasks.sr.task import SuperResolution
-from tasks.supervised import Watch, train_recipe
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 NETWORK = ("task.features=32", "task.blocks=4")
@@ -49,14 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     recipe = next(recipe for recipe in settings.recipes if recipe.name == "sandwich")
     kept = chosen.results / "cache" / f"{settings.training_hash_of(recipe)}.safetensors"
     if not kept.exists():
-        with console.status(f"training, {chosen.steps} steps"):
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(kept.parent / ".gitignore", "*\n")
-
-            def keep(_: float | None, net: nn.Module) -> None:
-                slim.save(net, kept)
-
-            train_recipe(task, recipe, steps=chosen.steps, seed=0, watch=Watch(trained=keep))
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(kept.parent / ".gitignore", "*\n")
+        slim.save(trained(task, recipe, chosen.steps, console), kept)
     net = slim.load(kept, into=recipe.build(task)).eval()
     frozen = slim.freeze(net, WIDTHS)
     images = images_of(task._evaluation[0], task.settings.scale)
@@ -88,6 +84,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(shown)
     console.print(f"Table and figure: {chosen.results}", markup=False, highlight=False)
     return 0
+
+
+def trained(task: SuperResolution, recipe: Recipe, steps: int, console: Console) -> nn.Module:
+    """A slimmable network, trained as the recipe says."""
+    torch.manual_seed(0)
+    net = recipe.convert(recipe.build(task), task)
+    rule = recipe.make_rule(0, net)
+    optimizer, schedule = task.optimizer(net, steps)
+    for x, target in track(task.batches(range(steps), 0), "training", total=steps, console=console):
+        optimizer.zero_grad()
+        rule.backward(net, x, lambda output, target=target: task.loss(output, target))
+        optimizer.step()
+        schedule.step()
+    return net
 
 
 if __name__ == "__main__":

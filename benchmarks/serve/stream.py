@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from tasks.sr.data import to_float
 from tasks.sr.metrics import PROTOCOLS, psnr, to_uint8
 
 PATCH = 96  # pixels of a side, low resolution
+COMPUTE = "import os\nwhile os.getppid() != 1: sum(number * number for number in range(10_000))"
 
 
 @dataclass(frozen=True)
@@ -122,26 +124,16 @@ def _fixed(frozen: nn.Module, width: Width) -> Callable[[Tensor], Any]:
 @contextmanager
 def load() -> Iterator[None]:
     """Other processes compute meanwhile, two for each core."""
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_compute, daemon=True) for _ in range(2 * (os.cpu_count() or 1))]
-    for process in processes:
-        process.start()
+    processes = [subprocess.Popen([sys.executable, "-c", COMPUTE]) for _ in range(2 * (os.cpu_count() or 1))]
     try:
         yield
     finally:
         for process in processes:
-            process.terminate()
+            process.kill()
         for process in processes:
-            process.join()
+            process.wait()
 
 
 @contextmanager
 def _idle() -> Iterator[None]:
     yield
-
-
-def _compute() -> None:
-    parent = os.getppid()
-    numbers = list(range(10_000))
-    while os.getppid() == parent:
-        sum(number * number for number in numbers)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,10 +50,19 @@ def test_images_are_parts_that_match() -> None:
         torch.testing.assert_close((image.low[0] * 255).round().to(torch.uint8), image.high[:, ::2, ::2])
 
 
-def test_other_work_ends_with_the_block() -> None:
+def test_other_work_ends_with_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[subprocess.Popen[bytes]] = []
+    start = subprocess.Popen
+
+    def started(*args: Any, **kwargs: Any) -> subprocess.Popen[bytes]:
+        begun.append(start(*args, **kwargs))
+        return begun[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", started)
     with load():
-        assert len(multiprocessing.active_children()) >= 2 * (os.cpu_count() or 1)
-    assert multiprocessing.active_children() == []
+        assert len(begun) == 2 * (os.cpu_count() or 1)
+        assert all(process.poll() is None for process in begun)
+    assert all(process.poll() is not None for process in begun)
 
 
 def test_a_short_stream_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
