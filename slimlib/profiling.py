@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -108,7 +108,9 @@ def profile(
             set_width(net, width)
             median = statistics.median(seconds[width])
             p95 = statistics.quantiles(seconds[width], n=20, method="inclusive")[-1]
-            rows.append(WidthProfile(width, 1e3 * median, 1e3 * p95, batch / median, _peak(net, args, device)))
+            rows.append(
+                WidthProfile(width, 1e3 * median, 1e3 * p95, batch / median, peak_bytes(lambda: net(*args), device))
+            )
         return Profile(tuple(rows), str(device), torch.get_num_threads(), rounds)
 
 
@@ -136,15 +138,15 @@ def _timed(net: nn.Module, args: tuple[Any, ...], device: torch.device) -> float
     return time.perf_counter() - begin
 
 
-def _peak(net: nn.Module, args: tuple[Any, ...], device: torch.device) -> int:
-    """Most bytes that one pass held at once."""
+def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
+    """Most bytes of tensors that a call held at once, beyond those that were there before."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        net(*args)
+        run()
         return torch.cuda.max_memory_allocated(device) - before
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as traced:
-        net(*args)
+        run()
     held = most = 0
     profiler: Any = traced.profiler
     results = profiler.kineto_results

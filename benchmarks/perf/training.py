@@ -12,10 +12,12 @@ from benchmarks.perf.inference import FORMATS
 from benchmarks.perf.measurement import Measurement
 from benchmarks.perf.networks import build, channel_rule
 from benchmarks.perf.timing import Spread, ratio, take_turns
+from slimlib.profiling import peak_bytes
 
 WIDTHS = slim.Switches(0.25, 0.5, 0.75, 1.0)  # a sandwich with n=4 draws just these in every step
 PLAIN_LOOP_LIMITS = {"MobileNet v1": 0.75, "MobileNet v2": 0.75}
 Step = Callable[[], object]
+CPU = torch.device("cpu")
 
 
 def sandwich_step(name: str, *, size: int, batch: int, rounds: int) -> Iterator[Measurement]:
@@ -58,21 +60,8 @@ def sandwich_memory(name: str, *, size: int, batch: int) -> Measurement:
         step()  # the optimizer's momentum, and what else is made once
     parameters = sum(p.numel() * p.element_size() for p in build(name).parameters())
     kept = 2 * parameters  # the parameters and their momentum are there before the step
-    value = (kept + peak(slimmable)) / (kept + peak(dense))
+    value = (kept + peak_bytes(slimmable, CPU)) / (kept + peak_bytes(dense, CPU))
     return Measurement("sandwich peak memory", name, f"n=4, batch {batch}", Spread.of([value]), limit=1.10)
-
-
-def peak(step: Step) -> int:
-    """Most bytes of tensors that a step held at once, beyond those that were there before."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        step()
-    held = most = 0
-    results = profile.profiler.kineto_results  # type: ignore[union-attr]
-    events = [event for event in results.events() if event.name() == "[memory]"]
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-    return most
 
 
 def _slimmable_step(name: str, x: Tensor, memory: torch.memory_format = torch.contiguous_format) -> Step:

@@ -16,7 +16,8 @@ from benchmarks.perf.records import read, write
 from benchmarks.perf.report import write_report
 from benchmarks.perf.spectrum import spectrum
 from benchmarks.perf.timing import Spread, ratio, take_turns
-from benchmarks.perf.training import peak, sandwich_step
+from benchmarks.perf.training import sandwich_step
+from slimlib.profiling import peak_bytes
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -82,7 +83,7 @@ def test_peak_memory_counts_what_is_held_at_once() -> None:
             b = a + a
             del a, b
 
-    assert peak(step) == pytest.approx(8000, abs=200)
+    assert peak_bytes(step, torch.device("cpu")) == pytest.approx(8000, abs=200)
 
 
 def test_the_table_comes_from_the_records(tmp_path: Path) -> None:
