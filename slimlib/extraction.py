@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize, remove_weight_norm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_leaves
 
+from slimlib import folding
 from slimlib.batchnorm import refuse_uncalibrated
 from slimlib.layers import SLIM_LAYERS
 from slimlib.setting import slimming_of
@@ -21,7 +22,7 @@ PLAIN = {slim: dense for dense, slim in SLIM_LAYERS.items()}
 OURS = ("full_numbers", "name_in_network", "slim_output", "to_gather", "slim", "slimming")
 
 
-def extract(net: nn.Module, width: Width, example: Any = None) -> nn.Module:
+def extract(net: nn.Module, width: Width, example: Any = None, *, fold: bool = False) -> nn.Module:
     """A plain dense network with the weights of one width: the same outputs, no slimlib in it.
 
     Weight normalisation is computed and folded away. `net` is not changed, and nothing is shared with it.
@@ -30,12 +31,16 @@ def extract(net: nn.Module, width: Width, example: Any = None) -> nn.Module:
         net: a slimmable network.
         width: the width to copy.
         example: an input (or a tuple of arguments) on which both are run in eval mode and compared.
+        fold: for serving alone: BatchNorms are folded into the layers that feed them, and dropout is taken out.
+            A norm that cannot be folded stays. See `slimlib.folding.fold`.
 
     Raises:
-        ValueError: the width is not allowed.
+        ValueError: the width is not allowed, or there is no `example` to fold by.
         UncalibratedWidth: it has no BatchNorm statistics.
         RuntimeError: the outputs on `example` differ.
     """
+    if fold and example is None:
+        raise ValueError("extract(..., fold=True) needs example=..., an input, to find which layer feeds which norm")
     source = slimming_of(net)
     source.check(width)
     root = source.net()
@@ -50,7 +55,7 @@ def extract(net: nn.Module, width: Width, example: Any = None) -> nn.Module:
         _make_plain(module)
     if example is not None:
         _compare(root, width, plain, example)
-    return plain
+    return folding.fold(plain, example) if fold else plain
 
 
 def compact(t: Tensor, like: Tensor) -> Tensor:
@@ -116,6 +121,8 @@ def fold_weight_norm(module: nn.Module) -> None:
         module._load_state_dict_pre_hooks = without_weight_norm_hooks(module._load_state_dict_pre_hooks)
     for norm in [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, WeightNorm)]:
         remove_weight_norm(module, norm.name)
+        for part in ("g", "v"):
+            module.__dict__.pop(f"{norm.name}_{part}", None)  # what was swapped in
 
 
 def _compare(net: nn.Module, width: Width, plain: nn.Module, example: Any) -> None:

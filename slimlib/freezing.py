@@ -142,7 +142,7 @@ class FrozenNetwork(nn.Module):
         return f"FrozenNetwork({self.slim}, now:\n{self.slim.now[1]!r})"
 
 
-def freeze(net: nn.Module, widths: Sequence[Width] | None = None) -> FrozenNetwork:
+def freeze(net: nn.Module, widths: Sequence[Width] | None = None, example: Any = None) -> FrozenNetwork:
     """A snapshot of a slimmable network that serves some widths as fast as their dense networks.
 
     The network of each width is prepared once: its weights and statistics contiguous, in the memory format of the
@@ -154,10 +154,13 @@ def freeze(net: nn.Module, widths: Sequence[Width] | None = None) -> FrozenNetwo
     Args:
         net: a slimmable network.
         widths: the widths to serve; by default the switches of a switchable network.
+        example: an input (or a tuple of arguments); with one, BatchNorm is folded into the layers that feed it,
+            which is fastest, and the outputs of each width are compared on it (see `slimlib.folding.fold`).
 
     Raises:
         ValueError: no widths, or one that is not allowed.
         UncalibratedWidth: a width has no BatchNorm statistics.
+        RuntimeError: the outputs on `example` differ.
     """
     source = slimming_of(net)
     if widths is None and isinstance(source.widths, Switches):
@@ -167,14 +170,14 @@ def freeze(net: nn.Module, widths: Sequence[Width] | None = None) -> FrozenNetwo
     for width in widths:
         source.check(width)
     mixins = getattr(source.net(), "frozen_mixins", ())
-    nets = {width: _prepared(source.net(), width, mixins) for width in widths}
+    nets = {width: _prepared(source.net(), width, example, mixins) for width in widths}
     _share(nets)
     return FrozenNetwork(nets)
 
 
-def _prepared(net: nn.Module, width: Width, mixins: tuple[type, ...]) -> nn.Module:
+def _prepared(net: nn.Module, width: Width, example: Any, mixins: tuple[type, ...]) -> nn.Module:
     """The plain network of a width, its tensors where Python finds them first."""
-    plain = extract(net, width).eval()
+    plain = extract(net, width, example, fold=example is not None).eval()
     for module in plain.modules():
         for name, value in list(module.__dict__.items()):
             if isinstance(value, Optimizer):

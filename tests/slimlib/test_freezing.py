@@ -141,6 +141,22 @@ def test_hooks_of_the_frozen_network_run():
     assert seen == [1]
 
 
+def test_an_example_folds_the_norms_of_each_width():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.BatchNorm2d(32), nn.ReLU()]
+    images = torch.randn(8, 3, 12, 12) * 3 + 1
+    net = slim.convert(nn.Sequential(*layers, nn.Conv2d(32, 2, 1)), images[:1])
+    net(images), slim.calibrate(net, [images], widths=[0.25, 0.5])
+    net.eval()
+    frozen = slim.freeze(net, WIDTHS, example=images[:1])
+    for width in WIDTHS:
+        slim.set_width(net, width)
+        slim.set_width(frozen, width)
+        torch.testing.assert_close(frozen(images), net(images), rtol=1e-4, atol=1e-4)
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in frozen.modules())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in slim.freeze(net, WIDTHS).modules())
+
+
 @pytest.mark.parametrize("name", ["concatenating", "residual", "wdsr"])
 def test_gradients_and_parameters_are_gone(name):
     dense, args = NETWORKS[name]()
