@@ -5,6 +5,7 @@ from slimlib.calibration import calibrate
 from slimlib.convert import convert
 from slimlib.cost import Cost, cost, latency
 from slimlib.distillation import kl_divergence, l1, mse, soft_cross_entropy
+from slimlib.export import export
 from slimlib.extraction import extract
 from slimlib.freezing import freeze
 from slimlib.governor import Governor
@@ -39,6 +40,7 @@ __all__ = [
     "convert",
     "cost",
     "current_width",
+    "export",
     "extract",
     "freeze",
     "kl_divergence",

@@ -35,8 +35,9 @@ def test_imports_run_one_way(package: str, never: set[str]) -> None:
 
 def test_the_wheel_needs_torch_and_safetensors_alone() -> None:
     own = {"slimlib", "torch", "safetensors", *sys.stdlib_module_names}
+    optional = [ROOT / "slimlib/rl", ROOT / "slimlib/export"]
     for file in FILES:
-        if file.is_relative_to(ROOT / "slimlib") and not file.is_relative_to(ROOT / "slimlib/rl"):
+        if file.is_relative_to(ROOT / "slimlib") and not any(map(file.is_relative_to, optional)):
             assert set(imported(file)) <= own, file
 
 
@@ -46,10 +47,15 @@ def test_slimlib_rl_needs_what_stable_baselines3_brings() -> None:
         assert set(imported(file)) <= brought, file
 
 
-def test_slimlib_alone_does_not_import_stable_baselines3() -> None:
-    code = (
-        "import sys, slimlib; print([m for m in ('stable_baselines3', 'gymnasium', 'slimlib.rl') if m in sys.modules])"
-    )
+def test_slimlib_export_needs_onnx_alone() -> None:
+    brought = {"slimlib", "torch", "onnx", "onnxruntime", *sys.stdlib_module_names}
+    for file in (ROOT / "slimlib/export").glob("*.py"):
+        assert set(imported(file)) <= brought, file
+
+
+def test_slimlib_alone_does_not_import_what_is_optional() -> None:
+    optional = ("stable_baselines3", "gymnasium", "slimlib.rl", "onnx", "onnxruntime", "onnxscript")
+    code = f"import sys, slimlib; print([m for m in {optional} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
 

@@ -1,0 +1,116 @@
+"""What `export` was asked for, checked at the door."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from slimlib.batchnorm import refuse_uncalibrated
+from slimlib.export.inputs import Inputs
+from slimlib.export.onnx_file import check_installed
+from slimlib.extraction import extract
+from slimlib.freezing import Frozen
+from slimlib.setting import at_width, slimming_of
+from slimlib.slimming import Slimming
+from slimlib.width import Width, label
+
+FORMATS = ONNX, TORCH, ANY_WIDTH = "onnx", "torch", "onnx-any-width"
+Metrics = Mapping[Width, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of `export`, known to be right but for what only a run can tell."""
+
+    slimming: Slimming
+    widths: Sequence[Width]
+    inputs: Inputs
+    formats: Sequence[str]
+    fold: bool
+    metrics: Metrics
+
+    @staticmethod
+    def of(
+        net: nn.Module,
+        widths: Sequence[Width],
+        example: Any,
+        *,
+        formats: Sequence[str],
+        dynamic: Mapping[int, str],
+        fold: bool,
+        metrics: Metrics,
+    ) -> Request:
+        """Check the arguments of `export`, which documents what they are and what is raised."""
+        if any(isinstance(module.__dict__.get("slim"), Frozen) for module in net.modules()):
+            raise ValueError("a frozen network is a snapshot for serving; export the network that it was made from")
+        slimming = slimming_of(net)
+        _check_formats(formats, len(widths))
+        _check_widths(slimming, widths)
+        _check_metrics(metrics, widths)
+        inputs = Inputs.of(_to(torch.device("cpu"), example), dynamic)
+        request = Request(slimming, widths, inputs, formats, fold, metrics)
+        if request.needs_onnx:
+            check_installed()
+        return request
+
+    @property
+    def needs_onnx(self) -> bool:
+        return ONNX in self.formats or ANY_WIDTH in self.formats
+
+    def plain(self, width: Width) -> nn.Module:
+        """The dense network of a width, to be traced: on the CPU, in eval mode, without gradients."""
+        root = self.slimming.net()
+        device = next((t.device for t in (*root.parameters(), *root.buffers())), torch.device("cpu"))
+        return _to_trace(extract(root, width, _to(device, self.inputs.args), fold=self.fold))
+
+    def unfolded(self, width: Width) -> nn.Module:
+        """The same, made without running anything."""
+        return _to_trace(extract(self.slimming.net(), width))
+
+
+def _to_trace(net: nn.Module) -> nn.Module:
+    return net.cpu().eval().requires_grad_(False)
+
+
+def _to(device: torch.device, example: Any) -> Any:
+    moved: Any = tree_map_only(Tensor, lambda t: t.detach().to(device), example)
+    return moved
+
+
+def _check_formats(formats: Sequence[str], count: int) -> None:
+    unknown = sorted(set(formats) - set(FORMATS))
+    if isinstance(formats, str) or unknown or not formats:
+        raise ValueError(
+            f"formats={formats!r}: give any of {', '.join(FORMATS)}, for example formats=('onnx', 'torch')"
+        )
+    if "onnx-any-width" in formats and count == 1:
+        raise ValueError("'onnx-any-width' joins several widths in one file; for a single one take 'onnx'")
+
+
+def _check_widths(slimming: Slimming, widths: Sequence[Width]) -> None:
+    if not widths:
+        raise ValueError("export needs the widths to write, for example widths=[0.25, 0.5, 1.0]")
+    for place, width in enumerate(widths):
+        slimming.check(width)
+        if width in widths[:place]:
+            raise ValueError(f"width {label(width)} is given twice")
+        with at_width(slimming.net(), width):
+            for part in slimming.parts:
+                refuse_uncalibrated(part.module)
+
+
+def _check_metrics(metrics: Metrics, widths: Sequence[Width]) -> None:
+    for width, values in metrics.items():
+        if width not in widths:
+            raise ValueError(
+                f"metrics has {label(width)}, which is not exported; widths: {', '.join(map(label, widths))}"
+            )
+        for name, value in values.items():
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(f"metric {name!r} of width {label(width)} must be a finite number, not {value!r}")
