@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -227,6 +228,32 @@ class LargestAndRandom(_Drawn):
 
     def fixed(self) -> list[Width]:
         return [self.widths.largest]
+
+
+DRAWING: Mapping[str, Callable[..., Rule]] = MappingProxyType(
+    {
+        "sandwich": Sandwich,
+        "random": RandomWidths,
+        "smallest-random": SmallestAndRandom,
+        "largest-random": LargestAndRandom,
+    }
+)
+"""The rules that draw a number of samples, by the names that settings use."""
+
+RULES = (*DRAWING, "every", "largest")
+
+
+def rule_named(name: str, widths: Widths, samples: int, distill: Distillation | None, *, seed: int) -> Rule:
+    """The rule of one of these names; `every` and `largest` (plain training) take no samples.
+
+    Raises:
+        ValueError: what the rule itself raises.
+    """
+    if name == "largest":
+        return SingleWidth(widths.largest)
+    if name == "every":
+        return EveryWidth(widths, distill=distill)  # type: ignore[arg-type]  # refuses a range
+    return DRAWING[name](widths, samples, distill, seed=seed)
 
 
 def in_lower_precision(

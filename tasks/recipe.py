@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -12,18 +12,12 @@ from torch import nn
 import slimlib as slim
 from slimlib.distillation import DISTILLATIONS, Distillation, kl_divergence
 from slimlib.nonuniform import NonuniformSandwich
-from slimlib.rules import EveryWidth, LargestAndRandom, RandomWidths, Rule, Sandwich, SingleWidth, SmallestAndRandom
+from slimlib.rules import RULES, Rule, rule_named
 from tasks.choices import check_choice, check_keys, check_number, check_whole
 from tasks.seeds import derive_seed
 from tasks.task import SupervisedTask
 
 KINDS = ("individual", "slimmable")
-RULES: Mapping[str, Callable[..., Rule]] = {
-    "sandwich": Sandwich,
-    "random": RandomWidths,
-    "smallest-random": SmallestAndRandom,
-    "largest-random": LargestAndRandom,
-}
 TEACHING_RULES = ("sandwich", "largest-random", "every")
 WITHOUT_SAMPLES = ("every", "largest")
 NORMS = ("universal", "switchable", "shared", "group")
@@ -168,7 +162,7 @@ class Recipe:
             raise ValueError(f"'{extra[0]}' has no meaning for individual networks")
 
     def _check_rule(self) -> None:
-        check_choice("width rule", self.rule, (*RULES, *WITHOUT_SAMPLES))
+        check_choice("width rule", self.rule, RULES)
         if self.rule == "every" and self.switches is None:
             raise ValueError("rule: every needs switches, not a range")
         if self.rule in WITHOUT_SAMPLES:
@@ -228,18 +222,12 @@ class Recipe:
 
     def make_rule(self, seed: int, net: nn.Module | None = None) -> Rule:
         """The training rule, its random widths derived from the recipe's seed; `net`: whose layers draw their own."""
-        distill = self.distillation()
-        if self.rule == "largest":
-            return SingleWidth(self.widths().largest)
-        if self.rule == "every":
-            return EveryWidth(slim.Switches(*(self.switches or ())), distill=distill)
         assert self.rule is not None
-        given: dict[str, Any] = {"samples": self.samples, "seed": derive_seed(seed, "widths")}
-        if distill is not None:
-            given["distill"] = distill
+        widths, samples, distill = self.widths(), self.samples or 0, self.distillation()
+        own_seed = derive_seed(seed, "widths")
         if self.trained == "nonuniform" and net is not None:
-            return NonuniformSandwich(net, self.widths(), **given)  # type: ignore[arg-type]
-        return RULES[self.rule](self.widths(), **given)
+            return NonuniformSandwich(net, widths, samples, distill, seed=own_seed)  # type: ignore[arg-type]
+        return rule_named(self.rule, widths, samples, distill, seed=own_seed)
 
     def distillation(self) -> Distillation | None:
         """The loss of all but the largest width, or None."""

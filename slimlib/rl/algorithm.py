@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
@@ -18,20 +18,13 @@ from slimlib.layout import Layout
 from slimlib.rl.loading import check_algorithm, check_environment_fits, read_safely
 from slimlib.rl.narrowing import narrow_policy_kwargs
 from slimlib.rl.policies import make_slimmable
-from slimlib.rules import EveryWidth, LargestAndRandom, RandomWidths, Rule, Sandwich, SingleWidth, SmallestAndRandom
+from slimlib.rules import RULES, Rule, rule_named
 from slimlib.saving import widths_from_json, widths_to_json
 from slimlib.setting import slimming_of
 from slimlib.slimming import Slimming
 from slimlib.width import Switches, Width, WidthRange, Widths, check_width
 
 Self = TypeVar("Self", bound="SlimAlgorithm")
-DRAWING: Mapping[str, Callable[..., Rule]] = {
-    "sandwich": Sandwich,
-    "random": RandomWidths,
-    "smallest-random": SmallestAndRandom,
-    "largest-random": LargestAndRandom,
-}
-RULES = (*DRAWING, "every", "largest")
 BEHAVIOURS = ("full", "smallest", "sampled")
 DIVISOR = {"divisor": 4}
 DEFAULT_WIDTHS = WidthRange(0.25, 1.0)
@@ -126,21 +119,14 @@ class SlimAlgorithm:
         policy: Any = self.policy  # type: ignore[attr-defined]
         make_slimmable(policy, widths=self.widths, options=self.convert_options, layout=known)
         self.slim_layout = slimming_of(policy).layout.to_json()
-        self.rule = self._make_rule()
+        distill = self.distillation if self.distill else None
+        self.rule = rule_named(self.rule_name, self.widths, self.samples, distill, seed=self._seed)
         if self.slim_random is not None:
             self.rule.load_state_dict(self.slim_random)
 
     @property
     def _seed(self) -> int:
         return self.seed or 0  # type: ignore[attr-defined]
-
-    def _make_rule(self) -> Rule:
-        distill = self.distillation if self.distill and self.rule_name != "largest" else None
-        if self.rule_name == "largest":
-            return SingleWidth(self.widths.largest)
-        if self.rule_name == "every":
-            return EveryWidth(self.widths, distill=distill)  # type: ignore[arg-type]
-        return DRAWING[self.rule_name](self.widths, self.samples, distill, seed=self._seed)
 
     def distillation(self, student: Any, teacher: Any) -> Tensor:
         """How far the outputs of a narrow width are from those of the largest: a scalar."""
