@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 from slimlib.batchnorm import SlimBatchNorm
-from slimlib.freezing import Frozen
+from slimlib.freezing import holds_frozen
 from slimlib.setting import at_width, slimmable_parts
 from slimlib.slimming import Slimming
 from slimlib.width import Width
@@ -59,7 +59,7 @@ def cost(net: nn.Module, example: Tensor | tuple[Any, ...], width: Width = 1.0) 
         ValueError: the width is not allowed here, the forward looks at values (fake tensors have none),
             or the network is frozen.
     """
-    if any(isinstance(module.__dict__.get("slim"), Frozen) for module in net.modules()):
+    if holds_frozen(net):
         raise ValueError("a frozen network has no parameters to count; ask for the cost of the one it was made from")
     with _set_to(net, width), _left_as_it_was(net), _all_widths_calibrated(net), _unfused():
         counter = _Counter()
@@ -84,15 +84,18 @@ def latency(
     """
     args = example if isinstance(example, tuple) else (example,)
     device = next((leaf.device for leaf in tree_leaves(args) if isinstance(leaf, Tensor)), torch.device("cpu"))
-    seconds = []
     with _set_to(net, width), in_eval(net), torch.inference_mode():
-        for _ in range(warmup + repeats):
-            wait_for(device)
-            begin = time.perf_counter()
-            net(*args)
-            wait_for(device)
-            seconds.append(time.perf_counter() - begin)
+        seconds = [timed(net, args, device) for _ in range(warmup + repeats)]
     return 1e3 * statistics.median(seconds[warmup:])
+
+
+def timed(net: nn.Module, args: tuple[Any, ...], device: torch.device) -> float:
+    """Seconds of one forward pass."""
+    wait_for(device)
+    begin = time.perf_counter()
+    net(*args)
+    wait_for(device)
+    return time.perf_counter() - begin
 
 
 class _Counter(TorchDispatchMode):

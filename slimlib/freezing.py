@@ -175,6 +175,11 @@ def freeze(net: nn.Module, widths: Sequence[Width] | None = None, example: Any =
     return FrozenNetwork(nets)
 
 
+def holds_frozen(net: nn.Module) -> bool:
+    """Whether a module is a frozen network, or holds one."""
+    return any(isinstance(module.__dict__.get("slim"), Frozen) for module in net.modules())
+
+
 def _prepared(net: nn.Module, width: Width, example: Any, mixins: tuple[type, ...]) -> nn.Module:
     """The plain network of a width, its tensors where Python finds them first."""
     plain = extract(net, width, example, fold=example is not None).eval()

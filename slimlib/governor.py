@@ -57,9 +57,8 @@ class Governor:
         self._patience = 1
         self._widened_at = -(10**9)
         self._requests = 0
-        self._place = 0
         self.budget_ms = budget_ms
-        self._place = self._widest(budget_ms / ROOM)
+        self._place = self._widest(budget_ms)
 
     @property
     def budget_ms(self) -> float:
@@ -117,7 +116,7 @@ class Governor:
         self._patience = min(2 * self._patience, MOST_PATIENCE) if soon else 1
         if soon:
             self._widened_at = self._requests
-        self._move(min(self._widest(self._budget), max(self._place - 1, 0)))
+        self._move(min(self._widest(ROOM * self._budget), max(self._place - 1, 0)))
 
     def _widen(self, slower: float) -> None:
         wider = self._place + 1
@@ -127,8 +126,8 @@ class Governor:
         self._move(wider)
 
     def _widest(self, milliseconds: float) -> int:
-        """The place of the widest width that is predicted to take no more than a share of this; else the narrowest."""
-        fits = [i for i, row in enumerate(self.profile.rows) if self._last * row.milliseconds <= ROOM * milliseconds]
+        """The place of the widest width that is predicted to take no more than this; else the narrowest."""
+        fits = [i for i, row in enumerate(self.profile.rows) if self._last * row.milliseconds <= milliseconds]
         return max(fits, default=0)
 
     def _move(self, place: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from slimlib.cost import in_eval, wait_for
+from slimlib.cost import in_eval, timed
 from slimlib.setting import at_width, set_width
 from slimlib.width import Width, by_size, label
 
@@ -100,7 +99,7 @@ def profile(
         for number in range(warmup + rounds):
             for width in ordered if number % 2 else reversed(ordered):
                 set_width(net, width)
-                took = _timed(net, args, device)
+                took = timed(net, args, device)
                 if number >= warmup:
                     seconds[width].append(took)
         rows = []
@@ -128,14 +127,6 @@ def widest_within(measured: Profile, *, milliseconds: float) -> Width:
             f"{narrowest.p95:.3g} ms (p95) on {measured.device}"
         )
     return max(fitting, key=by_size)
-
-
-def _timed(net: nn.Module, args: tuple[Any, ...], device: torch.device) -> float:
-    wait_for(device)
-    begin = time.perf_counter()
-    net(*args)
-    wait_for(device)
-    return time.perf_counter() - begin
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:

@@ -108,6 +108,7 @@ class _ToPython(TorchFunctionMode):
 
 
 def tensors(tree: Any) -> list[Tensor]:
+    """The tensors in arguments or outputs, in order."""
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 

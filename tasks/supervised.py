@@ -18,7 +18,7 @@ from slimlib.rules import Rule, in_lower_precision
 from slimlib.width import label
 from tasks.checkpoint import Checkpoint
 from tasks.ranks import ALONE, Ranks
-from tasks.recipe import Recipe
+from tasks.recipe import HasWidths, Recipe
 from tasks.saved import Saved, UnusableState, read_saved
 from tasks.scoring import TrainingFailed, WidthResult, score
 from tasks.seeds import derive_seed
@@ -152,7 +152,7 @@ def train_recipe(
         return _train_networks(run, watch, Saved())
 
 
-def networks_of(recipe: Recipe, task: SupervisedTask) -> tuple[float | None, ...]:
+def networks_of(recipe: Recipe, task: HasWidths) -> tuple[float | None, ...]:
     """The networks that a recipe trains, one after another.
 
     Returns:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import slimlib as slim
 from benchmarks.perf.measurement import Measurement
 from benchmarks.perf.networks import build, channel_rule
-from benchmarks.perf.timing import ratio, take_turns
+from benchmarks.perf.timing import ratio, take_turns, typical
 
 FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 IN_PLACE_LIMITS = {"MobileNet v1": 1.05, "MobileNet v2": 1.05, "ResNet-50": 1.15}
@@ -48,7 +48,7 @@ def _at(
             torch.testing.assert_close(run(image), expected, rtol=1e-3, atol=1e-4)
         times = take_turns({key: lambda run=run: run(image) for key, run in runs.items()}, rounds=rounds)
     limits = {"in place": IN_PLACE_LIMITS.get(name), "frozen": 1.00, "extracted": 1.01}
-    seconds = sorted(times["dense"])[rounds // 2]
+    seconds = typical(times["dense"])
     for key, limit in limits.items():
         yield Measurement(f"inference {key}", name, setting, ratio(times, key, "dense"), limit=limit, seconds=seconds)
 

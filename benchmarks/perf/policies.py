@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from stable_baselines3.common.logger import Logger
 
 import slimlib as slim
 from benchmarks.perf.measurement import Measurement
-from benchmarks.perf.timing import Spread, ratio, take_turns
+from benchmarks.perf.timing import in_turn, ratio, take_turns, typical
 from slimlib.rl import SlimA2C, SlimDQN, SlimPPO, SlimSAC
 
 WIDTHS = slim.Switches(0.0625, 0.25, 0.5, 1.0)  # a sandwich with n=4 draws just these in every update
@@ -48,7 +48,7 @@ def predict(name: str, *, rounds: int) -> Iterator[Measurement]:
         runs = {key: lambda p=p: p.predict(seen, deterministic=True) for key, p in compared.items()}
         times = take_turns(runs, rounds=rounds)
         for key, limit in (("in place", 1.05), ("frozen", 0.95)):
-            value, seconds = ratio(times, key, "plain"), _median(times["plain"])
+            value, seconds = ratio(times, key, "plain"), typical(times["plain"])
             yield Measurement(
                 f"predict {key}", f"{name} MlpPolicy", f"width {width:g}", value, limit=limit, seconds=seconds
             )
@@ -59,9 +59,9 @@ def update(name: str, *, rounds: int) -> Iterator[Measurement]:
     for learns, distill in (("own loss", False), ("from the largest", True)):
         model = _model(name, distill=distill)
         plain = [_plain(model, width) for width in WIDTHS.widths]
-        runs = {"sandwich": _update(model), "plain": _in_turn([_update(each) for each in plain])}
+        runs = {"sandwich": _update(model), "plain": in_turn([_update(each) for each in plain])}
         times = take_turns(runs, rounds=rounds)
-        value, seconds = ratio(times, "sandwich", "plain"), _median(times["plain"])
+        value, seconds = ratio(times, "sandwich", "plain"), typical(times["plain"])
         yield Measurement("update", f"{name} MlpPolicy", f"n=4, {learns}", value, limit=1.05, seconds=seconds)
 
 
@@ -69,7 +69,7 @@ def rollout(name: str, *, rounds: int) -> Measurement:
     """Steps a second at full width, over those of the ordinary model, as the ratio of the times the other way round."""
     model = _model(name)
     times = take_turns({"slimmable": _rollout(model), "plain": _rollout(_plain(model, 1.0))}, rounds=rounds)
-    value, seconds = ratio(times, "slimmable", "plain"), _median(times["plain"])
+    value, seconds = ratio(times, "slimmable", "plain"), typical(times["plain"])
     setting, limit = f"full width, {COPIES} environments", 1 / FULL_ROLLOUT
     return Measurement("rollout time", f"{name} MlpPolicy", setting, value, limit=round(limit, 2), seconds=seconds)
 
@@ -110,15 +110,3 @@ def _rollout(model: Any) -> Callable[[], object]:
 
 def _update(model: Any) -> Callable[[], object]:
     return model.train if hasattr(model, "rollout_buffer") else lambda: model.train(gradient_steps=4, batch_size=64)
-
-
-def _in_turn(steps: Sequence[Callable[[], object]]) -> Callable[[], object]:
-    def run() -> None:
-        for step in steps:
-            step()
-
-    return run
-
-
-def _median(seconds: Sequence[float]) -> float:
-    return Spread.of(seconds).median

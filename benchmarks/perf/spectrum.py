@@ -11,7 +11,7 @@ import slimlib as slim
 from benchmarks.perf.inference import dense_twin
 from benchmarks.perf.measurement import Measurement
 from benchmarks.perf.networks import build, channel_rule
-from benchmarks.perf.timing import ratio, take_turns
+from benchmarks.perf.timing import ratio, take_turns, typical
 from tasks.classification.evaluate import errors
 from tasks.recipe import evenly_spaced
 
@@ -44,7 +44,7 @@ def spectrum(name: str, *, widths: int, size: int, batch: int, batches: int, rou
         ("spectrum", "scores", "dense scores"),
         ("calibration", "calibration", "dense training"),
     ):
-        seconds = sorted(times[theirs])[rounds // 2]
+        seconds = typical(times[theirs])
         yield Measurement(what, name, setting, ratio(times, ours, theirs), limit=1.02, seconds=seconds)
 
 

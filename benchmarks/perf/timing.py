@@ -50,6 +50,21 @@ def ratio(times: Times, numerator: str, denominator: str) -> Spread:
     return Spread.of([a / b for a, b in pairs])
 
 
+def in_turn(runs: Sequence[Callable[[], object]]) -> Callable[[], object]:
+    """One call that makes all of these."""
+
+    def run() -> None:
+        for each in runs:
+            each()
+
+    return run
+
+
+def typical(seconds: Sequence[float]) -> float:
+    """The median, as one of the values."""
+    return sorted(seconds)[len(seconds) // 2]
+
+
 def _seconds(run: Callable[[], object], calls: int) -> float:
     begin = time.thread_time()
     for _ in range(calls):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ import slimlib as slim
 from benchmarks.perf.inference import FORMATS
 from benchmarks.perf.measurement import Measurement
 from benchmarks.perf.networks import build, channel_rule
-from benchmarks.perf.timing import Spread, ratio, take_turns
+from benchmarks.perf.timing import Spread, in_turn, ratio, take_turns, typical
 from slimlib.profiling import peak_bytes
 
 WIDTHS = slim.Switches(0.25, 0.5, 0.75, 1.0)  # a sandwich with n=4 draws just these in every step
@@ -30,26 +30,14 @@ def sandwich_step(name: str, *, size: int, batch: int, rounds: int) -> Iterator[
     for shown, memory in FORMATS.items():
         x = _batch(size, batch).to(memory_format=memory)
         steps[f"slimmable {shown}"] = _slimmable_step(name, x, memory)
-        steps[f"dense {shown}"] = _in_turn([_dense_step(name, x, width, memory) for width in WIDTHS.widths])
+        steps[f"dense {shown}"] = in_turn([_dense_step(name, x, width, memory) for width in WIDTHS.widths])
     times = take_turns(steps, rounds=rounds)
     for shown in FORMATS:
-        value, seconds = ratio(times, f"slimmable {shown}", f"dense {shown}"), _median(times[f"dense {shown}"])
+        value, seconds = ratio(times, f"slimmable {shown}", f"dense {shown}"), typical(times[f"dense {shown}"])
         yield Measurement("sandwich step", name, f"n=4, batch {batch}, {shown}", value, limit=1.00, seconds=seconds)
-    value, seconds = ratio(times, "slimmable NHWC", "dense NCHW"), _median(times["dense NCHW"])
+    value, seconds = ratio(times, "slimmable NHWC", "dense NCHW"), typical(times["dense NCHW"])
     setting, limit = f"n=4, batch {batch}, NHWC over a plain NCHW loop", PLAIN_LOOP_LIMITS.get(name)
     yield Measurement("sandwich step", name, setting, value, limit=limit, seconds=seconds)
-
-
-def _in_turn(steps: Sequence[Step]) -> Step:
-    def run() -> None:
-        for step in steps:
-            step()
-
-    return run
-
-
-def _median(seconds: Sequence[float]) -> float:
-    return sorted(seconds)[len(seconds) // 2]
 
 
 def sandwich_memory(name: str, *, size: int, batch: int) -> Measurement:

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+from torch.utils._pytree import tree_map, tree_map_only
+
+from slimlib.reads import tensors
 
 BATCH = "batch"
 
@@ -86,11 +88,6 @@ class Inputs:
             return {dim: auto if dim else batch for dim in self.dynamic if dim < leaf.dim()}
 
         return tree_map(of, self.args)
-
-
-def tensors(tree: Any) -> list[Tensor]:
-    """The tensors in arguments or outputs, in order."""
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def shapes(tree: Any) -> str:

@@ -15,7 +15,7 @@ from slimlib.batchnorm import refuse_uncalibrated
 from slimlib.export.inputs import Inputs
 from slimlib.export.onnx_file import check_installed
 from slimlib.extraction import extract
-from slimlib.freezing import Frozen
+from slimlib.freezing import holds_frozen
 from slimlib.setting import at_width, slimming_of
 from slimlib.slimming import Slimming
 from slimlib.width import Width, label
@@ -47,7 +47,7 @@ class Request:
         metrics: Metrics,
     ) -> Request:
         """Check the arguments of `export`, which documents what they are and what is raised."""
-        if any(isinstance(module.__dict__.get("slim"), Frozen) for module in net.modules()):
+        if holds_frozen(net):
             raise ValueError("a frozen network is a snapshot for serving; export the network that it was made from")
         slimming = slimming_of(net)
         _check_formats(formats, len(widths))

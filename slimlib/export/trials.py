@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from slimlib.agreement import Tolerance
-from slimlib.export.inputs import Inputs, shapes, tensors
+from slimlib.export.inputs import Inputs, shapes
+from slimlib.reads import tensors
 
 
 @dataclass(frozen=True)

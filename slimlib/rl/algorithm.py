@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import copy
-import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
@@ -17,10 +14,9 @@ from slimlib.extraction import extract
 from slimlib.layout import Layout
 from slimlib.rl.loading import check_algorithm, check_environment_fits, read_safely
 from slimlib.rl.narrowing import narrow_policy_kwargs
-from slimlib.rl.policies import make_slimmable
+from slimlib.rl.policies import make_slimmable, same_random_numbers
 from slimlib.rules import RULES, Rule, rule_named
 from slimlib.saving import widths_from_json, widths_to_json
-from slimlib.setting import slimming_of
 from slimlib.slimming import Slimming
 from slimlib.width import Switches, Width, WidthRange, Widths, check_width
 
@@ -118,11 +114,17 @@ class SlimAlgorithm:
         known = None if self.slim_layout is None else _read_layout(self.slim_layout)
         policy: Any = self.policy  # type: ignore[attr-defined]
         make_slimmable(policy, widths=self.widths, options=self.convert_options, layout=known)
-        self.slim_layout = slimming_of(policy).layout.to_json()
+        self.slim_layout = self.slimming.layout.to_json()
         distill = self.distillation if self.distill else None
         self.rule = rule_named(self.rule_name, self.widths, self.samples, distill, seed=self._seed)
         if self.slim_random is not None:
             self.rule.load_state_dict(self.slim_random)
+
+    @property
+    def slimming(self) -> Slimming:
+        """The state of the policy: its width, and what widths there are."""
+        state: Slimming = self.policy.slim  # type: ignore[attr-defined]
+        return state
 
     @property
     def _seed(self) -> int:
@@ -136,7 +138,7 @@ class SlimAlgorithm:
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> Any:
         # Not `at_width`, which looks for slimmable parts: DQN and SAC come here for every step of the environment.
-        state: Slimming = self.policy.slim  # type: ignore[attr-defined]
+        state = self.slimming
         before = state.width
         if state.stale():
             state.refresh()
@@ -147,7 +149,7 @@ class SlimAlgorithm:
             state.set(before)
 
     def _next_behaviour(self) -> Width:
-        widths = self.widths
+        widths = self.slimming.widths
         if not isinstance(self.behaviour, str):
             return self.behaviour
         if self.behaviour != "sampled":
@@ -229,7 +231,7 @@ class SlimAlgorithm:
         plain: Any = self.plain
         made = plain(full.policy_class, None, device=full.device, _init_setup_model=False)
         made.__dict__.update(copy.deepcopy(kept), policy_kwargs=narrow_policy_kwargs(narrow, full.policy_kwargs))
-        with _same_random_numbers(full.device):
+        with same_random_numbers(full.device):
             made._setup_model()
         made.policy.load_state_dict(_with_targets(narrow.state_dict()))
         for name in variables:
@@ -253,13 +255,3 @@ def _with_targets(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for target, own in online.items():
         made |= {target + n.removeprefix(own): t.clone() for n, t in state.items() if n.startswith(own)}
     return made
-
-
-@contextmanager
-def _same_random_numbers(device: torch.device) -> Iterator[None]:
-    """What is drawn and seeded in the block changes nothing afterwards."""
-    before = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield
-    random.setstate(before[0])
-    np.random.set_state(before[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MethodType
@@ -116,7 +117,7 @@ def make_slimmable(
         check_layout(policy, layout)
         apply_layout(policy, layout, widths=widths)
     else:
-        with _computing(policy, path), _same_random_numbers(policy.device):
+        with _computing(policy, path), same_random_numbers(policy.device):
             convert(policy, path.example(policy), widths=widths, **options)
         assert isinstance(smallest, float)
         _check_units(policy, smallest)
@@ -192,10 +193,15 @@ def _computing(policy: BasePolicy, path: _Path) -> Iterator[None]:
 
 
 @contextmanager
-def _same_random_numbers(device: torch.device) -> Iterator[None]:
-    """What is drawn in the block changes nothing of what is drawn afterwards."""
+def same_random_numbers(device: torch.device) -> Iterator[None]:
+    """What is drawn and seeded in the block changes nothing of what is drawn afterwards."""
+    python, arrays = random.getstate(), np.random.get_state()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(arrays)
 
 
 def _check_units(policy: BasePolicy, smallest: float) -> None:

@@ -14,7 +14,7 @@ from slimlib.rl.algorithm import SlimAlgorithm
 from slimlib.rl.distributions import Parameters, divergence, parameters_of
 from slimlib.rl.seen import Seen
 from slimlib.rules import SingleWidth
-from slimlib.setting import at_width, current_width
+from slimlib.setting import at_width
 
 
 class Acted(NamedTuple):
@@ -63,7 +63,7 @@ class SlimSAC(SlimAlgorithm, SAC):
         return self.distill_values * torch.stack([F.mse_loss(s, t) for s, t in pairs]).sum()
 
     def _step(self, data: Any, seen: Seen) -> None:
-        with at_width(self.policy, self.widths.largest):
+        with at_width(self.policy, self.slimming.widths.largest):
             if self.use_sde:
                 self.actor.reset_noise()
             acted = self._act(data.observations)
@@ -105,14 +105,14 @@ class SlimSAC(SlimAlgorithm, SAC):
 
         self.critic.optimizer.zero_grad()
         narrow_too = self.distill_values or not self.distill
-        rule = self.rule if narrow_too else SingleWidth(self.widths.largest)
+        rule = self.rule if narrow_too else SingleWidth(self.slimming.widths.largest)
         losses = rule.backward(self.policy, (data.observations, data.actions), loss, forward=self.critic)
         self.critic.optimizer.step()
         seen.keep(critic_loss=next(iter(losses.values())))
 
     def _train_actor(self, data: Any, acted: Acted, ent_coef: Tensor, seen: Seen) -> None:
         def act(observations: Any) -> Acted:
-            full = current_width(self.policy) == self.widths.largest
+            full = self.slimming.width == self.slimming.widths.largest
             return acted if full else self._act(observations)
 
         def loss(output: Acted) -> Tensor:

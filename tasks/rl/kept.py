@@ -27,24 +27,24 @@ def keep_model(model: Any, path: Path) -> None:
     """Write `<path>.zip`, as stable-baselines3 does, and `<path>.json`, the mean and variance of the observations."""
     buffer = io.BytesIO()
     model.save(buffer)
-    write_atomically(path.with_name(path.name + ".zip"), buffer.getvalue())
+    write_atomically(_beside(path, ".zip"), buffer.getvalue())
     normalise = unwrap_vec_normalize(model.env)
     if normalise is not None:
         seen = normalise.obs_rms
         about = {"mean": seen.mean.tolist(), "var": seen.var.tolist(), "count": float(seen.count)}
-        write_atomically(path.with_name(path.name + ".json"), json.dumps(about))
+        write_atomically(_beside(path, ".json"), json.dumps(about))
 
 
 def load_model(settings: RlSettings, path: Path) -> Any:
     """The slimmable model that `keep_model` wrote."""
-    return SLIMMABLE[settings.algorithm].load(path.with_name(path.name + ".zip"), device="cpu")
+    return SLIMMABLE[settings.algorithm].load(_beside(path, ".zip"), device="cpu")
 
 
 def statistics(path: Path, environments: VecEnv) -> VecEnv:
     """The environments, normalising observations as the model at `path` learned to."""
     normalise = unwrap_vec_normalize(environments)
     if normalise is not None:
-        about = json.loads(path.with_name(path.name + ".json").read_text())
+        about = json.loads(_beside(path, ".json").read_text())
         normalise.obs_rms.mean = np.asarray(about["mean"])
         normalise.obs_rms.var = np.asarray(about["var"])
         normalise.obs_rms.count = about["count"]
@@ -66,3 +66,7 @@ def film(settings: RlSettings, path: Path, widths: Sequence[float], seed: int) -
 
     panels = {f"width {width:g}": partial(act, width) for width in widths}
     return gif(side_by_side(panels, make, seed, steps=STEPS, every=EVERY), FPS)
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(path.name + ending)

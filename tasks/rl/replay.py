@@ -41,7 +41,7 @@ def environments_state(environments: VecEnv) -> dict[str, Any]:
         "actions": _generator_state(environments.action_space.np_random),
         "seeds": list(environments.unwrapped._seeds),
     }
-    return _converted(state, np.ndarray, lambda array: torch.from_numpy(array.copy()))  # type: ignore[no-any-return]
+    return converted(state, np.ndarray, lambda array: torch.from_numpy(array.copy()))  # type: ignore[no-any-return]
 
 
 def restore_environments(environments: VecEnv, state: Mapping[str, Any]) -> Any:
@@ -57,7 +57,7 @@ def restore_environments(environments: VecEnv, state: Mapping[str, Any]) -> Any:
         NotReproducible: the environments are others, or one of them has randomness of its own or a memory of earlier
             episodes. In the second case all else is restored, such as statistics, and a reset begins new episodes.
     """
-    state = _converted(state, torch.Tensor, lambda tensor: tensor.numpy().copy())
+    state = converted(state, torch.Tensor, lambda tensor: tensor.numpy().copy())
     base, wrappers = environments.unwrapped, _wrappers(environments)
     copies, names = state["copies"], [name for name, _ in state["wrappers"]]
     if len(copies) != base.num_envs or names != [type(wrapper).__name__ for wrapper in wrappers]:
@@ -312,12 +312,12 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def _converted(tree: Any, kind: type, convert: Any) -> Any:
+def converted(tree: Any, kind: type, convert: Any) -> Any:
     """Plain data with everything of one kind converted."""
     if isinstance(tree, kind):
         return convert(tree)
     if isinstance(tree, Mapping):
-        return {key: _converted(part, kind, convert) for key, part in tree.items()}
+        return {key: converted(part, kind, convert) for key, part in tree.items()}
     if isinstance(tree, list | tuple):
-        return [_converted(part, kind, convert) for part in tree]
+        return [converted(part, kind, convert) for part in tree]
     return tree

@@ -11,7 +11,7 @@ import torch
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from torch import Tensor
 
-from tasks.rl.replay import NotReproducible, environments_state, restore_environments
+from tasks.rl.replay import NotReproducible, converted, environments_state, restore_environments
 
 COUNTERS = (
     "num_timesteps",
@@ -56,7 +56,7 @@ def load_training_state(model: Any, state: Mapping[str, Any]) -> str | None:
         setattr(model, name, value)
     for name, value in state["arrays"].items():
         if value is not None:
-            setattr(model, name, _arrays(value))
+            setattr(model, name, converted(value, Tensor, Tensor.numpy))
     if state["rule"] is not None:
         model.rule.load_state_dict(state["rule"])
     _load_buffer(getattr(model, "replay_buffer", None), state["buffer"])
@@ -91,7 +91,7 @@ def _buffer_state(buffer: Any) -> dict[str, Any] | None:
         return None
     filled = buffer.buffer_size if buffer.full else buffer.pos
     arrays = {
-        name: _leading(value, filled) for name, value in vars(buffer).items() if _stores(value, buffer.buffer_size)
+        name: _tensors(value, filled) for name, value in vars(buffer).items() if _stores(value, buffer.buffer_size)
     }
     return {"position": buffer.pos, "full": buffer.full, "arrays": arrays}
 
@@ -114,20 +114,9 @@ def _stores(value: Any, size: int) -> bool:
     return isinstance(value, np.ndarray) and value.shape[:1] == (size,)
 
 
-def _leading(value: Any, count: int) -> Any:
-    if isinstance(value, dict):
-        return {key: _leading(part, count) for key, part in value.items()}
-    return torch.from_numpy(value[:count].copy())
-
-
-def _tensors(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _tensors(part) for key, part in value.items()}
-    return None if value is None else torch.from_numpy(np.array(value))
-
-
-def _arrays(value: Any) -> Any:
-    return {key: _arrays(part) for key, part in value.items()} if isinstance(value, dict) else value.numpy()
+def _tensors(value: Any, count: int | None = None) -> Any:
+    """An array, or a dict of arrays, as tensors of the first `count` rows; None: of all."""
+    return converted(value, np.ndarray, lambda array: torch.from_numpy(array[:count].copy()))
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:

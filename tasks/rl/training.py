@@ -23,7 +23,7 @@ from tasks.rl.state import load_draws, load_training_state, training_state
 from tasks.saved import Saved, UnusableState, read_saved
 from tasks.scoring import TrainingFailed, WidthResult
 from tasks.seeds import derive_seed
-from tasks.supervised import Interrupted, Watch
+from tasks.supervised import Interrupted, Watch, networks_of
 
 METRIC = "return"
 SHOWN_EVERY = 0.2  # seconds between two calls of `watch.step`; a rollout of DQN is a single step
@@ -81,8 +81,7 @@ class _Run:
 
 def _train_all(run: _Run, saved: Saved) -> list[WidthResult]:
     results = list(saved.results)
-    individual = run.recipe.kind == "individual"
-    networks = tuple(run.settings.widths) if individual else (None,)
+    networks = networks_of(run.recipe, run.settings)
     for number, width in enumerate(networks[saved.finished :], start=saved.finished):
         before = saved.training if number == saved.finished else None
         results += _train_one(run, width, before, number, results)
@@ -106,7 +105,7 @@ def _train_one(
         except ValueError as error:  # torch's distributions refuse parameters that are not finite
             raise TrainingFailed(f"at step {model.num_timesteps}: {error}") from error
         run.watch.trained(width, model)
-        return [_score(run, model, shown, follow.curves) for shown in follow.widths]
+        return [_score(run, model, shown, follow) for shown in follow.widths]
     finally:
         environments.close()
 
@@ -122,15 +121,14 @@ def _load(run: _Run, model: Any, follow: Follow, before: Mapping[str, Any]) -> N
         run.checkpoint.warn(lost)
 
 
-def _score(run: _Run, model: Any, width: float, curves: Curves) -> WidthResult:
-    individual = run.recipe.kind == "individual"
-    set_to: Width | None = None if individual else width
+def _score(run: _Run, model: Any, width: float, follow: Follow) -> WidthResult:
+    set_to = follow.set_to(width)
     returns = run.judge.returns(model, set_to, run.settings.episodes, model.env)
     if not all(map(math.isfinite, returns)):
         raise TrainingFailed(f"a return is not finite at width {width:g}")
     cost = acting_cost(model, set_to)
     name = run.settings.environment
-    points = [*curves.get(width, []), [model.num_timesteps, mean(returns)]]
+    points = [*follow.curves.get(width, []), [model.num_timesteps, mean(returns)]]
     return WidthResult(
         width,
         cost.macs,
@@ -146,11 +144,16 @@ class Follow(BaseCallback):
 
     def __init__(self, run: _Run, width: float | None, number: int, results: list[WidthResult]) -> None:
         super().__init__()
-        self.run, self.width, self.number, self.results = run, width, number, results
+        self.run, self.number, self.results = run, number, results
+        self.slimmable = width is None
         self.widths = run.recipe.evaluated(run.settings) if width is None else (width,)
         self.curves: Curves = {w: [] for w in self.widths}
         self.draws: Mapping[str, Any] | None = None  # of the checkpoint that the training was resumed from
         self._shown = 0.0
+
+    def set_to(self, width: float) -> Width | None:
+        """What the model is set to for a width; None: an ordinary one has no other."""
+        return width if self.slimmable else None
 
     def _on_step(self) -> bool:
         return True
@@ -184,10 +187,9 @@ class Follow(BaseCallback):
         return known < points - 1 and done >= self.run.steps * (known + 1) / points
 
     def _extend_curves(self, done: int) -> None:
-        individual = self.run.recipe.kind == "individual"
+        judge, episodes = self.run.judge, self.run.settings.curve_episodes
         for width, curve in self.curves.items():
-            set_to = None if individual else width
-            returns = self.run.judge.returns(self.model, set_to, self.run.settings.curve_episodes, self.model.env)
+            returns = judge.returns(self.model, self.set_to(width), episodes, self.model.env)
             curve.append([done, mean(returns)])
         self.model.policy.set_training_mode(False)
 
