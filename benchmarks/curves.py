@@ -23,7 +23,7 @@ from matplotlib.patches import Patch
 from benchmarks.aggregates import middle_mean
 from benchmarks.figures import STYLE, WIDTH_COLOURS, WIDTH_SCALE, axis_unit, baselines, image_files
 from benchmarks.results import SPREAD_SEEDS, Results
-from benchmarks.tables import shown_name
+from benchmarks.tables.ablation import shown_name
 
 MOST_COLUMNS = 4
 CROWDED = 6

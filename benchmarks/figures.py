@@ -16,7 +16,7 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from benchmarks.aggregates import CONFIDENCE
 from benchmarks.results import Results, Summary
-from benchmarks.tables import shown_name
+from benchmarks.tables.ablation import shown_name
 
 WIDTH_COLOURS = matplotlib.colormaps["viridis"]
 WIDTH_SCALE = Normalize(0.0, 1.0)  # one scale for widths in every figure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.results import SPREAD_SEEDS, Results, Summary
-from benchmarks.tables import decimals
+from benchmarks.tables.ablation import decimals
 
 
 def finding(results: Results) -> str:

@@ -15,7 +15,7 @@ from benchmarks.jobs import Job, MakeTask
 from benchmarks.records import Record
 from benchmarks.results import Results
 from benchmarks.settings import RunSettings
-from benchmarks.tables import table_csv, table_md, table_tex
+from benchmarks.tables.ablation import table_csv, table_md, table_tex
 from tasks.atomic import write_atomically
 from tasks.task import TrainsItself
 

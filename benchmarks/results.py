@@ -92,7 +92,10 @@ class Results:
         keys = [(r.recipe, r.seed) for r in self.records]
         if len(set(keys)) < len(keys):
             raise ValueError("two records of the same recipe and seed do not belong in one table")
-        self.recipes = list(dict.fromkeys(record.recipe for record in self.records))
+        self._of: dict[str, list[Record]] = {}
+        for record in self.records:
+            self._of.setdefault(record.recipe, []).append(record)
+        self.recipes = list(self._of)
         self.seeds = tuple(sorted({record.seed for record in self.records}))
         self.widths = sorted({row.width for record in self.records for row in record.rows})
         self.baselines = {name: scores for record in self.records for name, scores in record.baselines.items()}
@@ -104,7 +107,7 @@ class Results:
 
     def of(self, recipe: str) -> list[Record]:
         """A recipe's records, by seed."""
-        return [record for record in self.records if record.recipe == recipe]
+        return self._of.get(recipe, [])
 
     def individual(self, recipe: str) -> bool:
         """Whether the recipe is one network a width."""

@@ -24,7 +24,7 @@ from benchmarks.reading import select, write_showcase, write_tables
 from benchmarks.records import write_record
 from benchmarks.results import Results
 from benchmarks.settings import RunSettings, read_settings
-from benchmarks.tables import grids, shown_name
+from benchmarks.tables.ablation import grids, shown_name
 from benchmarks.task_choice import make_task
 from tasks.ranks import ALONE, Ranks
 

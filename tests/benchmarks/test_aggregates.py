@@ -16,7 +16,7 @@ from benchmarks.figures import figure
 from benchmarks.findings import finding
 from benchmarks.records import Record
 from benchmarks.results import Results
-from benchmarks.tables import COLUMNS, SAMPLED_COLUMNS, grids, table_csv, table_md, table_tex
+from benchmarks.tables.ablation import COLUMNS, SAMPLED_COLUMNS, grids, table_csv, table_md, table_tex
 from tests.benchmarks.records_of import policy, record
 
 SCORES = (500.0, 120.0, 480.0, 490.0, 440.0)  # without the best and the worst seed: 470 on the average

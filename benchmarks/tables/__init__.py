@@ -1,0 +1,1 @@
+"""Tables: of one ablation, and of the papers beside it."""
