@@ -28,17 +28,17 @@ class Collected:
 
 def collect(results: Path) -> Iterator[Collected]:
     """Every folder below `results` that has records, in the order of their paths."""
-    for path in sorted(results.rglob("records")):
-        if path.is_dir() and _is_of_ablation(results, path):
-            folder = ResultsFolder(path.parent)
+    for path in sorted(path.parent for path in results.rglob("records") if path.is_dir()):
+        if _is_of_ablation(results, path):
+            folder = ResultsFolder(path)
             records, damaged = folder.read()
             if records or damaged:
                 yield Collected(folder, comparable(records), damaged)
 
 
-def _is_of_ablation(results: Path, records: Path) -> bool:
-    """`<task>/<ablation>/<scale>/records`, or one folder deeper; `perf/records` holds timings."""
-    return len(records.relative_to(results).parts) in (4, 5)
+def _is_of_ablation(results: Path, folder: Path) -> bool:
+    """`<task>/<ablation>/<scale>`, or one folder deeper; `perf` holds timings."""
+    return len(folder.relative_to(results).parts) in (3, 4)
 
 
 def comparable(records: Iterable[Record]) -> list[Results]:
@@ -46,11 +46,11 @@ def comparable(records: Iterable[Record]) -> list[Results]:
 
     Of several records of one recipe, settings and seed (a copied file) the first counts.
     """
-    single = {(record.hash, record.seed, record.recipe): record for record in reversed(list(records))}
-    groups: dict[str, list[Record]] = {}
-    for record in sorted(single.values(), key=lambda one: (one.position, one.recipe, one.hash, one.seed)):
-        groups.setdefault(_what_is_alike(record), []).append(record)
-    parts = [part for group in groups.values() for part in _one_hash_a_recipe(group)]
+    groups: dict[str, dict[tuple[int, str, str, int], Record]] = {}
+    for record in records:
+        key = (record.position, record.recipe, record.hash, record.seed)
+        groups.setdefault(_what_is_alike(record), {}).setdefault(key, record)
+    parts = [part for group in groups.values() for part in _one_hash_a_recipe(group[key] for key in sorted(group))]
     return [Results(part) for part in sorted(parts, key=lambda part: (-len(part), -part[0].steps))]
 
 
