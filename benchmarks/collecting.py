@@ -46,9 +46,9 @@ def comparable(records: Iterable[Record]) -> list[Results]:
 
     Of several records of one recipe, settings and seed (a copied file) the first counts.
     """
-    groups: dict[str, dict[tuple[int, str, str, int], Record]] = {}
+    groups: dict[str, dict[tuple[str, str, int], Record]] = {}
     for record in records:
-        key = (record.position, record.recipe, record.hash, record.seed)
+        key = (record.recipe, record.hash, record.seed)
         groups.setdefault(_what_is_alike(record), {}).setdefault(key, record)
     parts = [part for group in groups.values() for part in _one_hash_a_recipe(group[key] for key in sorted(group))]
     return [Results(part) for part in sorted(parts, key=lambda part: (-len(part), -part[0].steps))]
