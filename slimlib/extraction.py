@@ -35,7 +35,8 @@ def extract(net: nn.Module, width: Width, example: Any = None, *, fold: bool = F
             A norm that cannot be folded stays. See `slimlib.folding.fold`.
 
     Raises:
-        ValueError: the width is not allowed, or there is no `example` to fold by.
+        ValueError: the width is not allowed, there is no `example` to fold by, or the network was written from
+            slim layers and never converted, so that nothing tells which input channels a layer has.
         UncalibratedWidth: it has no BatchNorm statistics.
         RuntimeError: the outputs on `example` differ.
     """
@@ -44,6 +45,8 @@ def extract(net: nn.Module, width: Width, example: Any = None, *, fold: bool = F
     source = slimming_of(net)
     source.check(width)
     root = source.net()
+    if source.channels_at(width) != source.layout.full:
+        _refuse_layers_by_hand(root)
     plain = copy.deepcopy(root)
     slimming = slimming_of(plain)
     slimming.set(width)
@@ -56,6 +59,16 @@ def extract(net: nn.Module, width: Width, example: Any = None, *, fold: bool = F
     if example is not None:
         _compare(root, width, plain, example)
     return folding.fold(plain, example) if fold else plain
+
+
+def _refuse_layers_by_hand(net: nn.Module) -> None:
+    for name, module in net.named_modules():
+        if isinstance(module, tuple(PLAIN)) and module.name_in_network is None:
+            raise ValueError(
+                f"layer '{name}' ({type(module).__name__}) was written by hand and reads its input channels off what "
+                f"arrives, so that none can be cut off. Call slimlib.convert(net, example) on the new "
+                f"{type(net).__name__}, before its first set_width; then extract, freeze and export work"
+            )
 
 
 def compact(t: Tensor, like: Tensor) -> Tensor:

@@ -155,7 +155,8 @@ def freeze(net: nn.Module, widths: Sequence[Width] | None = None, example: Any =
         net: a slimmable network.
         widths: the widths to serve; by default the switches of a switchable network.
         example: an input (or a tuple of arguments); with one, BatchNorm is folded into the layers that feed it,
-            which is fastest, and the outputs of each width are compared on it (see `slimlib.folding.fold`).
+            which is fastest, and the outputs of each width are compared on it (see `slimlib.folding.fold`). A network
+            that draws random numbers in eval mode, such as the forward of a policy, cannot be compared: give none.
 
     Raises:
         ValueError: no widths, or one that is not allowed.

@@ -56,12 +56,17 @@ class _Running:
 
 
 class _Slice(torch.autograd.Function):
-    """The leading part of a parameter, of a given shape."""
+    """The leading part of a parameter, of a given shape.
+
+    A kernel with a part of its input channels is copied: convolution would copy it in its forward and again in its
+    backward pass.
+    """
 
     @staticmethod
     def forward(ctx: Any, parameter: nn.Parameter, shape: torch.Size, running: _Running) -> Tensor:
         ctx.parameter, ctx.shape, ctx.running = parameter, shape, running
-        return leading(parameter, shape)
+        part = leading(parameter, shape)
+        return part.clone() if part.ndim > 2 and not _is_dense(part) else part
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None]:
@@ -71,6 +76,10 @@ class _Slice(torch.autograd.Function):
             return None, None, None
         whole = torch.zeros_like(parameter)
         return torch.as_strided_scatter(whole, gradient, ctx.shape, whole.stride(), 0), None, None
+
+
+def _is_dense(part: Tensor) -> bool:
+    return part.is_contiguous() or part.is_contiguous(memory_format=torch.channels_last)
 
 
 def _takes(parameter: nn.Parameter) -> bool:

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks.perf.inference import inference
+from benchmarks.perf.exporting import exporting
+from benchmarks.perf.inference import folded, inference
 from benchmarks.perf.measurement import Measurement
 from benchmarks.perf.policies import MODELS, policies
 from benchmarks.perf.records import write
@@ -22,7 +23,9 @@ from benchmarks.perf.training import sandwich_memory, sandwich_step
 CLASSIFIERS = ("MobileNet v1", "MobileNet v2", "ResNet-50")
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 TRAINING_SIZES = {"MobileNet v1": (128, 16), "MobileNet v2": (128, 16), "ResNet-50": (128, 16), "WDSR-A": (48, 8)}
-PARTS = ("inference", "training", "memory", "switching", "spectrum", "policies")
+INFERENCE_SIZES = {"MobileNet v1": 224, "MobileNet v2": 224, "ResNet-50": 224, "WDSR-A": 96}
+SPECTRUM_BATCHES = ((32, 2), (128, 1))  # images in a batch, batches
+PARTS = ("inference", "folded", "training", "memory", "switching", "spectrum", "export", "policies")
 NETWORKS = (*TRAINING_SIZES, *MODELS)
 
 
@@ -35,7 +38,9 @@ def measure(part: str, network: str, *, rounds: int) -> Iterator[Measurement]:
         return
     size, batch = TRAINING_SIZES[network]
     if part == "inference" and network in CLASSIFIERS:
-        yield from inference(network, widths=WIDTHS, size=224, rounds=rounds)
+        yield from inference(network, widths=WIDTHS, size=INFERENCE_SIZES[network], rounds=rounds)
+    elif part == "folded":
+        yield from folded(network, widths=WIDTHS, size=INFERENCE_SIZES[network], rounds=rounds)
     elif part == "training":
         yield from sandwich_step(network, size=size, batch=batch, rounds=max(rounds // 3, 1))
     elif part == "memory":
@@ -43,7 +48,10 @@ def measure(part: str, network: str, *, rounds: int) -> Iterator[Measurement]:
     elif part == "switching" and network in CLASSIFIERS[:2]:
         yield from switching(network, size=64, rounds=rounds)
     elif part == "spectrum" and network in CLASSIFIERS:
-        yield from spectrum(network, widths=30, size=64, batch=32, batches=2, rounds=max(rounds // 6, 1))
+        for batch, batches in SPECTRUM_BATCHES:
+            yield from spectrum(network, widths=30, size=64, batch=batch, batches=batches, rounds=max(rounds // 6, 1))
+    elif part == "export" and network in CLASSIFIERS[:2]:
+        yield from exporting(network, widths=WIDTHS, size=INFERENCE_SIZES[network], rounds=rounds)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.figures import STYLE, image_files
 from benchmarks.perf.measurement import Measurement
+from benchmarks.perf.reasons import reason
 from benchmarks.perf.records import Record, read
 from tasks.atomic import write_atomically
 
@@ -18,9 +19,14 @@ ORDER = (
     "inference in place",
     "inference frozen",
     "inference extracted",
+    "inference folded and channels_last",
+    "inference exported",
     "sandwich step",
     "sandwich peak memory",
     "width switch",
+    "export",
+    "spectrum",
+    "calibration",
 )
 KEPT, OVER, FREE = "#55a868", "#c44e52", "0.4"
 HEAD = ("measured", "network", "setting", "value", "quartiles", "limit", "verdict", "dense takes")
@@ -56,7 +62,16 @@ def table_md(rows: Sequence[Measurement], records: Sequence[Record]) -> str:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in cells]
     lines = [_line(row) for row in [padded[0], ["-" * width for width in widths], *padded[1:]]]
-    return "\n".join([f"# {finding(rows)}", "", caption(records), "", *lines, ""])
+    return "\n".join([f"# {finding(rows)}", "", caption(records), "", *lines, "", *why(rows)])
+
+
+def why(rows: Sequence[Measurement]) -> list[str]:
+    """A line for each reason of what is over its limit."""
+    found: dict[str, list[str]] = {}
+    for m in rows:
+        if m.verdict == "over":
+            found.setdefault(reason(m) or "Not found yet.", []).append(f"{m.what}, {m.network}, {m.setting}")
+    return [line for text, over in found.items() for line in (f"**Over: {'; '.join(over)}.** {text}", "")]
 
 
 def caption(records: Sequence[Record]) -> str:

@@ -9,6 +9,8 @@ from benchmarks.perf.measurement import Measurement
 from benchmarks.perf.networks import build, channel_rule
 from benchmarks.perf.timing import Spread, take_turns
 
+LIMITS = {"in place": 20.0, "frozen": 5.0}
+
 
 def switching(name: str, *, size: int, rounds: int) -> list[Measurement]:
     """Microseconds of one `set_width`, in training in place and on a frozen network."""
@@ -25,6 +27,6 @@ def switching(name: str, *, size: int, rounds: int) -> list[Measurement]:
     runs = {"in place": net, "frozen": frozen}
     times = take_turns({key: lambda t=target: there_and_back(t) for key, target in runs.items()}, rounds=rounds)
     return [
-        Measurement("width switch", name, key, Spread.of([1e6 * s / 2 for s in seconds]), unit="us", limit=20.0)
+        Measurement("width switch", name, key, Spread.of([1e6 * s / 2 for s in seconds]), unit="us", limit=LIMITS[key])
         for key, seconds in times.items()
     ]

@@ -24,7 +24,7 @@ def sandwich_step(name: str, *, size: int, batch: int, rounds: int) -> Iterator[
     """Time of a sandwich step over the summed time of a step of each of its four dense networks.
 
     In both memory formats, each against dense networks in the same one; and, in channels_last, against dense
-    networks in the other, as a plain loop has them.
+    networks in the other, as a plain loop has them, beside what the format gives these.
     """
     steps: dict[str, Step] = {}
     for shown, memory in FORMATS.items():
@@ -38,6 +38,8 @@ def sandwich_step(name: str, *, size: int, batch: int, rounds: int) -> Iterator[
     value, seconds = ratio(times, "slimmable NHWC", "dense NCHW"), typical(times["dense NCHW"])
     setting, limit = f"n=4, batch {batch}, NHWC over a plain NCHW loop", PLAIN_LOOP_LIMITS.get(name)
     yield Measurement("sandwich step", name, setting, value, limit=limit, seconds=seconds)
+    setting = f"n=4, batch {batch}, the dense networks themselves, NHWC over NCHW"
+    yield Measurement("sandwich step", name, setting, ratio(times, "dense NHWC", "dense NCHW"), seconds=seconds)
 
 
 def sandwich_memory(name: str, *, size: int, batch: int) -> Measurement:

@@ -9,15 +9,19 @@ import torch
 
 import slimlib as slim
 from benchmarks.perf.__main__ import main
-from benchmarks.perf.inference import inference
+from benchmarks.perf.exporting import exporting
+from benchmarks.perf.inference import folded, inference
 from benchmarks.perf.measurement import Measurement
 from benchmarks.perf.networks import NETWORKS, build, channel_rule
+from benchmarks.perf.reasons import reason
 from benchmarks.perf.records import read, write
 from benchmarks.perf.report import write_report
 from benchmarks.perf.spectrum import spectrum
 from benchmarks.perf.timing import Spread, ratio, take_turns
 from benchmarks.perf.training import sandwich_step
 from slimlib.profiling import peak_bytes
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -52,8 +56,29 @@ def test_a_sandwich_step_is_timed_in_both_formats_and_against_a_plain_loop() -> 
         "n=4, batch 2, NCHW",
         "n=4, batch 2, NHWC",
         "n=4, batch 2, NHWC over a plain NCHW loop",
+        "n=4, batch 2, the dense networks themselves, NHWC over NCHW",
     ]
-    assert [m.limit for m in rows] == [1.0, 1.0, 0.75]
+    assert [m.limit for m in rows] == [1.0, 1.0, 0.75, None]
+
+
+@pytest.mark.parametrize(("name", "limit"), [("MobileNet v1", 0.75), ("WDSR-A", 0.9)])
+def test_folded_networks_are_timed_with_equal_outputs(name: str, limit: float) -> None:
+    rows = list(folded(name, widths=(0.25,), size=32, rounds=1))  # checks inside
+    assert [m.setting for m in rows] == [
+        f"width 0.25, {what}" for what in ("extracted", "frozen", "dense in channels_last")
+    ]
+    assert [m.limit for m in rows] == [limit, limit, None]
+
+
+def test_exported_files_are_timed_with_equal_outputs() -> None:
+    rows = list(exporting("MobileNet v2", widths=(0.25, 0.5), size=32, rounds=1))  # checks inside
+    assert [m.what for m in rows] == ["export"] * 2 + ["inference exported"] * 4
+    assert [(m.unit, m.limit) for m in rows[:2]] == [("s", 60.0)] * 2
+
+
+def test_what_is_over_its_limit_has_a_reason() -> None:
+    over = [m for record in read(ROOT / "results/perf") for m in record.measurements if m.verdict == "over"]
+    assert [m for m in over if not reason(m)] == []
 
 
 def test_spectrum_and_calibration_are_timed_over_networks_with_equal_scores() -> None:

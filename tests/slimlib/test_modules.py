@@ -210,6 +210,22 @@ def test_layers_by_hand_read_their_input_channels():
     assert torch.equal(net(x), full)
 
 
+@pytest.mark.parametrize("cut", [slim.extract, lambda net, width: slim.freeze(net, [width])])
+def test_layers_by_hand_are_cut_only_when_their_channels_have_been_followed(cut):
+    def by_hand():
+        return nn.Sequential(slim.SlimConv2d(3, 32, 3), nn.ReLU(), slim.SlimConv2d(32, 8, 1, slim_output=False))
+
+    torch.manual_seed(0)
+    net, x = by_hand(), torch.randn(2, 3, 8, 8)
+    slim.set_width(net, 1.0)
+    assert torch.equal(cut(net, 1.0)(x), net(x))
+    with pytest.raises(ValueError, match=r"layer '0' \(SlimConv2d\) was written by hand.*slimlib.convert"):
+        cut(net, 0.5)
+    followed = slim.convert(by_hand(), x)
+    with slim.at_width(followed, 0.5):
+        torch.testing.assert_close(cut(followed, 0.5)(x), followed(x))
+
+
 def test_layers_by_hand_equal_the_dense_network_of_the_slices():
     torch.manual_seed(0)
     net, x = ByHand(), torch.randn(2, 3, 8, 8)

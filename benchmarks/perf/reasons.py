@@ -1,0 +1,54 @@
+"""Why a limit is missed, found by profiling; shown below the table for what is over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks.perf.measurement import Measurement
+
+NOISE = (
+    "No operation differs from the dense network's: an extracted network is one, and a frozen one runs the same torch "
+    "functions on tensors of the same layout. What remains is where its tensors lie in memory: two copies of one dense "
+    "network differ as much, and another run has another row over."
+)
+COPIES = (
+    "The kernels of a narrow width are strided slices of the full ones, and oneDNN wants them contiguous: "
+    "torch.profiler shows the copies as the one operation that the dense networks lack. They depend on the weights "
+    "alone, so they weigh less the more pixels a batch has."
+)
+
+
+@dataclass(frozen=True)
+class Reason:
+    """What holds for measurements of one kind whose setting has certain words in it."""
+
+    what: str
+    words: str
+    text: str
+
+
+REASONS = (
+    Reason(
+        "inference folded and channels_last",
+        "",
+        "What folding takes away, a pass over the channels after each convolution, weighs least at full width, where "
+        "the pointwise convolutions are nearly all of the time, and neither folding nor the format changes these.",
+    ),
+    Reason("inference frozen", "", NOISE),
+    Reason("inference extracted", "", NOISE),
+    Reason(
+        "sandwich step",
+        "over a plain NCHW loop",
+        "The format gives the dense networks themselves no more (the row below it): oneDNN's depthwise convolutions in "
+        "training gain less from channels_last than in inference.",
+    ),
+    Reason("sandwich step", "", f"{COPIES} Besides, autograd runs a view of each kernel backward."),
+    Reason("spectrum", "", COPIES),
+    Reason("calibration", "", COPIES),
+)
+
+
+def reason(measurement: Measurement) -> str:
+    """Why it is over its limit; empty where nobody has found out."""
+    fitting = (r for r in REASONS if r.what == measurement.what and r.words in measurement.setting)
+    return next((r.text for r in fitting), "")
