@@ -39,7 +39,7 @@ def spectrum(name: str, *, widths: int, size: int, batch: int, batches: int, rou
         "dense training": lambda: [_pass(twin, data) for twin in dense.values()],
     }
     times = take_turns(runs, rounds=rounds)
-    setting = f"{len(shown)} widths, {batches} batches of {batch}"
+    setting = f"{len(shown)} widths, {batches} {'batch' if batches == 1 else 'batches'} of {batch}"
     for what, ours, theirs in (
         ("spectrum", "scores", "dense scores"),
         ("calibration", "calibration", "dense training"),

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import functools
 import io
-import json
-import logging
-import operator
-import os
 import pickle
 import re
-import subprocess
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +15,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3 import PPO
 from stable_baselines3.common import save_util
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.noise import NormalActionNoise
-from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule, set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -36,54 +25,8 @@ from slimlib.rl.harmless import Refused
 from slimlib.rl.loading import UnsafeModelError, check_algorithm, check_environment_fits, read_safely
 from slimlib.rl.unpickling import unpickle
 from slimlib.width import Switches, WidthPlan, WidthRange
-
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"PPO": PPO, "A2C": A2C, "DQN": DQN, "SAC": SAC, "TD3": TD3}
-SLIMMABLE = ("PPO", "A2C", "DQN", "SAC")
-NOISE = NormalActionNoise(np.zeros(1), np.ones(1))
-OPTIONS: dict[str, dict[str, Any]] = {
-    "PPO": {"n_steps": 16, "batch_size": 8, "n_epochs": 1, "learning_rate": LinearSchedule(1e-3, 0.0, 1.0)},
-    "A2C": {},
-    "DQN": {"learning_starts": 4, "buffer_size": 50},
-    "SAC": {"learning_starts": 4, "buffer_size": 50, "train_freq": (8, "step"), "action_noise": NOISE},
-    "TD3": {"buffer_size": 10},
-}
-
-
-def made(name: str) -> BaseAlgorithm:
-    environment = "Pendulum-v1" if name in ("SAC", "TD3") else "CartPole-v1"
-    kwargs = {"net_arch": [8], "activation_fn": torch.nn.ELU}
-    return ALGORITHMS[name]("MlpPolicy", environment, policy_kwargs=kwargs, seed=1, **OPTIONS[name])
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a trained model of each algorithm: PPO.zip, ..."""
-    folder = tmp_path_factory.mktemp("models")
-    for name in ALGORITHMS:
-        model = made(name)
-        if name != "TD3":
-            model.learn(32)
-        model.save(folder / name)
-    return folder
-
-
-def changed(path: Path, target: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
-    """A copy of a model, with another "data"."""
-    with zipfile.ZipFile(path) as old, zipfile.ZipFile(target, "w") as new:
-        for name in old.namelist():
-            content = old.read(name)
-            if name == "data":
-                data = json.loads(content)
-                change(data)
-                content = json.dumps(data).encode()
-            new.writestr(name, content)
-    return target
-
-
-def holding(folder: Path, target: Path, key: str, content: bytes) -> Path:
-    """A model of PPO with this pickle as one of its attributes."""
-    pickled = {":type:": "something", ":serialized:": base64.b64encode(content).decode()}
-    return changed(folder / "PPO.zip", target, lambda data: data.update({key: pickled}))
+from tests.slimlib.rl.pickles import filled, named
+from tests.slimlib.rl.saved_models import ALGORITHMS, SLIMMABLE, changed, holding, made
 
 
 def never(*_: Any, **__: Any) -> Any:
@@ -246,130 +189,6 @@ def test_a_replaced_schedule_is_not_asked_for_twice(tmp_path: Path) -> None:
     PPO("MlpPolicy", "CartPole-v1", learning_rate=lambda left: left, n_steps=8, batch_size=8).save(tmp_path / "model")
     data = read_safely(tmp_path / "model", custom_objects={"learning_rate": 0.5})
     assert PPO.load(tmp_path / "model", custom_objects=data).lr_schedule(1.0) == 0.5
-
-
-# -- hostile models
-
-
-class Runs:
-    """Pickled as a call."""
-
-    def __init__(self, function: Any, *arguments: Any) -> None:
-        self.call = function, arguments
-
-    def __reduce__(self) -> Any:
-        return self.call
-
-
-class Filled(Runs):
-    """Pickled as a call, and then the setting of what is inside."""
-
-    def __init__(self, function: Any, *arguments: Any, state: Any) -> None:
-        self.call = function, arguments, state
-
-
-def named(kind: Any) -> bytes:
-    """The instruction that names a class or function."""
-    return f"c{kind.__module__}\n{kind.__qualname__}\n".encode()
-
-
-def put(value: Any) -> bytes:
-    """The instructions that make a value."""
-    return pickle.dumps(value, 3)[2:-1]
-
-
-def filled(kind: type, state: Any) -> bytes:
-    """A pickle of an instance that is made without arguments, and then filled."""
-    return b"\x80\x03" + named(kind) + b")\x81" + put(state) + b"b."
-
-
-def attacks(marker: str) -> dict[str, bytes]:
-    """Pickles that make a folder of this name, or open the way to."""
-    mkdir = f"__import__('os').mkdir({marker!r})"
-    objects: dict[str, Any] = {
-        "os": Runs(os.mkdir, marker),
-        "system": Runs(os.system, f"mkdir {marker}"),
-        "exec": Runs(exec, mkdir),
-        "eval": Runs(eval, mkdir),
-        "open": Runs(open, marker, "w"),
-        "popen": Runs(subprocess.Popen, ["mkdir", marker]),
-        "partial": Runs(functools.partial, os.mkdir, marker),
-        "attrgetter": Runs(operator.attrgetter, "__class__.__base__.__subclasses__"),
-        "methodcaller": Runs(operator.methodcaller, "mkdir", marker),
-        "reduce": Runs(functools.reduce, getattr, ["__class__"], 1),
-        "getattr": Runs(getattr, spaces.Box, "__init__"),
-        "log file": Runs(logging.FileHandler, marker),
-        "mapped file": Runs(np.memmap, marker, "uint8", "w+", 0, (1,)),
-        "numpy file": Runs(np.load, marker, None, True),
-        "torch file": Runs(torch.load, marker),
-        "torch bytes": Runs(torch.storage._load_from_bytes, b""),
-        "pickle in a pickle": Runs(pickle.loads, pickle.dumps(Runs(os.mkdir, marker))),
-        "environment": Runs(gymnasium.make, "CartPole-v1"),
-        "file of stable-baselines3": Runs(save_util.load_from_pkl, marker),
-        "optimizer that is made": Runs(torch.optim.SGD, [], 0.1),
-        "deep": {"net_arch": [1, (Runs(os.mkdir, marker),)]},
-        "object array": Filled(np.dtype, "O8", False, True, state=(3, "|", None, None, None, -1, -1, 0)),
-        "fields": Runs(np.dtype, [("a", "O")]),
-        "flags": Filled(np.dtype, "f8", False, True, state=(3, "<", None, None, None, -1, -1, 63)),
-        "generator": Runs(np.random._pickle.__generator_ctor, "MT19937", torch.nn.ReLU),
-    }
-    written = {name: pickle.dumps(value, 5) for name, value in objects.items()}
-    policy, from_bytes = named(ActorCriticPolicy), named(np._core.numeric._frombuffer)
-    return written | {
-        "lambda": cloudpickle.dumps(lambda: os.mkdir(marker)),
-        "class of a script": cloudpickle.dumps(type("Own", (), {"__init__": lambda self: None})),
-        "old instruction": f"(S'{marker}'\nios\nmkdir\n.".encode(),
-        "old instruction for what is listed": b"(i" + named(torch.nn.ReLU)[1:] + b".",
-        "older instruction for what is listed": b"(" + named(torch.nn.ReLU) + b"o.",
-        "extension": b"\x80\x02\x82\x01.",
-        "persistent": b"P1\n.",
-        "activation that is made": named(torch.nn.ReLU) + b")\x81.",
-        "activation that is called": named(torch.nn.ReLU) + b")R.",
-        "space with arguments": named(spaces.Discrete) + b"(I3\nt\x81.",
-        "keyword arguments": named(spaces.Discrete) + b"(I3\nt}\x92.",
-        "call of a schedule": filled(FloatSchedule, {"value_schedule": torch.nn.ReLU})[:-1] + b"(F1\ntR.",
-        "method": filled(FloatSchedule, {"__call__": torch.nn.ReLU}),
-        "state method": filled(FloatSchedule, {"__setstate__": torch.nn.ReLU}),
-        "method of a space": filled(spaces.Discrete, {"sample": torch.nn.ReLU}),
-        "slots": filled(FloatSchedule, (None, {"__class__": spaces.Discrete})),
-        "append method": filled(FloatSchedule, {"append": torch.nn.ReLU})[:-1] + b"Na.",
-        "extend method": filled(FloatSchedule, {"extend": torch.nn.ReLU})[:-1] + b"(Ne.",
-        "add method": b"\x80\x04" + filled(FloatSchedule, {"add": torch.nn.ReLU})[2:-1] + b"(N\x90.",
-        "method of a class": policy + b"(N}S'predict'\n" + named(torch.nn.ReLU) + b"stb.",
-        "attribute of a class": policy + b"}S'predict'\nNsb.",
-        "item of a class": policy + b"S'a'\nNs.",
-        "items of a class": policy + b"(S'a'\nNu.",
-        "shared memory": from_bytes + b"(" + put(np.zeros(4)) + put(np.dtype("f8")) + b"I4\nS'C'\ntR.",
-        "type of a number": named(np._core.multiarray.scalar) + b"(S'O'\nS'12345678'\ntR.",
-    }
-
-
-@pytest.mark.parametrize("attack", attacks("marker"))
-def test_nothing_of_a_hostile_model_runs(folder: Path, tmp_path: Path, attack: str) -> None:
-    marker = tmp_path / "marker"
-    path = holding(folder, tmp_path / "hostile.zip", "policy_kwargs", attacks(str(marker))[attack])
-    with pytest.raises(UnsafeModelError, match="'policy_kwargs' .*, and nothing of it was run"):
-        read_safely(path)
-    assert not marker.exists()
-
-
-def test_stable_baselines3_itself_runs_them(folder: Path, tmp_path: Path) -> None:
-    """So the models of the test above are hostile."""
-    marker = tmp_path / "marker"
-    path = holding(folder, tmp_path / "hostile.zip", "unused", attacks(str(marker))["os"])
-    PPO.load(path)
-    assert marker.exists()
-
-
-def test_a_length_that_the_file_does_not_have_takes_no_memory() -> None:
-    with pytest.raises(ValueError, match="expected 1099511627776 bytes in a bytearray8, but only 1 remain"):
-        unpickle(b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b".")
-
-
-def test_the_refused_call_is_named(folder: Path, tmp_path: Path) -> None:
-    path = holding(folder, tmp_path / "model.zip", "action_noise", attacks("marker")["os"])
-    with pytest.raises(UnsafeModelError, match=r"model.zip: 'action_noise' refers to 'posix.mkdir', and nothing"):
-        read_safely(path)
 
 
 # -- no model

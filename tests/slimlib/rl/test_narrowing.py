@@ -6,9 +6,8 @@ import copy
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 import gymnasium
@@ -24,88 +23,27 @@ from stable_baselines3.common.policies import (
     MultiInputActorCriticPolicy,
 )
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
-from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.dqn import policies as dqn
 from stable_baselines3.sac import policies as sac
 from torch import Tensor, nn
 
 import slimlib as slim
 from slimlib.rl.narrowing import NarrowedExtractor, narrow_policy_kwargs
-
-WIDTHS = (0.25, 0.5, 1.0)
-VECTOR = spaces.Box(-1, 1, (5,))
-IMAGE = spaces.Box(0, 255, (2, 36, 36), np.uint8)
-NORMALISED = spaces.Box(0, 1, (2, 36, 36), np.float32)
-BOTH = spaces.Dict({"image": IMAGE, "vector": VECTOR})
-ONE_OF_FOUR = spaces.Discrete(4)
-FORCE = spaces.Box(-1, 1, (2,))
-
-
-class OwnExtractor(BaseFeaturesExtractor):
-    """Convolution, norm, a depthwise convolution, and a linear layer, in a module of its own."""
-
-    def __init__(self, space: spaces.Space[Any], features_dim: int = 24, *, norm: str = "group") -> None:
-        super().__init__(space, features_dim)
-        norms: dict[str, nn.Module] = {"group": nn.GroupNorm(4, 16), "batch": nn.BatchNorm2d(16)}
-        self.body = nn.Sequential(nn.Conv2d(2, 16, 5, stride=4), norms[norm], nn.ReLU())
-        self.depthwise = nn.Conv2d(16, 16, 3, groups=16)
-        self.scale = nn.Parameter(torch.ones(16, 1, 1))
-        self.head = nn.Linear(16, features_dim)
-
-    def forward(self, images: Tensor) -> Tensor:
-        out: Tensor = self.head((self.depthwise(self.body(images)) * self.scale).mean(dim=(2, 3)))
-        return out
-
-
-def actor_critic(policy: Any, observation: Any) -> tuple[Tensor, Tensor]:
-    features = policy.extract_features(observation)
-    pi, vf = features if isinstance(features, tuple) else (features, features)
-    extractor = policy.mlp_extractor
-    return policy.action_net(extractor.forward_actor(pi)), policy.value_net(extractor.forward_critic(vf))
-
-
-def q_values(policy: Any, observation: Any) -> Tensor:
-    values: Tensor = policy.q_net(observation)
-    return values
-
-
-def actor_and_critics(policy: Any, observation: Any, action: Tensor) -> tuple[Tensor, ...]:
-    mean, log_std, _ = policy.actor.get_action_dist_params(observation)
-    return mean, log_std, *policy.critic(observation, action)
-
-
-PATHS: Mapping[type[BasePolicy], Callable[..., Any]] = {
-    ActorCriticPolicy: actor_critic,
-    dqn.DQNPolicy: q_values,
-    sac.SACPolicy: actor_and_critics,
-}
-
-
-def path_of(policy: BasePolicy) -> Callable[..., Any]:
-    return next(path for family, path in PATHS.items() if isinstance(policy, family))
-
-
-def built(kind: type[BasePolicy], space: spaces.Space[Any], kwargs: Mapping[str, Any]) -> BasePolicy:
-    actions = FORCE if issubclass(kind, sac.SACPolicy) else ONE_OF_FOUR
-    return kind(space, actions, lambda _: 1e-3, **copy.deepcopy(dict(kwargs)))
-
-
-def arguments(policy: BasePolicy) -> tuple[Any, ...]:
-    """Two observations, and for SAC two actions."""
-    space = copy.deepcopy(policy.observation_space)
-    space.seed(0)
-    drawn = [space.sample() for _ in range(2)]
-    stacked = {key: np.stack([d[key] for d in drawn]) for key in drawn[0]} if isinstance(space, spaces.Dict) else None
-    observation = obs_as_tensor(stacked if stacked is not None else np.stack(drawn), torch.device("cpu"))
-    return (observation, torch.rand(2, 2)) if isinstance(policy, sac.SACPolicy) else (observation,)
-
-
-def slimmed(policy: BasePolicy, **options: Any) -> BasePolicy:
-    """Follow the deterministic path of a policy, whose own forward samples."""
-    policy.__dict__["forward"] = MethodType(path_of(policy), policy)
-    slim.convert(policy, arguments(policy), **({"divisor": 4} | options))
-    del policy.__dict__["forward"]
-    return policy.eval()
+from tests.slimlib.rl.narrow_policies import (
+    BOTH,
+    FORCE,
+    IMAGE,
+    NORMALISED,
+    ONE_OF_FOUR,
+    VECTOR,
+    WIDTHS,
+    OwnExtractor,
+    actor_critic,
+    arguments,
+    built,
+    path_of,
+    slimmed,
+)
 
 
 def with_targets(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -248,95 +186,6 @@ def test_a_narrowed_extractor_can_be_copied_and_narrowed_again() -> None:
     ordinary.load_state_dict(with_targets(twice.state_dict()))
     assert ordinary.q_net.features_extractor.cnn[0].out_channels == 8
     assert torch.equal(ordinary.q_net(*arguments(again)), twice.q_net(*arguments(again)))
-
-
-# -- what cannot be said
-
-
-class OwnMlp(nn.Module):
-    """Hidden layers of a user's own."""
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.latent_dim_pi = self.latent_dim_vf = 16
-        self.body = nn.Linear(features, 16)
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        return self.forward_actor(features), self.forward_critic(features)
-
-    def forward_actor(self, features: Tensor) -> Tensor:
-        return self.body(features).relu()
-
-    def forward_critic(self, features: Tensor) -> Tensor:
-        return self.body(features).tanh()
-
-
-class OwnPolicy(ActorCriticPolicy):
-    def _build_mlp_extractor(self) -> None:
-        self.mlp_extractor = OwnMlp(self.features_dim)
-
-
-class OwnQNetwork(dqn.QNetwork):
-    pass
-
-
-class OwnQPolicy(dqn.DQNPolicy):
-    def make_q_net(self) -> dqn.QNetwork:
-        return OwnQNetwork(**self._update_features_extractor(self.net_args))
-
-
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        (OwnPolicy, "'mlp_extractor' of this OwnPolicy is a OwnMlp of its own, not the MlpExtractor that"),
-        (OwnQPolicy, "'q_net' of this OwnQPolicy is a OwnQNetwork of its own, not the QNetwork that"),
-    ],
-)
-def test_parts_of_ones_own_are_refused(kind: type[BasePolicy], message: str) -> None:
-    narrow = slim.extract(slimmed(built(kind, VECTOR, {})), 0.5)
-    with pytest.raises(ValueError, match=f"{message} stable-baselines3 builds from net_arch.*slimlib.extract"):
-        narrow_policy_kwargs(narrow, {})
-
-
-class NormedExtractor(BaseFeaturesExtractor):
-    """Its weights are computed from others, which a narrow copy does not have."""
-
-    def __init__(self, space: spaces.Space[Any]) -> None:
-        super().__init__(space, 16)
-        self.head = nn.utils.parametrizations.weight_norm(nn.Linear(5, 16))
-
-    def forward(self, observations: Tensor) -> Tensor:
-        out: Tensor = self.head(observations)
-        return out
-
-
-def test_an_extractor_of_computed_weights_is_refused() -> None:
-    narrow = slim.extract(slimmed(built(ActorCriticPolicy, VECTOR, {"features_extractor_class": NormedExtractor})), 0.5)
-    message = "NormedExtractor builds head.parametrizations.weight.original0, .* and has head.weight when it is narrow"
-    with pytest.raises(ValueError, match=message):
-        narrow_policy_kwargs(narrow, {})
-
-
-def test_what_is_no_policy_is_refused() -> None:
-    with pytest.raises(ValueError, match="Linear is no policy of PPO, A2C, DQN or SAC"):
-        narrow_policy_kwargs(nn.Linear(2, 2), {})
-
-
-def test_extractors_of_different_widths_are_refused() -> None:
-    full = slimmed(built(ActorCriticCnnPolicy, IMAGE, {"share_features_extractor": False}))
-    groups = full.slim.layout.groups
-    halves = [g.units // 2 if g.name.startswith("features_extractor") else g.units for g in groups]
-    narrow = slim.extract(full, slim.WidthPlan(halves))
-    message = "the features extractors 'pi_features_extractor' and 'vf_features_extractor' have other channels"
-    with pytest.raises(ValueError, match=message):
-        narrow_policy_kwargs(narrow, {})
-
-
-def test_critics_of_different_widths_are_refused() -> None:
-    full = slimmed(built(sac.SACPolicy, VECTOR, {"net_arch": [16]}))
-    halves = [g.units // 2 if "qf1" in g.name else g.units for g in full.slim.layout.groups]
-    with pytest.raises(ValueError, match="the critics 'critic.qf0' and 'critic.qf1' have other channels"):
-        narrow_policy_kwargs(slim.extract(full, slim.WidthPlan(halves)), {})
 
 
 # -- files
