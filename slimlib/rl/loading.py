@@ -172,8 +172,7 @@ def _value(path: File, name: str, stored: Any, allow: Sequence[Any]) -> Any:
 
 def _saved_by(path: File, data: Mapping[str, Any]) -> str:
     """PPO, A2C, DQN or SAC."""
-    marked = next((name for name, marks in MARKS.items() if marks <= data.keys()), "another algorithm")
-    found = str(data.get("slim_algorithm", marked)).removeprefix("Slim")
+    found = next((name for name, marks in MARKS.items() if marks <= data.keys()), "another algorithm")
     if found not in SLIMMABLE:
         raise ValueError(f"{_shown(path)} was saved by {found}; only models of {', '.join(SLIMMABLE)} can be slimmable")
     return found

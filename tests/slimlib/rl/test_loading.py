@@ -300,12 +300,6 @@ def test_algorithms_of_sb3_contrib_are_not_taken_for_their_relatives(
         read_safely(path)
 
 
-def test_the_name_of_a_slimmable_algorithm_decides(folder: Path, tmp_path: Path) -> None:
-    data = read_safely(folder / "PPO") | {"slim_algorithm": "SlimA2C"}
-    with pytest.raises(ValueError, match="model.zip was saved by A2C, and cannot be loaded by SlimPPO"):
-        check_algorithm("model.zip", data, PPO)
-
-
 def test_no_attribute_takes_the_place_of_a_method(folder: Path) -> None:
     data = read_safely(folder / "PPO") | {"predict": torch.nn.ReLU}
     with pytest.raises(UnsafeModelError, match="model.zip: attribute 'predict' would replace a method of PPO"):
