@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +26,12 @@ class Collected:
     damaged: Mapping[Path, str]
 
 
-def collect(results: Path) -> Iterator[Collected]:
-    """Every folder below `results` that has records, in the order of their paths."""
+def collect(results: Path, told: Callable[[Path], None] = lambda _: None) -> Iterator[Collected]:
+    """Every folder below `results` that has records, in the order of their paths; `told` hears of each file read."""
     for path in sorted(path.parent for path in results.rglob("records") if path.is_dir()):
         if _is_of_ablation(results, path):
             folder = ResultsFolder(path)
-            records, damaged = folder.read()
+            records, damaged = folder.read(told)
             if records or damaged:
                 yield Collected(folder, comparable(records), damaged)
 

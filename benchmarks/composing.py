@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,34 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from tasks.choices import check_choice, unknown
 
 CONF = Path(__file__).parent / "conf"
-GROUPS = ("task", "data", "ablation", "scale", "launcher")
+GROUPS = ("task", "data", "ablation", "scale", "launcher", "tracker")
+SAYS_WHAT_IT_IS = ("name", "tasks")
+"""Keys of a choice that a command line cannot change."""
+
+OPEN = {"data": 2, "scale": 3}
+"""Groups that no settings class checks: so many parts of a new key must be known."""
+
+LONGEST = 1000
+"""Letters of an error; it may quote what was given."""
+
+
+@contextmanager
+def told_in_one_line() -> Iterator[None]:
+    """Within, or for a function decorated with it: whatever is wrong with settings is a ValueError of a single line."""
+    try:
+        yield
+    except RecursionError:
+        raise ValueError("the settings are nested too deep, or refer to themselves") from None
+    except ValueError as error:
+        text = " ".join(str(error).split())
+        if len(text) > LONGEST:
+            text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+        raise ValueError(text) from error
 
 
 def choices(group: str) -> list[str]:
@@ -31,11 +56,11 @@ def compose_run(arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
         ValueError: in one line: an unknown key or choice, with the nearest right one, or a missing value.
     """
+    arguments = [_at_home(argument) for argument in arguments]
     overrides = [_parse(argument) for argument in arguments]
-    for override in overrides:
-        if override.key_or_group in GROUPS and not override.is_add():
-            check_choice(override.key_or_group, override.value(), choices(override.key_or_group))
     chosen = [o for o in overrides if o.key_or_group in GROUPS]
+    for override in chosen:
+        check_choice(override.key_or_group, override.value(), choices(override.key_or_group))
     plain = _compose([_line(o) for o in chosen])
     if not any(o.key_or_group == "data" for o in chosen):
         chosen_data = f"data={default_data(plain)}"
@@ -44,9 +69,7 @@ def compose_run(arguments: Sequence[str]) -> dict[str, Any]:
     _check_data(plain)
     keys = _keys(OmegaConf.to_container(plain, resolve=False))
     for override in overrides:
-        key = override.key_or_group
-        if key not in GROUPS and not override.is_add() and not override.is_force_add() and key not in keys:
-            raise unknown("key", key, _similar_depth(key, keys))
+        _check_key(override, plain.task.name, keys)
     config = _compose(list(arguments))
     settings = _resolve(config)
     settings["default_data"] = default_data(config)
@@ -57,7 +80,7 @@ def default_data(config: DictConfig) -> str:
     """The data that a task uses at a scale where nothing else is said."""
     task, scale = config.task.name, config.scale
     numbers = scale.get(task)
-    if numbers is None:
+    if not isinstance(numbers, DictConfig):
         has = ", ".join(str(key) for key in scale if key != "name")
         raise ValueError(f"scale={scale.name} has no numbers for task={task}; it has: {has}")
     return str(numbers.data)
@@ -72,6 +95,11 @@ def _check_data(config: DictConfig) -> None:
     raise ValueError(f"data={data.name} is for task={' or '.join(data.tasks)}; task={task} takes {', '.join(own)}")
 
 
+def _at_home(argument: str) -> str:
+    """~/pictures as a value: no shell expands it after a dotted key, and hydra cannot read it."""
+    return re.sub(r"(?<=[=\[,])~(?=/)", lambda _: str(Path.home()), argument)
+
+
 def _parse(argument: str) -> Override:
     try:
         override = OverridesParser.create().parse_override(argument)
@@ -83,7 +111,36 @@ def _parse(argument: str) -> Override:
         )
     if override.is_delete():
         raise ValueError(f"'{argument}': keys cannot be removed")
+    if override.key_or_group in GROUPS and argument.partition("=")[0] != override.key_or_group:
+        raise ValueError(f"'{argument}': a choice is written {override.key_or_group}=<its name>")
     return override
+
+
+def _check_key(override: Override, task: str, keys: Sequence[str]) -> None:
+    """Raise ValueError, with the nearest right one, for a key that nothing reads."""
+    key = override.key_or_group
+    if key in GROUPS:
+        return
+    group, _, inner = key.partition(".")
+    if group in GROUPS and inner in SAYS_WHAT_IT_IS:
+        raise ValueError(f"{key} belongs to {group}=<name>, and cannot be changed")
+    if not (override.is_add() or override.is_force_add()):
+        if key not in keys:
+            raise unknown("key", key, _similar_depth(key, keys))
+    elif group not in GROUPS:  # it would be added, and read by nobody
+        if key not in keys:
+            raise unknown("key", key, [k for k in keys if "." not in k])
+    elif group in OPEN:  # the other groups are checked by those who read them
+        known = [*keys, *_asked_for(task)]
+        if ".".join(key.split(".")[: OPEN[group]]) not in known:
+            raise unknown("key", key, [k for k in known if k.startswith(f"{group}.")])
+
+
+@cache
+def _asked_for(task: str) -> list[str]:
+    """The keys that settings files take from data or scale where these have them: data.options."""
+    texts = [path.read_text().replace("${task.name}", task) for path in sorted(CONF.rglob("*.yaml"))]
+    return sorted({key for text in texts for key in re.findall(r"\{oc\.select:([\w.]+)", text)})
 
 
 def _line(override: Override) -> str:
@@ -110,10 +167,21 @@ def _resolve(config: DictConfig) -> dict[str, Any]:
             raise ValueError(f"{group}={config[group].name} needs {group}.{missing[0]}=<a value>. {hint}")
     try:
         content = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except (MissingMandatoryValue, InterpolationResolutionError) as error:
+    except OmegaConfBaseException as error:
         raise ValueError(_one_line(error)) from error
     assert isinstance(content, dict)
+    _check_words(content)
     return {str(key): value for key, value in content.items()}
+
+
+def _check_words(content: Any) -> None:
+    """Raise ValueError where a key is a number or the like: records hold words, and could not be read back the same."""
+    if isinstance(content, list):
+        content = dict(zip(map(str, range(len(content))), content, strict=True))
+    for key, value in content.items() if isinstance(content, dict) else ():
+        if not isinstance(key, str):
+            raise ValueError(f"the key {key!r} must be a word; '{key}' in quotes is one")
+        _check_words(value)
 
 
 def _one_line(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from benchmarks.aggregates import CONFIDENCE
+from benchmarks.records import MetricInfo
 from benchmarks.results import Results, Summary
 from benchmarks.tables.ablation import shown_name
 
@@ -42,7 +43,7 @@ def figure(results: Results, finding: str) -> dict[str, bytes]:
         panels: Sequence[Axes] = drawn.subplots(1, len(sets), squeeze=False)[0]
         for panel, dataset in zip(panels, sets, strict=True):
             _panel(panel, results, dataset)
-        panels[0].set_ylabel(_label(results))
+        panels[0].set_ylabel(axis_label(results, results.primary))
         handles, labels = panels[0].get_legend_handles_labels()
         columns = int(LETTERS * drawn.get_figwidth() / (max(map(len, labels)) + 8))
         columns = max(1, min(len(labels), columns, 2 + 2 * len(sets)))
@@ -54,9 +55,8 @@ def figure(results: Results, finding: str) -> dict[str, bytes]:
         return image_files(drawn)
 
 
-def _label(results: Results) -> str:
-    """The primary metric; where it is a return, also what is drawn of the seeds."""
-    metric = results.primary
+def axis_label(results: Results, metric: MetricInfo) -> str:
+    """A metric and its unit; where it is a return, also what is drawn of the seeds."""
     name = f"{shown_name(metric)} ({metric.unit})" if metric.unit else shown_name(metric)
     if results.by_iqm(metric.name):
         return f"IQM of {name}, {100 * CONFIDENCE:g} % bootstrap interval"
@@ -97,10 +97,15 @@ def _panel(panel: Axes, results: Results, dataset: str) -> None:
     panel.set_xlabel(f"multiply-adds{unit}")
     panel.grid(alpha=0.25, linewidth=0.5)
     if logarithmic:
-        panel.set_xscale("log")
-        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        panel.xaxis.set_minor_locator(NullLocator())
-        panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.12g}"))
+        make_logarithmic(panel)
+
+
+def make_logarithmic(panel: Axes) -> None:
+    """Costs over decades, told in plain numbers."""
+    panel.set_xscale("log")
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.12g}"))
 
 
 def axis_unit(largest: float) -> tuple[float, str]:
@@ -114,15 +119,20 @@ def baselines(panel: Axes, results: Results, dataset: str, seen: Sequence[float]
     Args:
         seen: the values that the panel shows.
     """
-    span = max(seen) - min(seen) if seen else 0.0
     for name, scores in results.baselines.items():
         value = scores.get(dataset, {}).get(results.primary.name)
         if value is None:
             continue
-        if not span or min(seen) - 1.5 * span <= value <= max(seen) + 1.5 * span:
+        if near(value, seen):
             panel.axhline(value, color="0.45", linestyle=":", linewidth=1.2, label=name)
         else:
             panel.plot([], [], color="0.45", linestyle=":", linewidth=1.2, label=f"{name} ({value:g})")
+
+
+def near(value: float, seen: Sequence[float]) -> bool:
+    """Whether an axis with both still shows how what was seen differs."""
+    span = max(seen) - min(seen) if seen else 0.0
+    return not span or min(seen) - 1.5 * span <= value <= max(seen) + 1.5 * span
 
 
 def _line(panel: Axes, recipe: str, points: list[tuple[float, Summary, float]], number: int, *, dashed: bool) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from benchmarks.records import Record, read_record, read_records
-from tasks.atomic import write_atomically
+from tasks.atomic import remove_stale, write_atomically
 
 
-class FolderInUse(Exception):
+class FolderInUse(OSError):
     """Another run works in the folder."""
 
 
@@ -29,7 +29,7 @@ class ResultsFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for one run.
+        """Hold the folder for one run, and clear away what killed ones left half written.
 
         Raises:
             FolderInUse: another run has it.
@@ -46,9 +46,16 @@ class ResultsFolder:
                 f"another run is working in {self.path}; wait for it, or choose results=<another folder>"
             ) from None
         try:
+            self._remove_stale()
             yield
         finally:
             lock.release()
+
+    def _remove_stale(self) -> None:
+        for place in (self.path, self.records, self.cache, *self.cache.glob("*")):
+            remove_stale(place)
+        for part in (self.cache / "networks").glob("*.part"):  # of `slimlib.save`
+            part.unlink(missing_ok=True)
 
     def checkpoint(self, hash_: str, seed: int) -> Path:
         """Where the state of a run is kept until it is recorded."""
@@ -79,7 +86,7 @@ class ResultsFolder:
                 return record
         return None
 
-    def read(self) -> tuple[list[Record], dict[Path, str]]:
+    def read(self, told: Callable[[Path], None] = lambda _: None) -> tuple[list[Record], dict[Path, str]]:
         """All sound records, and what is wrong with the others."""
-        records, damaged = read_records(self.records)
+        records, damaged = read_records(self.records, told)
         return records, dict(damaged)

@@ -22,3 +22,8 @@ def settings_hash(task: str, settings: Mapping[str, Any], recipe: Mapping[str, A
 def slug(name: str) -> str:
     """A recipe's name as a part of a file name."""
     return re.sub(r"[^A-Za-z0-9.+=_]+", "_", name).strip("._")
+
+
+def record_name(recipe: str, seed: int, hash_: str) -> str:
+    """`<recipe>-<seed>-<hash>`: what a result is called, in file names and elsewhere."""
+    return f"{slug(recipe)}-{seed}-{hash_}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,19 @@ import torch
 import slimlib as slim
 from benchmarks.environment import commit, host_class, versions
 from benchmarks.folder import ResultsFolder
+from benchmarks.holding import held
+from benchmarks.identity import record_name
 from benchmarks.progress import Reporter
 from benchmarks.records import MetricInfo, Record, Row, write_record
 from benchmarks.settings import RunSettings
+from benchmarks.telling import AnyTask, follows, telling
 from tasks.checkpoint import Checkpoint
 from tasks.ranks import ALONE, Ranks
 from tasks.recipe import Recipe
 from tasks.scoring import WidthResult
 from tasks.supervised import Interrupted, Watch, networks_of, train_recipe
-from tasks.task import SupervisedTask, TrainsItself
+from tasks.task import TrainsItself
 
-AnyTask = SupervisedTask | TrainsItself
 MakeTask = Callable[[], AnyTask]
 
 
@@ -44,6 +47,11 @@ class Job:
     hash: str
     training: str
     keep: bool = False
+
+    @property
+    def name(self) -> str:
+        """`<recipe>-<seed>-<hash>`, as its record is called."""
+        return record_name(self.recipe.name, self.seed, self.hash)
 
     @property
     def label(self) -> str:
@@ -95,16 +103,25 @@ def run_job(
     reporter: Reporter,
     stop: Callable[[], bool],
     ranks: Ranks = ALONE,
+    *,
+    recorded: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Train a job from its last checkpoint and write its record.
 
     Whatever goes wrong is its outcome, and only raised where a single one of several ranks failed: the others
     cannot go on then.
+
+    Args:
+        recorded: whether another process, which may have been waited for, has done the job.
     """
+    folder = ResultsFolder(settings.folder)
+    lock = folder.cache / "locks" / f"{job.training}-{job.seed}"
     try:
-        follows = task.follows if isinstance(task, TrainsItself) else "loss"
-        reporter.start(job.label, settings.steps * len(networks_of(job.recipe, task)), follows)
-        seconds = _train_and_record(settings, job, task, reporter, stop, ranks)
+        reporter.start(job.label, settings.steps * len(networks_of(job.recipe, task)), follows(task))
+        with held(lock, stop, reporter.note) if ranks.count == 1 else nullcontext():
+            if recorded():
+                return Outcome(job, "trained", "done by another process")
+            seconds = _train_and_record(settings, job, task, reporter, stop, ranks)
         return Outcome(job, "trained", f"done in {seconds:.0f} s")
     except Interrupted:
         return Outcome(job, "interrupted", "stopped; the same command goes on from here")
@@ -143,23 +160,28 @@ def _train_and_record(
             ranks.first(lambda: keep(net))
 
     def record(results: list[WidthResult]) -> float:
-        seconds = time.monotonic() - began
+        seconds = max(0.0, time.monotonic() - began)  # the clock may have been set back
         write_record(make_record(settings, job, task, results, seconds, ranks), folder.records)
         checkpoint.remove()
         return seconds
 
-    run: dict[str, Any] = {
-        "steps": settings.steps,
-        "seed": job.seed,
-        "device": ranks.device(settings.device),
-        "checkpoint": checkpoint,
-        "watch": Watch(step=reporter.step, stop=stop, trained=trained),
-    }
-    if isinstance(task, TrainsItself):
-        results = task.train(job.recipe, **run)
-    else:
-        results = train_recipe(task, job.recipe, **run, precision=settings.precision, trained=kept, ranks=ranks)
-    return ranks.first(lambda: record(results))
+    def train(step: Callable[[int, float], None]) -> list[WidthResult]:
+        run: dict[str, Any] = {
+            "steps": settings.steps,
+            "seed": job.seed,
+            "device": ranks.device(settings.device),
+            "checkpoint": checkpoint,
+            "watch": Watch(step=step, stop=stop, trained=trained),
+        }
+        if isinstance(task, TrainsItself):
+            return task.train(job.recipe, **run)
+        return train_recipe(task, job.recipe, **run, precision=settings.precision, trained=kept, ranks=ranks)
+
+    with telling(settings, task, job.recipe, job.name, reporter, tracked=ranks.leads) as told:
+        results = train(told.step)
+        seconds = ranks.first(lambda: record(results))
+        told.finish(results)
+    return seconds
 
 
 def trained_network(settings: RunSettings, job: Job, folder: ResultsFolder) -> Path:

@@ -43,8 +43,8 @@ class LineReporter:
 
     def step(self, done: int, value: float) -> None:
         now = time.monotonic()
-        if self._first is None:
-            self._first, self._began = done, now
+        if self._first is None or now < self._last:  # it has begun, or the clock was set back
+            self._first, self._began, self._last = done, now, min(now, self._last)
         if now - self._last < self.every:
             return
         self._last = now

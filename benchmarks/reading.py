@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
@@ -43,16 +44,16 @@ def write_tables(records: Sequence[Record], folder: ResultsFolder) -> Results:
 
 
 def write_showcase(settings: RunSettings, job: Job, make_task: MakeTask, folder: ResultsFolder) -> bool:
-    """Write showcase.png and .svg, what the trained network puts out at its widths; False where it was not kept."""
+    """Write showcase.png and .svg, what the trained network puts out at its widths; False where it was not kept.
+
+    Further files of the task lie beside them, and showcase.json says which network it is.
+    """
     places = [folder, *folder.siblings(settings.results)]
     paths = [place.network(job.hash, job.seed) for place in places]
     task = make_task()
     if isinstance(task, TrainsItself):
         path = next((p for p in paths if list(p.parent.glob(f"{p.name}.*"))), None)
-        files = {} if path is None else task.showcase_files(path, job.recipe.evaluated(task))
-        for name, content in files.items():
-            write_atomically(folder.path / name, content)
-        return bool(files)
+        return _write(job, {} if path is None else task.showcase_files(path, job.recipe.evaluated(task)), folder)
     path = next((p for p in paths if p.exists()), None)
     if path is None:
         return False
@@ -67,9 +68,18 @@ def write_showcase(settings: RunSettings, job: Job, make_task: MakeTask, folder:
 
         return compute
 
-    drawn = task.showcase({f"width {width:g}": at(width) for width in widths})
-    if drawn is None:
+    made = task.showcase({f"width {width:g}": at(width) for width in widths})
+    if made is None:
         return False
-    for kind, content in image_files(drawn).items():
-        write_atomically(folder.path / f"showcase.{kind}", content)
-    return True
+    figure_files = {f"showcase.{kind}": content for kind, content in image_files(made.figure).items()}
+    return _write(job, {**figure_files, **made.files}, folder)
+
+
+def _write(job: Job, files: Mapping[str, bytes], folder: ResultsFolder) -> bool:
+    """Write what a task shows of the network of a job; False where that is nothing."""
+    for name, content in files.items():
+        write_atomically(folder.path / name, content)
+    if files:
+        network = {"recipe": job.recipe.name, "seed": job.seed, "hash": job.hash}
+        write_atomically(folder.path / "showcase.json", json.dumps(network, indent=1) + "\n")
+    return bool(files)

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+import stat
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from benchmarks.identity import slug
+from benchmarks.json_places import WrongJson, line_of, parse
 from tasks.atomic import write_atomically
 
-Scores = dict[str, dict[str, float]]
+
+def _within_reason(value: float) -> float:
+    if abs(value) > 1e100:  # its square, and so a deviation, may not be finite
+        raise ValueError(f"{value:g} is beyond 1e100")
+    return value
+
+
+Number = Annotated[float, AfterValidator(_within_reason)]
+Count = Annotated[int, Field(ge=0, le=10**18)]
+Scores = dict[str, dict[str, Number]]
 NUMBERS = re.compile(r"\[[\s\d.,eE+-]*\]")
+LARGEST = 2**26
+"""Bytes of a file; a record has some thousands."""
+IN_PYDANTIC_S_WORDS = re.compile(r"Invalid JSON: (.*) at line (\d+) column (\d+)")
 
 
 class _Strict(BaseModel):
@@ -38,11 +52,11 @@ class Row(_Strict):
     """
 
     width: float = Field(gt=0, le=1)
-    macs: int = Field(ge=0)
-    params: int = Field(ge=0)
+    macs: Count
+    params: Count
     metrics: Scores
-    samples: dict[str, dict[str, list[float]]] = Field(default_factory=dict)
-    curve: dict[str, dict[str, list[tuple[float, float]]]] = Field(default_factory=dict)
+    samples: dict[str, dict[str, list[Number]]] = Field(default_factory=dict)
+    curve: dict[str, dict[str, list[tuple[Number, Number]]]] = Field(default_factory=dict)
 
 
 class Record(_Strict):
@@ -60,19 +74,19 @@ class Record(_Strict):
     ablation: str
     question: str
     recipe: str
-    position: int
-    seed: int
-    hash: str
+    position: Count
+    seed: int = Field(ge=0)
+    hash: str = Field(pattern=r"^[\w+.=-]+$")
     scale: str
     data: str
     dataset: str
     protocol: str
-    steps: int
+    steps: Count
     step_unit: str = "steps"
-    input: list[int]
-    metrics: list[MetricInfo]
-    eval_sets: list[str]
-    rows: list[Row]
+    input: list[Count]
+    metrics: list[MetricInfo] = Field(min_length=1)
+    eval_sets: list[str] = Field(min_length=1)
+    rows: list[Row] = Field(min_length=1)
     baselines: dict[str, Scores]
     training: dict[str, Any]
     settings: dict[str, Any]
@@ -80,7 +94,21 @@ class Record(_Strict):
     commit: str | None
     host: str
     threads: int
-    seconds: float
+    seconds: float = Field(ge=0)
+
+    @field_validator("recipe")
+    @classmethod
+    def _has_a_name(cls, recipe: str) -> str:
+        if not slug(recipe):
+            raise ValueError("a recipe needs a name")
+        return recipe
+
+    @field_validator("rows")
+    @classmethod
+    def _each_width_once(cls, rows: list[Row]) -> list[Row]:
+        if len({row.width for row in rows}) < len(rows):
+            raise ValueError("a width stands there twice")
+        return rows
 
     @property
     def file_name(self) -> str:
@@ -121,24 +149,58 @@ def read_record(path: Path) -> Record:
     """Read one record.
 
     Raises:
-        ValueError: it is damaged; names the file and what is wrong, in one line.
+        ValueError: it is damaged; names the file, the line and what is wrong, in one line.
     """
     try:
-        return Record.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{path.name}: {place + ': ' if place else ''}{first['msg']}") from None
+        text = parse(_content(path))
+    except WrongJson as error:
+        raise ValueError(f"{path.name}, {error.place}: {error}") from None
     except OSError as error:
         raise ValueError(f"{path.name}: {error.strerror}") from None
+    try:
+        return Record.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        raise ValueError(f"{path.name}, {_first_of(error, text)}") from None
 
 
-def read_records(folder: Path) -> tuple[list[Record], Mapping[Path, str]]:
-    """All sound records of a folder, in the order of their file names, and what is wrong with the others."""
-    records, damaged = [], {}
+def _content(path: Path) -> bytes:
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):  # a pipe would be waited for
+        raise OSError(0, "this is no file")
+    if about.st_size > LARGEST:
+        raise OSError(0, f"{about.st_size:,} bytes are too many for a record")
+    return path.read_bytes()
+
+
+def _first_of(error: ValidationError, text: str) -> str:
+    first = error.errors(include_url=False)[0]
+    malformed = IN_PYDANTIC_S_WORDS.fullmatch(first["msg"])
+    if malformed is not None:  # what json lets pass: half of a surrogate pair, nesting of hundreds
+        return f"line {malformed[2]}, column {malformed[3]}: {malformed[1]}"
+    place = ".".join(str(part) for part in first["loc"])
+    says = first["msg"].removeprefix("Value error, ")
+    return f"line {line_of(text, first['loc'])}: {place + ': ' if place else ''}{says}"
+
+
+def read_records(
+    folder: Path, told: Callable[[Path], None] = lambda _: None
+) -> tuple[list[Record], Mapping[Path, str]]:
+    """All sound records of a folder, in the order of their file names, and what is wrong with the others.
+
+    Of several files that hold the same recipe, settings and seed one counts, that with the record's own name if
+    it is there; the others are told as copies. `told` hears of each file as it has been read.
+    """
+    read, damaged = {}, {}
     for path in sorted(folder.glob("*.json")):
         try:
-            records.append(read_record(path))
+            read[path] = read_record(path)
         except ValueError as error:
             damaged[path] = str(error)
-    return records, damaged
+        told(path)
+    counts: dict[tuple[str, str, int], Path] = {}
+    for path in sorted(read, key=lambda path: path.name != read[path].file_name):
+        record = read[path]
+        first = counts.setdefault((record.recipe, record.hash, record.seed), path)
+        if first is not path:
+            damaged[path] = f"{path.name}: a copy of {first.name}; delete one of them"
+    return [read[path] for path in sorted(counts.values())], damaged

@@ -5,10 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from benchmarks.aggregates import CONFIDENCE, LEAST_SEEDS, RESAMPLES, Aggregate, interquartile_mean
-from benchmarks.records import MetricInfo, Record
+from benchmarks.records import MetricInfo, Record, Row
 
 SPREAD_SEEDS = 3
 """With fewer seeds than these each is shown, and no mean."""
@@ -24,22 +25,22 @@ class Cell:
     values: dict[int, float]
     seeds: tuple[int, ...]
 
-    @property
+    @cached_property
     def complete(self) -> bool:
         """Whether no seed of the table is missing here."""
         return bool(self.values) and set(self.values) == set(self.seeds)
 
-    @property
+    @cached_property
     def mean(self) -> float | None:
         """None where a seed is missing: no mean is taken over a gap."""
         return statistics.fmean(self.values.values()) if self.complete else None
 
-    @property
+    @cached_property
     def std(self) -> float | None:
         """Sample standard deviation over seeds; None for fewer than two, or where one is missing."""
         return statistics.stdev(self.values.values()) if self.complete and len(self.values) > 1 else None
 
-    @property
+    @cached_property
     def iqm(self) -> Aggregate | None:
         """The interquartile mean over seeds; None for fewer than `LEAST_SEEDS`, or where one is missing."""
         enough = self.complete and len(self.values) >= LEAST_SEEDS
@@ -93,8 +94,13 @@ class Results:
         if len(set(keys)) < len(keys):
             raise ValueError("two records of the same recipe and seed do not belong in one table")
         self._of: dict[str, list[Record]] = {}
+        self._rows: dict[tuple[str, float], list[tuple[int, Row]]] = {}
         for record in self.records:
             self._of.setdefault(record.recipe, []).append(record)
+            for row in record.rows:
+                self._rows.setdefault((record.recipe, row.width), []).append((record.seed, row))
+        self._cells: dict[tuple[str, float, str, str], Cell] = {}
+        self._samples: dict[str, int] = {}
         self.recipes = list(self._of)
         self.seeds = tuple(sorted({record.seed for record in self.records}))
         self.widths = sorted({row.width for record in self.records for row in record.rows})
@@ -115,13 +121,19 @@ class Results:
 
     def cell(self, recipe: str, width: float, dataset: str, metric: str) -> Cell:
         """What was measured; empty where nothing was."""
-        values = {
-            record.seed: row.metrics[dataset][metric]
-            for record in self.of(recipe)
-            for row in record.rows
-            if row.width == width and metric in row.metrics.get(dataset, {})
-        }
-        return Cell(values, self.seeds)
+        key = recipe, width, dataset, metric
+        if key not in self._cells:
+            values = {
+                seed: row.metrics[dataset][metric]
+                for seed, row in self._at(recipe, width)
+                if metric in row.metrics.get(dataset, {})
+            }
+            self._cells[key] = Cell(values, self.seeds)
+        return self._cells[key]
+
+    def _at(self, recipe: str, width: float) -> list[tuple[int, Row]]:
+        """A recipe's rows of one width, each with its seed."""
+        return self._rows.get((recipe, width), [])
 
     def summary(self, recipe: str, width: float, dataset: str, metric: str) -> Summary | None:
         """The mean and standard deviation, or the interquartile mean and its interval; None where a seed is missing."""
@@ -137,23 +149,20 @@ class Results:
 
     def samples(self, metric: str) -> int:
         """How many episodes, or the like, a value of the metric is the mean of; 0 where records do not tell."""
-        rows = (row for record in self.records for row in record.rows)
-        return max((len(by.get(metric, ())) for row in rows for by in row.samples.values()), default=0)
+        if metric not in self._samples:
+            rows = (row for record in self.records for row in record.rows)
+            counts = (len(by.get(metric, ())) for row in rows for by in row.samples.values())
+            self._samples[metric] = max(counts, default=0)
+        return self._samples[metric]
 
     def curves(self, recipe: str, width: float, dataset: str, metric: str) -> dict[int, list[tuple[float, float]]]:
         """Seed -> [steps trained, value] in the course of the training; a last point alone is no curve."""
-        found = {
-            record.seed: row.curve.get(dataset, {}).get(metric, [])
-            for record in self.of(recipe)
-            for row in record.rows
-            if row.width == width
-        }
+        found = {seed: row.curve.get(dataset, {}).get(metric, []) for seed, row in self._at(recipe, width)}
         return {seed: points for seed, points in found.items() if len(points) > 1}
 
     def cost(self, recipe: str, width: float) -> tuple[int, int] | None:
         """Multiply-adds and parameters, or None."""
-        rows = (row for record in self.of(recipe) for row in record.rows if row.width == width)
-        return next(((row.macs, row.params) for row in rows), None)
+        return next(((row.macs, row.params) for _, row in self._at(recipe, width)), None)
 
     def caption(self) -> str:
         """What a reader must know to trust the numbers."""

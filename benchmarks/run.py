@@ -14,17 +14,17 @@ from functools import partial
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.composing import CONF, GROUPS, choices
 from benchmarks.folder import FolderInUse, ResultsFolder
 from benchmarks.jobs import Job, MakeTask, Outcome, one_line, plan, settings_want_traces
-from benchmarks.launchers import among_ranks, launch
+from benchmarks.launchers.launch import among_ranks, launch
 from benchmarks.reading import select, write_showcase, write_tables
 from benchmarks.records import write_record
 from benchmarks.results import Results
 from benchmarks.settings import RunSettings, read_settings
 from benchmarks.tables.ablation import grids, shown_name
+from benchmarks.tables.grid import on_screen
 from benchmarks.task_choice import make_task
 from tasks.ranks import ALONE, Ranks
 
@@ -76,8 +76,9 @@ def run(settings: RunSettings, make: MakeTask, console: Console, ranks: Ranks = 
     All ranks train; the first alone reads and writes the folder.
     """
     folder = ResultsFolder(settings.folder)
-    if ranks.count > 1 and settings.launcher != "serial":
-        taken = f"launcher={settings.launcher} starts processes of its own; torchrun has started {ranks.count} already"
+    if ranks.count > 1 and settings.launcher.name != "serial":
+        own = f"launcher={settings.launcher.name} starts processes of its own"
+        taken = f"{own}; torchrun has started {ranks.count} already"
         return _refuse(ValueError(f"{taken}. Use launcher=serial, or start without torchrun"), WRONG_SETTINGS, ranks)
     try:
         ranks.together(lambda: ranks.device(settings.device))
@@ -102,8 +103,11 @@ def _run(settings: RunSettings, make: MakeTask, folder: ResultsFolder, console: 
         outcomes += launch(settings, missing, make, console, ranks)
 
     def tell() -> int:
-        read(settings, jobs, outcomes, make, folder, console)
-        return conclude(outcomes, damaged.values(), len(missing), console)
+        try:
+            read(settings, jobs, outcomes, make, folder, console)
+        finally:  # where the disk is too full for a table, say also what became of the jobs
+            code = conclude(outcomes, damaged.values(), len(missing), console)
+        return code
 
     return ranks.first(tell)
 
@@ -157,6 +161,7 @@ def recorded(settings: RunSettings, job: Job, folder: ResultsFolder) -> Outcome 
         write_record(own, folder.records)
         if here is not None and here.file_name != own.file_name:
             (folder.records / here.file_name).unlink()
+    folder.checkpoint(job.hash, job.seed).unlink(missing_ok=True)  # of a run killed just after it wrote the record
     return Outcome(job, "cached" if here is not None else "shared", origin)
 
 
@@ -190,12 +195,7 @@ def show(results: Results, console: Console) -> None:
     for grid in grids(results):
         if not grid.title.startswith(shown_name(results.primary)):
             continue
-        table = Table(title=grid.title, title_justify="left")
-        for number, head in enumerate(grid.head):
-            table.add_column(head, justify="left" if number == 0 else "right", no_wrap=number == 0)
-        for row in grid.rows:
-            table.add_row(*row)
-        console.print(table)
+        console.print(on_screen(grid))
 
 
 def conclude(outcomes: Sequence[Outcome], damaged: Collection[str], expected: int, console: Console) -> int:

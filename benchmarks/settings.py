@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.composing import compose_run
+from benchmarks.composing import compose_run, told_in_one_line
 from benchmarks.identity import settings_hash, slug
+from benchmarks.launchers.choice import SERIAL, Launcher, Ray, Slurm, read_launcher
 from benchmarks.task_choice import check_task_settings, deciding
+from benchmarks.trackers.choice import NO_TRACKER, Tracker, read_tracker
 from tasks.choices import as_tuple, check_choice, check_whole, unknown
 from tasks.recipe import Recipe
 from tasks.supervised import PRECISIONS
@@ -20,7 +22,6 @@ from tasks.supervised import PRECISIONS
 OVERWRITE = ("only-missing", "always", "never")
 DEVICES = ("auto", "cpu", "cuda")
 ABLATION_KEYS = ("question", "name", "tasks", "slimmable", "recipes")
-LAUNCHERS = ("serial", "joblib")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class RunSettings:
         scale, steps, seeds: how long and how often each network is trained.
         overwrite: only-missing, always, or never (no training: tables and figures from the records there are).
         results: folder that all results lie in.
-        launcher, jobs: how recipes run.
+        launcher, tracker: where recipes run, and where they can be watched; neither changes a result.
         device, threads: where a network is trained, and on how many threads of the CPU.
         precision: what it computes in while it trains.
         checkpoint_seconds: between two checkpoints.
@@ -52,8 +53,8 @@ class RunSettings:
     seeds: tuple[int, ...]
     overwrite: str = "only-missing"
     results: Path = Path("results")
-    launcher: str = "serial"
-    jobs: int = 1
+    launcher: Launcher = SERIAL
+    tracker: Tracker = NO_TRACKER
     device: str = "cpu"
     threads: int = 1
     precision: str = "float32"
@@ -62,8 +63,6 @@ class RunSettings:
     def __post_init__(self) -> None:
         check_whole("steps", self.steps, at_least=1)
         check_choice("value of overwrite", self.overwrite, OVERWRITE)
-        check_choice("launcher", self.launcher, LAUNCHERS)
-        check_whole("launcher.jobs", self.jobs, at_least=1)
         check_whole("threads", self.threads, at_least=1)
         check_choice("precision", self.precision, PRECISIONS)
         seconds = self.checkpoint_seconds
@@ -108,6 +107,7 @@ class RunSettings:
         return deciding(self.task_settings) | lower
 
 
+@told_in_one_line()
 def read_settings(arguments: Sequence[str]) -> RunSettings:
     """The settings that a command line describes.
 
@@ -119,22 +119,23 @@ def read_settings(arguments: Sequence[str]) -> RunSettings:
     name = task.pop("name")
     check_task_settings(name, task)
     ablation = given["ablation"]
+    launcher = read_launcher(given["launcher"])
     return RunSettings(
         task=name,
         task_settings=task,
         data=given["data"]["name"],
         default_data=given["default_data"],
         ablation=ablation["name"],
-        question=ablation["question"],
+        question=str(ablation["question"]),
         recipes=_only(given["only"], read_recipes(ablation, name)),
         scale=given["scale"]["name"],
         steps=given["steps"],
         seeds=_seeds(given["seeds"]),
         overwrite=given["overwrite"],
-        results=Path(str(given["results"])),
-        launcher=given["launcher"]["name"],
-        jobs=given["launcher"]["jobs"],
-        device=_device(given["device"]),
+        results=_place(given["results"]),
+        launcher=launcher,
+        tracker=read_tracker(given["tracker"]),
+        device=_device(given["device"], launcher),
         threads=given["threads"],
         precision=given["precision"],
         checkpoint_seconds=given["checkpoint_seconds"],
@@ -151,17 +152,24 @@ def read_recipes(ablation: Mapping[str, Any], task: str) -> tuple[Recipe, ...]:
         raise ValueError(f"ablation={name} must open with the question it answers")
     if task not in (ablation.get("tasks") or [task]):
         raise ValueError(f"ablation={name} has no meaning for task={task}; it is for {', '.join(ablation['tasks'])}")
+    slimmable = _keys_and_values("ablation.slimmable", ablation.get("slimmable") or {})
     recipes = []
-    for given in ablation.get("recipes") or []:
-        own = dict(given)
+    for given in as_tuple("ablation.recipes", ablation.get("recipes") or []):
+        own = _keys_and_values("a recipe of the ablation", given)
         tasks = own.pop("tasks", None)
         if tasks is not None and task not in tasks:
             continue
-        shared = {} if own.get("kind") == "individual" else dict(ablation.get("slimmable") or {})
+        shared = {} if own.get("kind") == "individual" else slimmable
         recipe = Recipe.from_mapping(shared | own)
         recipe.check_for(task)
         recipes.append(recipe)
     return tuple(recipes)
+
+
+def _keys_and_values(what: str, given: object) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{what} must be keys and values, for example {{rule: sandwich}}; got {given!r}")
+    return dict(given)
 
 
 def _only(wanted: Any, recipes: tuple[Recipe, ...]) -> tuple[Recipe, ...]:
@@ -171,19 +179,30 @@ def _only(wanted: Any, recipes: tuple[Recipe, ...]) -> tuple[Recipe, ...]:
     return tuple(recipe for recipe in recipes if not names or recipe.name in names)
 
 
+def _place(given: Any) -> Path:
+    if not isinstance(given, str) or not given or "\0" in given:
+        raise ValueError(f"results={given!r} must be a folder, for example results=results")
+    return Path(given)
+
+
 def _seeds(given: Any) -> tuple[int, ...]:
     return (given,) if isinstance(given, int) else tuple(given) if isinstance(given, list) else (str(given),)  # type: ignore[return-value]
 
 
 def _check_seeds(seeds: tuple[int, ...]) -> None:
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds={list(seeds)}: at least one, and each only once, for example seeds=[0,1,2]")
     for seed in seeds:
         check_whole("a seed", seed, at_least=0)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds={list(seeds)}: at least one, and each only once, for example seeds=[0,1,2]")
 
 
-def _device(given: object) -> str:
+def _device(given: object, launcher: Launcher) -> str:
     check_choice("device", given, DEVICES)
+    if isinstance(launcher, Ray | Slurm):  # whose workers are on other machines
+        if given == ("cpu" if launcher.gpus_per_job else "cuda"):
+            other = "a GPU is reserved for each job" if launcher.gpus_per_job else "no GPU is reserved for a job"
+            raise ValueError(f"device={given}, and launcher.gpus_per_job={launcher.gpus_per_job:g}: {other}")
+        return "cuda" if launcher.gpus_per_job else "cpu"
     if given == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if given == "cuda" and not torch.cuda.is_available():

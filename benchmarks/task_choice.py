@@ -57,7 +57,10 @@ def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
             kept[key] = [Path(place).name for place in kept[key]]
     if settings.get("data") == "folder":
         places = [settings["root"], *settings.get("eval_sets", ())]
-        kept["files"] = files_digest([Path(place).expanduser() for place in places])
+        try:
+            kept["files"] = files_digest([Path(place).expanduser() for place in places])
+        except (OSError, RuntimeError) as error:  # a user who does not exist, a name that is too long
+            raise ValueError(f"data=folder cannot be listed: {error}") from error
     return kept
 
 

@@ -60,8 +60,10 @@ def save(net: nn.Module, path: str | Path, recipe: Mapping[str, Any] | None = No
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, SafetensorError):  # of which the disk being full is one
+            raise OSError(f"cannot write {path.name}: {error}") from error
         raise
 
 

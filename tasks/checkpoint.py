@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
 import pickletools
+import stat
 import time
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tasks.atomic import write_atomically
+
+SEAL = b"\nsha256 "
+"""Before the checksum at the end of the file, which readers of archives pass over."""
 
 
 class HostileCheckpointError(Exception):
@@ -41,8 +47,8 @@ class Checkpoint:
         self._last = time.monotonic()
 
     def due(self) -> bool:
-        """Whether it is time for the next one."""
-        return time.monotonic() - self._last >= self.every
+        """Whether it is time for the next one: also where the clock was set back."""
+        return not 0 <= time.monotonic() - self._last < self.every
 
     def write(self, state: Mapping[str, Any]) -> None:
         """Replace the file by one with this state: plain values, lists and tensors.
@@ -52,6 +58,7 @@ class Checkpoint:
         """
         buffer = io.BytesIO()
         torch.save({"identity": self.identity, "state": dict(state)}, buffer)
+        buffer.write(SEAL + hashlib.sha256(buffer.getbuffer()).hexdigest().encode())
         write_atomically(self.path, buffer.getvalue())
         self._last = time.monotonic()
 
@@ -62,11 +69,13 @@ class Checkpoint:
 
         Raises:
             HostileCheckpointError: the file would run code; nothing of it was run.
+            OSError: there is a file, and it cannot be read.
         """
-        if not self.path.exists():
+        data = self._content()
+        if data is None:
             return None
-        data = self.path.read_bytes()
         try:
+            _check_seal(data)
             with warnings.catch_warnings(action="ignore"):  # of what it then refuses
                 content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             if content["identity"] != self.identity:
@@ -84,16 +93,36 @@ class Checkpoint:
             self.set_aside(error)
             return None
 
+    def _content(self) -> bytes | None:
+        try:
+            if stat.S_ISREG(self.path.stat().st_mode):  # a pipe would be waited for
+                return self.path.read_bytes()
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) or not self.path.exists():  # also a link that leads nowhere
+                return None
+            raise OSError(error.errno, f"cannot read {self.path.name}: {error.strerror}") from error
+        self.set_aside(TypeError("it is no file"))
+        return None
+
     def set_aside(self, reason: Exception) -> None:
         """Rename a checkpoint that cannot be used, and warn."""
         aside = self.path.with_name(self.path.name + ".corrupt")
-        self.path.replace(aside)
+        with suppress(FileNotFoundError):  # a run of another ablation, which shares it, was quicker
+            self.path.replace(aside)
         first = (str(reason) or type(reason).__name__).splitlines()[0][:120]
         self.warn(f"checkpoint {self.path} cannot be used ({first}); set aside as {aside.name}, training starts anew")
 
     def remove(self) -> None:
         """Delete the file: the run is finished and recorded."""
         self.path.unlink(missing_ok=True)
+
+
+def _check_seal(data: bytes) -> None:
+    """Raise ValueError where a byte has changed since the file was written: torch does not look at checksums."""
+    end = len(data) - len(SEAL) - 64
+    sealed = data[max(end, 0) : end + len(SEAL)] == SEAL  # one that was cut off does not load
+    if sealed and hashlib.sha256(memoryview(data)[:end]).hexdigest().encode() != data[-64:]:
+        raise ValueError("its content has changed since it was written")
 
 
 def _is_whole(data: bytes) -> bool:

@@ -49,6 +49,12 @@ def check_number(what: str, given: object, allowed: Callable[[float], bool], exp
         raise ValueError(f"{what}={given!r} must be {expected}")
 
 
+def check_text(what: str, given: object) -> None:
+    """Raise ValueError unless `given` is text."""
+    if not isinstance(given, str):
+        raise ValueError(f"{what}={given!r} must be text, such as a name or a place")
+
+
 def as_tuple(what: str, given: object) -> tuple[object, ...]:
     """A list of settings as a tuple.
 

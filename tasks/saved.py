@@ -39,7 +39,9 @@ def read_saved(checkpoint: Checkpoint | None) -> Saved:
         return Saved()
     try:
         results = [WidthResult(**result) for result in state["results"]]
-        return Saved(int(state["finished"]), results, state["training"])
+        if state["finished"] != len(results):  # one of each finished network: a slimmable one has none before its end
+            raise ValueError("its results are not those of its finished networks")
+        return Saved(len(results), results, state["training"])
     except (KeyError, TypeError, ValueError) as error:
         checkpoint.set_aside(error)
         return Saved()

@@ -83,7 +83,7 @@ class Training:
             self.rule.load_state_dict(state["rule"])
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
-        self.step = state["step"]
+        self.step = int(state["step"])
         if ranks.index < len(state["random"]):
             self._restore_random_states(state["random"][ranks.index])
 

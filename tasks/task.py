@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -31,6 +31,19 @@ class Metric:
     name: str
     unit: str
     better: Literal["higher", "lower"] = "higher"
+
+
+@dataclass(frozen=True)
+class Showcase:
+    """What people look at to see what a network puts out.
+
+    Attributes:
+        figure: of matplotlib.
+        files: what else is written beside it, by name; a name may have folders.
+    """
+
+    figure: Any
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -133,8 +146,8 @@ class SupervisedTask(Task, Protocol):
         """
         ...
 
-    def showcase(self, nets: Mapping[str, Callable[[Tensor], Tensor]]) -> Any:
-        """A matplotlib figure of the networks' outputs, labelled by their keys; None where there is nothing to see."""
+    def showcase(self, nets: Mapping[str, Callable[[Tensor], Tensor]]) -> Showcase | None:
+        """The networks' outputs, labelled by their keys; None where there is nothing to see."""
         ...
 
 

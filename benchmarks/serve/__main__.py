@@ -22,7 +22,7 @@ from torch import nn
 import slimlib as slim
 from benchmarks.environment import commit, host_class, versions
 from benchmarks.serve.report import HEAD, figure, rows, table
-from benchmarks.serve.stream import PATCH, images_of, serve
+from benchmarks.serve.stream import PATCH, Request, images_of, serve
 from benchmarks.settings import read_settings
 from benchmarks.task_choice import make_task
 from tasks.atomic import write_atomically
@@ -44,18 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--seconds and --steps must be above 0")
     console = Console()
     torch.set_num_threads(1)
-    settings = read_settings(["task=sr", "ablation=sandwich", *NETWORK, f"steps={chosen.steps}"])
-    task = make_task(settings.task, settings.task_settings)
-    assert isinstance(task, SuperResolution)
-    recipe = next(recipe for recipe in settings.recipes if recipe.name == "sandwich")
-    kept = chosen.results / "cache" / f"{settings.training_hash_of(recipe)}.safetensors"
-    if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(kept.parent / ".gitignore", "*\n")
-        slim.save(trained(task, recipe, chosen.steps, console), kept)
-    net = slim.load(kept, into=recipe.build(task)).eval()
+    task, net = network(chosen.results / "cache", chosen.steps, console)
     frozen = slim.freeze(net, WIDTHS)
-    images = images_of(task._evaluation[0], task.settings.scale)
+    images = images_of(task.evaluation[0], task.settings.scale)
     measured = slim.profile(frozen, images[0].low, WIDTHS, rounds=40, threads=1)
     console.print(str(measured), markup=False, highlight=False)
     with console.status("serving"):
@@ -65,6 +56,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"phase, one thread, {host_class('cpu')}; PSNR on Y. Budgets are multiples of what the full width takes on the "
         "idle machine. Other work: two computing processes for each core. `python -m benchmarks.serve`"
     )
+    write(chosen.results, requests, measured, about)
+    show(requests, console)
+    console.print(f"Table and figure: {chosen.results}", markup=False, highlight=False)
+    return 0
+
+
+def network(kept_in: Path, steps: int, console: Console) -> tuple[SuperResolution, nn.Module]:
+    """The task and its trained network, in eval mode; trained now unless it was before."""
+    settings = read_settings(["task=sr", "ablation=sandwich", *NETWORK, f"steps={steps}"])
+    task = make_task(settings.task, settings.task_settings)
+    assert isinstance(task, SuperResolution)
+    recipe = next(recipe for recipe in settings.recipes if recipe.name == "sandwich")
+    kept = kept_in / f"{settings.training_hash_of(recipe)}.safetensors"
+    if not kept.exists():
+        kept_in.mkdir(parents=True, exist_ok=True)
+        write_atomically(kept_in / ".gitignore", "*\n")
+        slim.save(trained(task, recipe, steps, console), kept)
+    return task, slim.load(kept, into=recipe.build(task)).eval()
+
+
+def write(folder: Path, requests: Sequence[Request], measured: slim.Profile, about: str) -> None:
+    """Write record.json, table.md, figure.png and .svg."""
     record = {
         "about": about,
         "profile": [asdict(row) for row in measured.rows],
@@ -72,18 +85,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "requests": [list(asdict(request).values()) for request in requests],
         "columns": list(asdict(requests[0])),
     }
-    write_atomically(chosen.results / "record.json", json.dumps(record) + "\n")
-    write_atomically(chosen.results / "table.md", table(requests, about))
+    write_atomically(folder / "record.json", json.dumps(record) + "\n")
+    write_atomically(folder / "table.md", table(requests, about))
     for kind, content in figure(requests).items():
-        write_atomically(chosen.results / f"figure.{kind}", content)
+        write_atomically(folder / f"figure.{kind}", content)
+
+
+def show(requests: Sequence[Request], console: Console) -> None:
+    """The table, on the screen."""
     shown = Table()
     for number, head in enumerate(HEAD):
         shown.add_column(head, justify="left" if number < 2 else "right")
     for row in rows(requests):
         shown.add_row(*row)
     console.print(shown)
-    console.print(f"Table and figure: {chosen.results}", markup=False, highlight=False)
-    return 0
 
 
 def trained(task: SuperResolution, recipe: Recipe, steps: int, console: Console) -> nn.Module:

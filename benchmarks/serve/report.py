@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from benchmarks.figures import STYLE, image_files
 from benchmarks.serve.stream import PHASES, Request
 
+MEAN_OF = 30
 COLOURS = {"governor": "#c44e52", "full width": "black", "narrowest": "#4c72b0"}
 
 
@@ -60,24 +61,25 @@ def table(requests: Sequence[Request], about: str) -> str:
 
 
 def figure(requests: Sequence[Request]) -> dict[str, bytes]:
-    """Latency, width and PSNR over time, with the budget and the phases."""
+    """Latency, width, and PSNR over that of the full width, over time, with the budget and the phases."""
     with matplotlib.rc_context(STYLE):
         drawn = Figure(figsize=(8, 7), layout="constrained")
         latency, width, quality = drawn.subplots(3, 1, sharex=True)
+        widest = [r for r in requests if r.server == "full width"]  # answers the same images
         for server, colour in COLOURS.items():
             found = [r for r in requests if r.server == server]
             time = [r.seconds for r in found]
             dots: dict[str, Any] = {"linestyle": "none", "marker": ".", "markersize": 2.5, "color": colour}
             latency.plot(time, [r.milliseconds for r in found], label=server, **dots)
             width.plot(time, [r.width for r in found], color=colour, linewidth=1.2, drawstyle="steps-post")
-            smooth = _running([r.psnr for r in found], 60)
-            quality.plot(time, smooth, color=colour, linewidth=1.2)
+            lost = [r.psnr - best.psnr for r, best in zip(found, widest, strict=True)]
+            quality.plot(time, _running(lost, MEAN_OF), color=colour, linewidth=1.2)
         steps = [r for r in requests if r.server == "governor"]
         latency.plot([r.seconds for r in steps], [r.budget for r in steps], color="0.5", linewidth=1.5, label="budget")
         latency.set_yscale("log")
         latency.set_ylabel("latency (ms)")
         width.set_ylabel("width")
-        quality.set_ylabel("PSNR (dB), mean of 60")
+        quality.set_ylabel(f"PSNR over the full width's\n(dB, mean of {MEAN_OF} images)")
         quality.set_xlabel("seconds")
         _shade(requests, (latency, width, quality))
         handles, labels = latency.get_legend_handles_labels()
@@ -106,4 +108,4 @@ def _shade(requests: Sequence[Request], panels: Sequence[Any]) -> None:
 
 
 def _running(values: Sequence[float], count: int) -> list[float]:
-    return [fmean(values[max(0, i - count) : i + 1]) for i in range(len(values))]
+    return [fmean(values[max(0, i - count + 1) : i + 1]) for i in range(len(values))]

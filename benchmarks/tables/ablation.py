@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import pandas as pd
 
 from benchmarks.aggregates import CONFIDENCE
 from benchmarks.records import MetricInfo
 from benchmarks.results import SPREAD_SEEDS, Cell, Results
+from benchmarks.tables.grid import Grid, escaped, latex, markdown
 
 COLUMNS = ("recipe", "width", "macs", "params", "dataset", "metric", "mean", "std", "seeds", "values")
 
@@ -60,23 +60,21 @@ WIDEST_GRID = 10
 """With more widths than these a table has a row a width, since no page is wide enough."""
 
 
-@dataclass(frozen=True)
-class Grid:
-    """One table for reading: the title, the widths' heads, and a row a recipe; or the other way round."""
-
-    title: str
-    head: list[str]
-    rows: list[list[str]]
-
-
 def grids(results: Results, *, plus_minus: str = " ± ") -> list[Grid]:
     """A grid for each evaluation set and metric, the primary metric first; a second one where it has samples."""
-    made = []
-    for metric in results.first.metrics:
-        for dataset in results.first.eval_sets:
-            made.append(_grid_of_means(results, dataset, metric, plus_minus))
-            if results.samples(metric.name) and len(results.seeds) >= SPREAD_SEEDS:
-                made.append(_grid_of_seeds(results, dataset, metric))
+    return [
+        grid
+        for metric in results.first.metrics
+        for dataset in results.first.eval_sets
+        for grid in grids_of(results, dataset, metric, plus_minus=plus_minus)
+    ]
+
+
+def grids_of(results: Results, dataset: str, metric: MetricInfo, *, plus_minus: str = " ± ") -> list[Grid]:
+    """The grids of one evaluation set and metric."""
+    made = [_grid_of_means(results, dataset, metric, plus_minus)]
+    if results.samples(metric.name) and len(results.seeds) >= SPREAD_SEEDS:
+        made.append(_grid_of_seeds(results, dataset, metric))
     return made
 
 
@@ -90,7 +88,7 @@ def _grid_of_means(results: Results, dataset: str, metric: MetricInfo, plus_minu
         text = "" if value is None else f"{value:.{places}f}"
         rows.append([name, *[text] * len(results.widths)])
     rows += _rows(results, dataset, metric, lambda cell: cell.text(places, plus_minus))
-    return _grid(results, title, rows)
+    return grid_of_widths(title, results.widths, rows)
 
 
 def _grid_of_seeds(results: Results, dataset: str, metric: MetricInfo) -> Grid:
@@ -98,14 +96,15 @@ def _grid_of_seeds(results: Results, dataset: str, metric: MetricInfo) -> Grid:
     places, name = decimals(metric), shown_name(metric)
     if not results.by_iqm(metric.name):
         title = f"Every seed's {name} on {dataset}"
-        return _grid(results, title, _rows(results, dataset, metric, lambda cell: cell.each(places)))
+        return grid_of_widths(title, results.widths, _rows(results, dataset, metric, lambda cell: cell.each(places)))
     title = f"IQM of {name} on {dataset}, {100 * CONFIDENCE:g} % bootstrap interval"
-    return _grid(results, title, _rows(results, dataset, metric, lambda cell: cell.interval(places)))
+    return grid_of_widths(title, results.widths, _rows(results, dataset, metric, lambda cell: cell.interval(places)))
 
 
-def _grid(results: Results, title: str, rows: list[list[str]]) -> Grid:
-    head = ["width", *(f"{w:g}" for w in results.widths)]
-    if len(results.widths) > WIDEST_GRID:
+def grid_of_widths(title: str, widths: Sequence[float], rows: list[list[str]]) -> Grid:
+    """A column a width; where these are too many for a page, a row a width."""
+    head = ["width", *(f"{w:g}" for w in widths)]
+    if len(widths) > WIDEST_GRID:
         head, *rows = (list(column) for column in zip(head, *rows, strict=True))
     return Grid(title, head, rows)
 
@@ -158,14 +157,8 @@ def short(number: float) -> str:
 def table_md(results: Results, finding: str) -> str:
     """Markdown: finding, caption, and a table for each evaluation set and metric."""
     parts = [f"# {finding}", results.caption()]
-    for grid in grids(results):
-        lines = [f"**{grid.title}**", "", _md_line(grid.head), _md_line(["---", *["---:"] * (len(grid.head) - 1)])]
-        parts.append("\n".join([*lines, *(_md_line(row) for row in grid.rows)]))
+    parts += [markdown(grid) for grid in grids(results)]
     return "\n\n".join(parts) + "\n"
-
-
-def _md_line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def table_tex(results: Results, finding: str) -> str:
@@ -174,26 +167,8 @@ def table_tex(results: Results, finding: str) -> str:
         "% made from records; do not edit",
         "\\begin{table}",
         "\\centering",
-        f"\\caption{{{_tex(finding)}. {_tex(results.caption())}}}",
+        f"\\caption{{{escaped(finding)}. {escaped(results.caption())}}}",
     ]
     for grid in grids(results, plus_minus=" $\\pm$ "):
-        columns = "l" + "r" * (len(grid.head) - 1)
-        lines += ["", f"{_tex(grid.title)}\\\\", f"\\begin{{tabular}}{{{columns}}}", "\\toprule"]
-        lines += [" & ".join(_tex(cell) for cell in grid.head) + " \\\\", "\\midrule"]
-        lines += [" & ".join(_tex(cell) for cell in row) + " \\\\" for row in grid.rows]
-        lines += ["\\bottomrule", "\\end{tabular}", ""]
+        lines += latex(grid)
     return "\n".join([*lines, "\\end{table}"]) + "\n"
-
-
-def _tex(text: str) -> str:
-    for plain, escaped in (
-        ("&", "\\&"),
-        ("%", "\\%"),
-        ("#", "\\#"),
-        ("_", "\\_"),
-        ("±", "$\\pm$"),
-        (">", "$>$"),
-        ("<", "$<$"),
-    ):
-        text = text.replace(plain, escaped)
-    return text

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from slimlib.models import NAMES
-from tasks.choices import as_tuple, check_choice, check_number, check_whole
+from tasks.choices import as_tuple, check_choice, check_number, check_text, check_whole
 from tasks.classification.sources import DATA
 
 VARIANTS = (224, 64, 32)
@@ -107,6 +107,7 @@ class ClassificationSettings:
             value = getattr(self, name)
             for number in value if isinstance(value, tuple) else (value,):
                 check_number(f"task.{name}", number, allowed, expected)
+        check_text("data.root", self.root)
         for name in ("nesterov", "flip"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"task.{name}={getattr(self, name)!r} must be true or false")

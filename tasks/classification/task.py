@@ -26,7 +26,7 @@ from tasks.classification.settings import ClassificationSettings
 from tasks.classification.showcase import guesses
 from tasks.classification.sources import find_source
 from tasks.seeds import derive_seed
-from tasks.task import CPU, WHOLE, Scores, Shard
+from tasks.task import CPU, WHOLE, Scores, Shard, Showcase
 
 EVALUATION_BATCH = 256
 SHOWN = ("digits",)  # data whose images may be shown in a figure: their licence says so
@@ -145,12 +145,12 @@ class Classification:
         chance = {metric.name: 100 * (1 - TOPS[metric.name] / classes) for metric in self.metrics}
         return {"chance": {name: dict(chance) for name in self.eval_sets}}
 
-    def showcase(self, nets: Mapping[str, Callable[[Tensor], Tensor]]) -> Any:
+    def showcase(self, nets: Mapping[str, Callable[[Tensor], Tensor]]) -> Showcase | None:
         """Held-out images and what each network takes them for; None for images that may not be shown."""
         if self.settings.data not in SHOWN:
             return None
         images = next(iter(self._evaluation.values()))
-        return guesses(nets, images, self._normalisation, self._centre(images))
+        return Showcase(guesses(nets, images, self._normalisation, self._centre(images)))
 
     def _where_decoded(self, seed: int, first: int, shard: Shard) -> tuple[CropWhereDecoded | CentreCrop | None, int]:
         """What happens to a training image where it is decoded, and the shorter side that this needs (0: all)."""

@@ -14,7 +14,7 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.utils import LinearSchedule
 from torch import nn, optim
 
-from tasks.choices import as_tuple, check_choice, check_number, check_whole, unknown
+from tasks.choices import as_tuple, check_choice, check_number, check_text, check_whole, unknown
 
 ALGORITHMS: Mapping[str, type[BaseAlgorithm]] = {"ppo": PPO, "a2c": A2C, "dqn": DQN, "sac": SAC}
 POLICIES = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy")
@@ -125,6 +125,7 @@ class RlSettings:
         for name in ("options", "hyperparameters"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ValueError(f"task.{name}={getattr(self, name)!r} must be a mapping, for example {{gamma: 0.98}}")
+        check_text("data.root", self.root)
         if not isinstance(self.environment, str) or not self.environment:
             raise ValueError(f"data.environment={self.environment!r} must be an id such as CartPole-v1")
         self._check_together()

@@ -163,7 +163,7 @@ class Follow(BaseCallback):
         if self.draws is not None:
             load_draws(self.model, self.draws)
             self.draws = None
-        if time.monotonic() - self._shown > SHOWN_EVERY:
+        if not 0 <= time.monotonic() - self._shown <= SHOWN_EVERY:
             self._shown = time.monotonic()
             run.watch.step(self.number * run.steps + min(done, run.steps), self._recent_return())
         if self._due(done):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tasks.choices import as_tuple, check_choice, check_number, check_whole
+from tasks.choices import as_tuple, check_choice, check_number, check_text, check_whole
 from tasks.sr.metrics import PROTOCOLS
 
 MODELS = ("wdsr-a", "wdsr-b", "edsr")
@@ -64,6 +64,10 @@ class SrSettings:
             object.__setattr__(self, name, as_tuple(f"task.{name}", getattr(self, name)))
         for name, options in (("model", MODELS), ("scale", SCALES), ("protocol", PROTOCOLS), ("data", DATA)):
             check_choice(f"task.{name}", getattr(self, name), options)
+        check_text("data.root", self.root)
+        for name in ("train_sets", "eval_sets"):
+            for place in getattr(self, name):
+                check_text(f"a name in data.{name}", place)
         least_of = {"scale": 2, "features": 1, "blocks": 1, "expansion": 0, "divisor": 1, "patch": 8, "batch": 1}
         for name, least in least_of.items():
             check_whole(f"task.{name}", getattr(self, name), at_least=least)

@@ -1,11 +1,16 @@
-"""The grid of crops: the original, bicubic, and networks, side by side."""
+"""Crops of photographs: the original, bicubic, and networks, as a grid to print and as pixels to look into."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from tasks.sr.data import ImageSet
@@ -13,18 +18,28 @@ from tasks.sr.evaluate import bicubic_upscaler, network_upscaler
 from tasks.sr.images import as_rgb
 from tasks.sr.metrics import Protocol, psnr
 from tasks.sr.photos import HeldOut
+from tasks.task import Showcase
 
 DETAIL = 96  # height and width of a crop, in high-resolution pixels
 
 
+@dataclass(frozen=True)
+class Crop:
+    """What one method makes of a detail; the original has no PSNR."""
+
+    label: str
+    pixels: Tensor  # uint8 [DETAIL, DETAIL, 3]
+    decibels: float | None
+
+
 @torch.no_grad()
-def crop_grid(
+def compared(
     nets: Mapping[str, Callable[[Tensor], Tensor]],
     images: ImageSet,
     photos: Sequence[HeldOut],
     protocol: Protocol,
-) -> Figure:
-    """A row a photograph, a column a method; above each crop the PSNR of its whole photograph.
+) -> Showcase:
+    """The grid of crops, and `crops/` with each of them as it is, which `crops/index.json` lists.
 
     Args:
         nets: label -> network, computing [1, 3, h, w] -> [1, 3, scale * h, scale * w] in [0, 1].
@@ -34,28 +49,51 @@ def crop_grid(
     """
     upscalers = {"bicubic": bicubic_upscaler(images.scale)}
     upscalers |= {label: network_upscaler(net) for label, net in nets.items()}
-    shown = len(photos), 1 + len(upscalers)
-    figure = Figure(figsize=(1.75 * shown[1], 2.05 * shown[0] + 0.5), layout="constrained")
-    axes = figure.subplots(*shown, squeeze=False)
-    scores: dict[str, list[float]] = {label: [] for label in upscalers}
-    for row, photo, (low, high) in zip(axes, photos, images, strict=True):
-        _show(row[0], _detail(high, photo), "original\n")
-        for cell, (label, upscaler) in zip(row[1:], upscalers.items(), strict=True):
+    rows = []
+    for photo, (low, high) in zip(photos, images, strict=True):
+        row = [Crop("original", _detail(high, photo), None)]
+        for label, upscaler in upscalers.items():
             output = upscaler(low)
-            decibels = psnr(output, high, protocol, images.scale)
-            _show(cell, _detail(output, photo), f"{label}\n{decibels:.2f} dB")
-            scores[label].append(decibels)
-        row[0].set_ylabel(photo.name)
-    figure.suptitle(_finding(scores), fontsize=10)
+            row.append(Crop(label, _detail(output, photo), psnr(output, high, protocol, images.scale)))
+        rows.append(row)
+    measured = f"PSNR of the whole photograph on {protocol.describe(images.scale)}"
+    return Showcase(_grid(rows, photos, measured), dict(_files(rows, photos, measured)))
+
+
+def _grid(rows: Sequence[Sequence[Crop]], photos: Sequence[HeldOut], measured: str) -> Figure:
+    """A row a photograph, a column a method; above each crop the PSNR of its whole photograph."""
+    shown = len(rows), len(rows[0])
+    figure = Figure(figsize=(1.75 * shown[1], 2.05 * shown[0] + 0.5), layout="constrained")
+    for cells, row, photo in zip(figure.subplots(*shown, squeeze=False), rows, photos, strict=True):
+        for cell, crop in zip(cells, row, strict=True):
+            _show(cell, crop)
+        cells[0].set_ylabel(photo.name)
+    figure.suptitle(_finding(rows), fontsize=10)
     credits = "; ".join(f"{photo.name}: {photo.credit}" for photo in photos)
-    figure.supxlabel(
-        f"PSNR of the whole photograph on {protocol.describe(images.scale)}.\nPhotographs: {credits}.", fontsize=7
-    )
+    figure.supxlabel(f"{measured}.\nPhotographs: {credits}.", fontsize=7)
     return figure
 
 
-def _finding(scores: Mapping[str, Sequence[float]]) -> str:
-    """Which network gains most over bicubic, the first of the scores."""
+def _files(rows: Sequence[Sequence[Crop]], photos: Sequence[HeldOut], measured: str) -> Iterator[tuple[str, bytes]]:
+    """The crops as PNG, then the list of them, so that what it names is there."""
+    listed = []
+    for row, photo in zip(rows, photos, strict=True):
+        crops = []
+        for crop in row:
+            file = f"crops/{photo.name}/{crop.label.replace(' ', '-')}.png"
+            yield file, _png(crop.pixels)
+            crops.append({"label": crop.label, "file": file, "psnr": crop.decibels})
+        listed.append({"name": photo.name, "credit": photo.credit, "crops": crops})
+    yield "crops/index.json", json.dumps({"measured": measured, "images": listed}, indent=1).encode() + b"\n"
+
+
+def _finding(rows: Sequence[Sequence[Crop]]) -> str:
+    """Which network gains most over bicubic, the first that is scored."""
+    scores: dict[str, list[float]] = {}
+    for row in rows:
+        for crop in row:
+            if crop.decibels is not None:
+                scores.setdefault(crop.label, []).append(crop.decibels)
     mean = {label: sum(values) / len(values) for label, values in scores.items()}
     best = max(mean, key=lambda label: mean[label])
     if best == "bicubic":
@@ -68,8 +106,15 @@ def _detail(image: Tensor, photo: HeldOut) -> Tensor:  # [C, H, W] -> [DETAIL, D
     return as_rgb(image)[:, top : top + DETAIL, left : left + DETAIL].permute(1, 2, 0)
 
 
-def _show(cell, pixels: Tensor, title: str) -> None:  # type: ignore[no-untyped-def]
-    cell.imshow(pixels.numpy(), interpolation="nearest")
-    cell.set_title(title, fontsize=8)
+def _png(pixels: Tensor) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.contiguous().numpy()).save(buffer, "png", optimize=True)
+    return buffer.getvalue()
+
+
+def _show(cell: Any, crop: Crop) -> None:
+    cell.imshow(crop.pixels.numpy(), interpolation="nearest")
+    score = "" if crop.decibels is None else f"{crop.decibels:.2f} dB"
+    cell.set_title(f"{crop.label}\n{score}", fontsize=8)
     cell.set_xticks([])
     cell.set_yticks([])

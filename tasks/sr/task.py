@@ -7,7 +7,6 @@ from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
@@ -20,9 +19,9 @@ from tasks.sr.metrics import PROTOCOLS
 from tasks.sr.networks import Edsr, wdsr_a, wdsr_b
 from tasks.sr.photos import EVALUATION
 from tasks.sr.settings import SrSettings
-from tasks.sr.showcase import crop_grid
+from tasks.sr.showcase import compared
 from tasks.sr.sources import find_source
-from tasks.task import CPU, WHOLE, Metric, Scores, Shard
+from tasks.task import CPU, WHOLE, Metric, Scores, Shard, Showcase
 
 
 class SuperResolution:
@@ -56,7 +55,7 @@ class SuperResolution:
             source.name, source.train, scale=scale, smallest=settings.patch * scale, cache_gb=cache_gb
         )
         smallest = self._protocol.smallest_side(scale)
-        self._evaluation = [
+        self.evaluation = [
             ImageSet(name, pairs, scale=scale, smallest=smallest, cache_gb=cache_gb)
             for name, pairs in source.evaluation.items()
         ]
@@ -119,11 +118,11 @@ class SuperResolution:
     def evaluate(self, net: nn.Module, widths: Sequence[Width] | None = None) -> list[Scores]:
         """PSNR and SSIM on every evaluation set, at each width."""
         if widths is None:
-            return [evaluate(net, self._evaluation, self._protocol)]
+            return [evaluate(net, self.evaluation, self._protocol)]
         scores = []
         for width in widths:
             with at_width(net, width):
-                scores.append(evaluate(net, self._evaluation, self._protocol))
+                scores.append(evaluate(net, self.evaluation, self._protocol))
         return scores
 
     def baselines(self) -> dict[str, Scores]:
@@ -132,10 +131,10 @@ class SuperResolution:
 
     @cached_property
     def _bicubic(self) -> Scores:
-        return evaluate_upscaler(bicubic_upscaler(self.settings.scale), self._evaluation, self._protocol)
+        return evaluate_upscaler(bicubic_upscaler(self.settings.scale), self.evaluation, self._protocol)
 
-    def showcase(self, nets: Mapping[str, Callable[[Tensor], Tensor]]) -> Figure | None:
+    def showcase(self, nets: Mapping[str, Callable[[Tensor], Tensor]]) -> Showcase | None:
         """Crops of the held-out photographs beside bicubic and original; None for images that may not be shown."""
         if self.settings.data != "photos":
             return None
-        return crop_grid(nets, self._evaluation[0], EVALUATION, self._protocol)
+        return compared(nets, self.evaluation[0], EVALUATION, self._protocol)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.composing import CONF, GROUPS, choices
+from benchmarks.composing import CONF, GROUPS, choices, compose_run
 from benchmarks.run import main, usage
 from benchmarks.settings import RunSettings, read_recipes, read_settings
 from slimlib import Sandwich
@@ -36,8 +36,9 @@ def test_every_data_and_launcher_composes(data: str, launcher: str, tmp_path: Pa
     task = about["tasks"][0]
     place = [f"data.root={tmp_path}"] if about["root"] == "???" else []
     place += ["data.environment=CartPole-v1"] if data == "environment" else []
+    place += ["launcher.cluster=local"] if launcher == "slurm" else []
     settings = read_settings([f"task={task}", f"data={data}", f"launcher={launcher}", *place])
-    assert (settings.data, settings.launcher) == (data, launcher)
+    assert (settings.data, settings.launcher.name) == (data, launcher)
     deeper = () if data in ("photos", "digits", "cartpole") else (data,)
     assert settings.folder == Path(f"results/{task}/sandwich/tiny").joinpath(*deeper)
 
@@ -52,7 +53,8 @@ def test_data_of_another_task_are_refused() -> None:
 def test_the_defaults_are_the_readme_s() -> None:
     settings = read_settings([])
     assert (settings.task, settings.ablation, settings.scale, settings.data) == ("sr", "sandwich", "tiny", "photos")
-    assert settings.launcher == "serial" and settings.overwrite == "only-missing"
+    assert settings.launcher.name == "serial" and settings.tracker.name == "tensorboard"
+    assert settings.overwrite == "only-missing"
 
 
 def test_overrides_arrive() -> None:
@@ -105,7 +107,7 @@ def test_every_file_opens_with_its_question(path: Path) -> None:
         ("task=srr", "unknown task 'srr'; "),
         ("scale=smal", "did you mean 'small'?"),
         ("data=photo", "did you mean 'photos'?"),
-        ("launcher=slurm", "unknown launcher 'slurm'; choose one of joblib, serial"),
+        ("launcher=sluurm", "unknown launcher 'sluurm'; did you mean 'slurm'?"),
         ("stepz=3", "unknown key 'stepz'; did you mean 'steps'?"),
         ("abl=x", "unknown key 'abl'; did you mean 'ablation'?"),
         ("task.blokcs=3", "unknown key 'task.blokcs'; did you mean 'task.blocks'?"),
@@ -136,6 +138,36 @@ def test_every_file_opens_with_its_question(path: Path) -> None:
         ("~task", "keys cannot be removed"),
         ("steps=${nothing}", "nothing"),
         ("task.widths=[0.5,2]", "task.widths=2"),
+        ("+stepz=3", "unknown key 'stepz'; did you mean 'steps'?"),
+        ("++hydra.run.dir=/tmp", "unknown key 'hydra.run.dir'; choose one of steps"),
+        ("+data.optoins={a: 1}", "unknown key 'data.optoins'; did you mean 'data.options'?"),
+        ("+scale.sr.stepz=3", "unknown key 'scale.sr.stepz'; did you mean 'scale.sr.steps'?"),
+        ("+task._target_=os.system", "unknown key of task=sr '_target_'"),
+        ("task.name=rl", "task.name belongs to task=<name>, and cannot be changed"),
+        ("ablation.name=../up", "ablation.name belongs to ablation=<name>, and cannot be changed"),
+        ("data.tasks=[rl]", "data.tasks belongs to data=<name>, and cannot be changed"),
+        ("++task=rl", "'++task=rl': a choice is written task=<its name>"),
+        ("task@data=sr", "'task@data=sr': a choice is written task=<its name>"),
+        ("task=a\nb", "unknown task 'a b'"),
+        ("task=[sr]", "unknown task '['sr']'"),
+        ("scale.sr=5", "scale=tiny has no numbers for task=sr"),
+        ("steps=${steps}", "nested too deep, or refer to themselves"),
+        ("steps=" + "[" * 5000, "nested too deep"),
+        ("steps=" + "a" * 5000, "a ... a"),
+        ("seeds=[[]]", "a seed must be a whole number, at least 0; got []"),
+        ("results=null", "results=None must be a folder"),
+        ("results=[a]", "results=['a'] must be a folder"),
+        ("task.root=5", "data.root=5 must be text"),
+        ("task.train_sets=[5]", "a name in data.train_sets=5 must be text"),
+        ("++task.widths={1: 2}", "the key 1 must be a word; '1' in quotes is one"),
+        ("ablation.recipes=5", "ablation.recipes=5 must be a list"),
+        (
+            "ablation.recipes=[5]",
+            "a recipe of the ablation must be keys and values, for example {rule: sandwich}; got 5",
+        ),
+        ("ablation.slimmable=5", "ablation.slimmable must be keys and values"),
+        ("--multirun", "cannot read '--multirun'; write key=value"),
+        ("--config-dir=/tmp", "cannot read '--config-dir=/tmp'; write key=value"),
     ],
 )
 def test_wrong_settings_are_refused_in_one_line(argument: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,3 +200,15 @@ def test_equal_recipes_in_one_ablation_are_refused() -> None:
 def test_an_ablation_without_a_question_is_refused() -> None:
     with pytest.raises(ValueError, match="must open with the question"):
         read_recipes({"name": "x", "question": " ", "recipes": []}, "sr")
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "found"),
+    [
+        ("data.root=~/pictures", "root", f"{Path.home()}/pictures"),
+        ("data.eval_sets=[~/a,~/b]", "eval_sets", [f"{Path.home()}/a", f"{Path.home()}/b"]),
+    ],
+)
+def test_paths_below_the_home_folder_are_understood(given: str, key: str, found: object) -> None:
+    settings = compose_run(["task=sr", "data=folder", "data.root=there", given])
+    assert settings["task"][key] == found

@@ -28,9 +28,9 @@ def test_a_record_is_read_back_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (lambda text: "", "EOF"),
-        (lambda text: text[: len(text) // 2], "EOF"),
-        (lambda text: text.replace('"seed": 0', '"seed": "none"'), "seed: Input should be a valid integer"),
+        (lambda text: "", ", line 1: the file is empty"),
+        (lambda text: text[: len(text) // 2], ", line 26, column "),
+        (lambda text: text.replace('"seed": 0', '"seed": "none"'), ", line 8: seed: Input should be a valid integer"),
         (lambda text: text.replace('"psnr": 30.0', '"psnr": NaN'), "finite"),
         (lambda text: text.replace('"steps"', '"step"'), "steps: Field required"),
         (lambda text: text.replace('"format": 1', '"format": 2'), "format"),

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from benchmarks.launchers import among_ranks
+from benchmarks.launchers.launch import among_ranks
 from benchmarks.run import run
 from tasks.ranks import Ranks
 from tasks.task import CPU, WHOLE, Shard

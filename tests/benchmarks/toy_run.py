@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.launchers.choice import Joblib, Launcher, Ray, Serial, Slurm
 from benchmarks.run import run
 from benchmarks.settings import RunSettings
 from tasks.recipe import Recipe
@@ -21,7 +22,13 @@ RECIPES = (
 )
 
 
-def toy_settings(results: Path, **changes: Any) -> RunSettings:
+def toy_launcher(name: str, jobs: int = 2) -> Launcher:
+    """A launcher by its name; Slurm is played by processes of this machine."""
+    many = {"joblib": Joblib(jobs), "ray": Ray(jobs), "slurm": Slurm(jobs, cluster="local")}
+    return Serial() if name == "serial" else many[name]
+
+
+def toy_settings(results: Path, *, launcher: str = "serial", jobs: int = 2, **changes: Any) -> RunSettings:
     """Three recipes, two seeds, six steps."""
     plain: dict[str, Any] = {
         "task": "toy",
@@ -35,6 +42,7 @@ def toy_settings(results: Path, **changes: Any) -> RunSettings:
         "steps": 6,
         "seeds": (0, 1),
         "results": results,
+        "launcher": toy_launcher(launcher, jobs),
         "checkpoint_seconds": 0.0,
     }
     return RunSettings(**plain | changes)

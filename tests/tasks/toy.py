@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
 import slimlib as slim
 from slimlib.width import Width, round_channels
-from tasks.task import CPU, WHOLE, Metric, Scores, Shard
+from tasks.task import CPU, WHOLE, Metric, Scores, Shard, Showcase
 
 
 class ToyTask:
@@ -103,7 +103,7 @@ class ToyTask:
     def baselines(self) -> dict[str, Scores]:
         return {"zero": {name: {"error": 1.0, "fit": 0.0} for name in self.eval_sets}}
 
-    def showcase(self, nets: Mapping[str, Callable[[Tensor], Tensor]]) -> Any:
+    def showcase(self, nets: Mapping[str, Callable[[Tensor], Tensor]]) -> Showcase | None:
         return None
 
 

@@ -229,7 +229,7 @@ def test_the_showcase_shows_a_guess_of_every_network_below_each_image():
     always_seven = torch.zeros(10)
     always_seven[7] = 5.0
     nets = {"width 0.25": lambda x: always_seven.expand(len(x), 10), "width 1": task.build().eval()}
-    figure = task.showcase(nets)
+    figure = task.showcase(nets).figure
     assert [cell.get_title() for cell in figure.axes] == [str(digit) for digit in range(10)]
     texts = [text.get_text() for text in figure.axes[3].texts]
     assert len(texts) == 2 and texts[0] == "7 94 %"

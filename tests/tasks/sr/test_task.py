@@ -39,7 +39,7 @@ def high_paths(images):
 def test_photos_are_never_in_both_sets():
     task = SuperResolution(SrSettings())
     assert (task.dataset, task.eval_sets) == ("photos", ("photos",))
-    assert not high_paths(task._train) & high_paths(task._evaluation[0])
+    assert not high_paths(task._train) & high_paths(task.evaluation[0])
     assert sum("motorcycle" in file for file in TRAINING) == 2
     assert not any("motorcycle" in photo.file for photo in EVALUATION)
 
@@ -47,8 +47,8 @@ def test_photos_are_never_in_both_sets():
 def test_a_plain_folder_is_split(folder):
     task = SuperResolution(folder)
     assert (task.dataset, task.eval_sets) == ("mine", ("mine",))
-    assert [len(task._train), len(task._evaluation[0])] == [10, 2]
-    assert not high_paths(task._train) & high_paths(task._evaluation[0])
+    assert [len(task._train), len(task.evaluation[0])] == [10, 2]
+    assert not high_paths(task._train) & high_paths(task.evaluation[0])
 
 
 def test_evaluation_images_inside_the_training_folder_are_not_trained_on(folder, tmp_path, draw_image):
@@ -70,7 +70,7 @@ def test_div2k_trains_and_is_scored_on_its_own_splits(tmp_path, draw_image):
     task = SuperResolution(SrSettings(data="folder", root=str(tmp_path / "DIV2K"), **SMALL))
     assert task.eval_sets == ("DIV2K",)
     assert [pair.high.stem for pair in task._train.pairs] == ["0001", "0002"]
-    assert [pair.high.stem for pair in task._evaluation[0].pairs] == ["0801"]
+    assert [pair.high.stem for pair in task.evaluation[0].pairs] == ["0801"]
 
 
 def test_a_benchmark_has_a_set_for_each_name(tmp_path, draw_image):
@@ -156,7 +156,7 @@ def test_a_few_steps_lower_the_loss(model):
 
 def test_the_showcase_shows_every_method_beside_the_original():
     task = SuperResolution(SrSettings(**SMALL))
-    figure = task.showcase({"width 0.5": Repeat().eval()})
+    figure = task.showcase({"width 0.5": Repeat().eval()}).figure
     titles = [axes.get_title() for axes in figure.axes]
     assert len(titles) == 3 * len(EVALUATION)
     assert [title.split("\n")[0] for title in titles[:3]] == ["original", "bicubic", "width 0.5"]

@@ -1,27 +1,24 @@
-"""Where jobs run: one after another in this process, in parallel processes, or each among the ranks of torchrun."""
+"""Run the jobs of a run where its launcher says, and tell how each ended."""
 
 from __future__ import annotations
 
 import os
-import pickle
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import lru_cache
-from types import FrameType
 from typing import NoReturn
 
 from rich.console import Console
 
+from benchmarks.folder import ResultsFolder
 from benchmarks.jobs import AnyTask, Job, MakeTask, Outcome, chains, one_line, run_job, settings_want_traces
+from benchmarks.launchers.choice import Joblib, Ray, Serial, Slurm
+from benchmarks.launchers.stopping import stopping
+from benchmarks.launchers.supervising import Workers, supervise
 from benchmarks.progress import LineReporter, LiveReporter, Reporter
 from benchmarks.settings import RunSettings
 from tasks.ranks import ALONE, LostRank, Ranks, joined
 from tasks.task import TrainsItself
-
-FORSAKEN = 1
 
 
 def among_ranks(work: Callable[[Ranks], int]) -> int:
@@ -49,42 +46,48 @@ def _end(ranks: Ranks, error: BaseException) -> NoReturn:
     os._exit(1)
 
 
-@contextmanager
-def stopping() -> Iterator[Callable[[], bool]]:
-    """Within the block Ctrl-C and SIGTERM only set what the yielded function tells; a second Ctrl-C ends at once."""
-    asked = False
-
-    def ask(number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked = True
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def launch(
     settings: RunSettings, jobs: Sequence[Job], make_task: MakeTask, console: Console, ranks: Ranks = ALONE
 ) -> Iterator[Outcome]:
     """Run the jobs; yields how each ended, as it ends. After an interruption no further job begins.
 
     Raises:
-        ValueError: the task cannot be made, for example because its data are not there, or its batch cannot
-            be shared out evenly among the ranks.
+        ValueError: the task cannot be made, for example because its data are not there; its batch cannot
+            be shared out evenly among the ranks; or the launcher's cluster cannot be reached.
     """
     task = ranks.together(make_task)
     ranks.together(lambda: _check_batch(task, ranks))
     if isinstance(task, TrainsItself) and settings.precision != "float32":
         raise ValueError(f"precision={settings.precision} has no meaning for task={task.name}, which trains in float32")
-    if settings.launcher == "serial" or len(jobs) < 2:
+    about = settings.tracker.about(ResultsFolder(settings.folder).cache)
+    if about:
+        console.print(about, markup=False, highlight=False, soft_wrap=True)
+    workers = _workers(settings, len(chains(jobs)))
+    if workers is None:
         yield from _one_after_another(settings, jobs, task, console, ranks)
     else:
-        yield from _in_parallel(settings, jobs, make_task, console)
+        del task  # each worker makes its own
+        yield from supervise(settings, jobs, make_task, workers, console)
+
+
+def _workers(settings: RunSettings, chains: int) -> Callable[[], Workers] | None:
+    """What makes the workers; None: this process does the work."""
+    launcher = settings.launcher
+    match launcher:
+        case Joblib() if chains > 1:
+            from benchmarks.launchers.in_processes import InProcesses
+
+            return lambda: InProcesses(min(launcher.jobs, chains), threads=settings.threads)
+        case Ray():
+            from benchmarks.launchers.on_ray import OnRay
+
+            return lambda: OnRay(launcher)
+        case Slurm():
+            from benchmarks.launchers.on_slurm import OnSlurm
+
+            return lambda: OnSlurm(launcher, settings)
+        case Serial() | Joblib():
+            return None
 
 
 def _check_batch(task: AnyTask, ranks: Ranks) -> None:
@@ -128,55 +131,3 @@ def _one_after_another(
             for job in jobs:
                 if go_on():
                     yield run(job, lines)
-
-
-def _in_parallel(
-    settings: RunSettings, jobs: Sequence[Job], make_task: MakeTask, console: Console
-) -> Iterator[Outcome]:
-    from joblib import Parallel, delayed  # type: ignore[import-untyped]
-
-    left = {(job.hash, job.seed): job for job in jobs}
-    console.print(f"{len(jobs)} jobs in {settings.jobs} processes", highlight=False)
-    try:
-        with stopping() as stop:
-            parallel = Parallel(
-                n_jobs=settings.jobs, return_as="generator_unordered", pre_dispatch=settings.jobs, batch_size=1
-            )
-            made = pickle.dumps(make_task)
-            work = (delayed(_run_in_worker)(settings, chain, made) for chain in chains(jobs) if not stop())
-            for outcomes in parallel(work):
-                for outcome in outcomes:
-                    del left[outcome.job.hash, outcome.job.seed]
-                    console.print(str(outcome), markup=False, highlight=False, soft_wrap=True)
-                    yield outcome
-    except Exception as error:  # a worker died: its job and those not begun have no outcome yet
-        for job in left.values():
-            yield Outcome(
-                job, "failed", f"failed: {one_line(error)[:200]}; the same command goes on from its checkpoint"
-            )
-
-
-@lru_cache(maxsize=1)
-def _task_of(make_task: bytes) -> AnyTask:
-    """The task, made once for all jobs of a worker; `make_task` is pickled, so that two can be compared."""
-    task: AnyTask = pickle.loads(make_task)()
-    return task
-
-
-def _run_in_worker(settings: RunSettings, jobs: Sequence[Job], make_task: bytes) -> list[Outcome]:
-    run = os.getppid()
-    outcomes = []
-    with stopping() as stop:
-        try:
-            task = _task_of(make_task)
-        except Exception as error:
-            return [Outcome(job, "failed", f"failed: {one_line(error)}") for job in jobs]
-        for job in jobs:
-            outcomes.append(
-                run_job(settings, job, task, LineReporter(Console()), lambda: stop() or os.getppid() != run)
-            )
-            if os.getppid() != run:  # the run was killed, and nobody waits for this process
-                os._exit(FORSAKEN)
-            if outcomes[-1].status == "interrupted":
-                break
-    return outcomes

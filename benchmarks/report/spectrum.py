@@ -1,0 +1,104 @@
+"""What the page draws and lists of one table: each metric over multiply-adds, and the grids for reading."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.figures import LOGARITHMIC, axis_label, near
+from benchmarks.records import MetricInfo
+from benchmarks.results import Results, Summary
+from benchmarks.tables.ablation import cost_rows, decimals, grids_of, shown_name
+from benchmarks.tables.grid import Grid
+
+FEW_RECIPES = 10
+"""With more recipes than these a grid keeps a row a recipe, however many widths it has: it can be filtered by them."""
+
+Plain = dict[str, Any]
+"""What JSON can hold."""
+
+
+def table(results: Results) -> Plain:
+    """A table as the page's script reads it: recipes, widths, their costs, and a view for each metric and set.
+
+    Where all recipes cost the same, the costs are said once.
+    """
+    costs = [
+        [None if cost is None else cost[0] for cost in (results.cost(recipe, width) for width in results.widths)]
+        for recipe in results.recipes
+    ]
+    known = [cost for row in costs for cost in row if cost is not None]
+    return {
+        "recipes": results.recipes,
+        "individual": [number for number, recipe in enumerate(results.recipes) if results.individual(recipe)],
+        "seeds": list(results.seeds),
+        "widths": results.widths,
+        "costs": costs[:1] if all(row == costs[0] for row in costs) else costs,
+        "logarithmic": bool(known) and 0 < LOGARITHMIC * min(known) < max(known),
+        "views": [_view(results, m, dataset) for m in results.first.metrics for dataset in results.first.eval_sets],
+    }
+
+
+def _view(results: Results, metric: MetricInfo, dataset: str) -> Plain:
+    summaries = [[results.summary(r, w, dataset, metric.name) for w in results.widths] for r in results.recipes]
+    seen = [summary.middle for row in summaries for summary in row if summary is not None]
+    baselines = [
+        [name, scores[dataset][metric.name], near(scores[dataset][metric.name], seen)]
+        for name, scores in results.baselines.items()
+        if metric.name in scores.get(dataset, {})
+    ]
+    return {
+        "name": f"{shown_name(metric)} on {dataset}",
+        "axis": axis_label(results, metric),
+        "unit": metric.unit,
+        "decimals": decimals(metric),
+        "interval": results.by_iqm(metric.name),
+        "series": [_series(row) for row in summaries],
+        "baselines": baselines,
+        "incomplete": _incomplete(results, metric, dataset, summaries),
+        "grids": [grid_data(_by_recipe(results, grid), results) for grid in grids_of(results, dataset, metric)],
+    }
+
+
+def _series(row: Sequence[Summary | None]) -> list[list[float | None]]:
+    """The middles; below and above them too where seeds spread."""
+    parts = [
+        [None if summary is None else rounded(getattr(summary, what)) for summary in row]
+        for what in ("middle", "below", "above")
+    ]
+    return parts if any(parts[1]) or any(parts[2]) else parts[:1]
+
+
+def _incomplete(
+    results: Results, metric: MetricInfo, dataset: str, summaries: Sequence[Sequence[Summary | None]]
+) -> int:
+    """How many recipes have values that no mean can be taken of, since a seed is missing."""
+    return sum(
+        any(
+            summary is None and results.cell(recipe, width, dataset, metric.name).values
+            for summary, width in zip(row, results.widths, strict=True)
+        )
+        for recipe, row in zip(results.recipes, summaries, strict=True)
+    )
+
+
+def _by_recipe(results: Results, grid: Grid) -> Grid:
+    """The grid with a row a recipe, where recipes are too many for columns."""
+    if grid.head[0] == "width" and grid.head[1:] == [f"{w:g}" for w in results.widths]:
+        return grid
+    if len(results.recipes) <= FEW_RECIPES:
+        return grid
+    head, *rows = (list(column) for column in zip(grid.head, *grid.rows, strict=True))
+    return Grid(grid.title, head, rows)
+
+
+def grid_data(grid: Grid, results: Results) -> Plain:
+    """A grid; the rows of costs, where they are the same for all recipes, stay on top and are not sorted."""
+    costs = cost_rows(results)
+    pinned = len(costs) if len(costs) == 2 and grid.rows[:2] == costs else 0
+    return {"title": grid.title, "head": grid.head, "pinned": grid.rows[:pinned], "rows": grid.rows[pinned:]}
+
+
+def rounded(number: float) -> float:
+    """Six digits: more than a screen can show."""
+    return float(f"{number:.6g}")

@@ -1,0 +1,60 @@
+"""A table for reading: plain text cells, written as Markdown, LaTeX or on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One table: the title, the columns' heads, and the rows; what the first column says names the row."""
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+
+
+def markdown(grid: Grid) -> str:
+    """The table below its title in bold."""
+    rule = ["---", *["---:"] * (len(grid.head) - 1)]
+    return "\n".join([f"**{grid.title}**", "", *(_line(cells) for cells in (grid.head, rule, *grid.rows))])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def latex(grid: Grid) -> list[str]:
+    """The lines of a tabular (needs booktabs), below its title."""
+    columns = "l" + "r" * (len(grid.head) - 1)
+    head, *rows = (" & ".join(escaped(cell) for cell in cells) + " \\\\" for cells in (grid.head, *grid.rows))
+    opened = ["", f"{escaped(grid.title)}\\\\", f"\\begin{{tabular}}{{{columns}}}", "\\toprule"]
+    return [*opened, head, "\\midrule", *rows, "\\bottomrule", "\\end{tabular}", ""]
+
+
+def on_screen(grid: Grid) -> Table:
+    """For a rich console."""
+    table = Table(title=grid.title, title_justify="left")
+    for number, head in enumerate(grid.head):
+        table.add_column(head, justify="left" if number == 0 else "right", no_wrap=number == 0)
+    for row in grid.rows:
+        table.add_row(*row)
+    return table
+
+
+def escaped(text: str) -> str:
+    """Text as LaTeX shows it."""
+    for plain, command in (
+        ("&", "\\&"),
+        ("%", "\\%"),
+        ("#", "\\#"),
+        ("_", "\\_"),
+        ("±", "$\\pm$"),
+        (">", "$>$"),
+        ("<", "$<$"),
+    ):
+        text = text.replace(plain, command)
+    return text

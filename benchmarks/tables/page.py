@@ -1,0 +1,126 @@
+"""The page of the ablations: question, recipes, commands, cost, and what was found, from YAML and records."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.collecting import Collected
+from benchmarks.composing import CONF, choices
+from benchmarks.findings import finding
+from benchmarks.results import Results
+from benchmarks.settings import RunSettings, read_settings
+from benchmarks.tables.ablation import grids
+from benchmarks.tables.cost import estimate, explained
+from benchmarks.tables.grid import markdown
+from benchmarks.tables.rates import Rates
+from benchmarks.task_choice import TASKS
+
+SCALES = ("tiny", "small", "paper")
+COMMAND = "python -m benchmarks.tables page=docs/ablations.md"
+PLACES: Mapping[tuple[str, str], str] = {
+    ("classification", "cifar10"): "data/cifar10",
+    ("classification", "imagenet"): "data/ImageNet",
+    ("sr", "benchmark"): "data/benchmark",
+    ("sr", "folder"): "data/DIV2K",
+}
+"""What commands call the folder of a task's data."""
+
+HEAD = """\
+# The ablations: questions, commands, results
+
+Made by `{command}` from `benchmarks/conf/ablation/` and the records; do not edit.
+`scale=tiny` takes minutes on two CPU cores, `scale=small` trains several seeds on a small public data set,
+`scale=paper` is the published recipe; `data.root` is the folder that holds the data.
+[The papers' tables]({published}) have ours beside them.
+
+{explained}
+"""
+
+
+def ablations_page(collected: Sequence[Collected], rates: Rates, at: Path, results: Path) -> str:
+    """The page as Markdown.
+
+    Args:
+        at: the folder that it lies in; `results`: that of the records: its links lead from one to the other.
+    """
+    names = choices("ablation")
+    published = Path(os.path.relpath(results / "published", at)).as_posix()
+    parts = [HEAD.format(command=COMMAND, explained=explained(rates), published=published).rstrip()]
+    parts.append("\n".join(f"- [{name}](#{name}): {_yaml('ablation', name)['question']}" for name in names))
+    for name in names:
+        found = [one for one in collected if one.tables and one.tables[0].first.ablation == name]
+        parts += [f"## {name}", *_section(name, found, rates, at)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(name: str, found: Sequence[Collected], rates: Rates, at: Path) -> Iterator[str]:
+    ablation = _yaml("ablation", name)
+    tasks = [task for task in TASKS if task in ablation.get("tasks", TASKS)]
+    yield f"**{ablation['question']}** For {_and([f'`task={task}`' for task in tasks])}."
+    yield "\n".join(f"- {_recipe(recipe)}" for recipe in ablation["recipes"])
+    commands = [(task, scale) for task in tasks for scale in SCALES]
+    yield "\n".join(["```bash", *(_command(_words(name, *chosen)) for chosen in commands), "```"])
+    costs = [f"`task={task}`: {estimate(_settings(name, task, 'paper'), rates)}" for task in tasks]
+    yield f"Estimated at `scale=paper`: {'; '.join(costs)}."
+    if not found:
+        yield "Nobody has run it yet."
+    for one in found:
+        for number, table in enumerate(one.tables, start=1):
+            yield from _found(one.folder.path if number == 1 else one.folder.path / "other" / str(number), table, at)
+
+
+def _found(folder: Path, results: Results, at: Path) -> Iterator[str]:
+    """What the records of one table say."""
+    first, where = results.first, Path(os.path.relpath(folder, at)).as_posix()
+    yield f"### {first.ablation}, {first.task}: {first.data}, scale {first.scale}"
+    yield f"{finding(results)}. {results.caption()}"
+    yield markdown(grids(results)[0])
+    curves = f", [learning curves]({where}/curves.png)" if (folder / "curves.png").exists() else ""
+    yield f"[All of its tables]({where}/table.md){curves}."
+    yield f"![{finding(results)}]({where}/figure.png)"
+
+
+def _recipe(given: Mapping[str, Any]) -> str:
+    """A recipe as its YAML has it; `${switches.four}` is the scale's."""
+    settings = [f"{key}: {_plain(value)}" for key, value in given.items() if key not in ("name", "tasks")]
+    only = f" (only {_and(given['tasks'])})" if "tasks" in given else ""
+    told = f": {', '.join(settings)}" if settings else ""
+    return f"`{_plain(given['name'])}`{told}{only}"
+
+
+def _plain(value: Any) -> str:
+    text = "none" if value is None else str(value) if not isinstance(value, list) else ", ".join(map(_plain, value))
+    return text.replace("${", "<").replace("}", ">") if isinstance(value, str) else text
+
+
+def _words(name: str, task: str, scale: str) -> list[str]:
+    """The arguments of the run of an ablation; data that come with no package have a place."""
+    data = _yaml("scale", scale)[task]["data"]
+    place = [f"data.root={PLACES[task, data]}"] if _yaml("data", data)["root"] == "???" else []
+    return [f"task={task}", f"ablation={name}", f"scale={scale}", *place]
+
+
+def _command(words: Sequence[str]) -> str:
+    return f"python -m benchmarks.run {shlex.join(words)}"
+
+
+def _settings(name: str, task: str, scale: str) -> RunSettings:
+    return read_settings(_words(name, task, scale))
+
+
+@cache
+def _yaml(group: str, name: str) -> Mapping[str, Any]:
+    content: Mapping[str, Any] = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+    return content
+
+
+def _and(words: Sequence[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last

@@ -1,0 +1,1 @@
+"""Where a training can be watched from elsewhere: TensorBoard, Weights & Biases, MLflow, trackio."""

@@ -1,0 +1,70 @@
+"""Wrong arguments are told in one line, with what would be right, and nothing is written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.report.__main__ import DONE, FAILED, WRONG_SETTINGS, main
+from tests.benchmarks.report.small_results import sr_records, write_all
+
+WRONG = [
+    ("result={here}", "unknown key 'result'; did you mean 'results'?"),
+    ("results", "write key=value"),
+    ("results=", "write key=value"),
+    ("--results=x", "unknown key '--results'; did you mean 'results'?"),
+    ("results={here}/nowhere", "does not exist; name the folder that runs have written to"),
+    ("results={here}/file", "is a file; name the folder"),
+    ("to={here}", "is a folder; name a file in it"),
+    ("to={here}/page.md", "does not end in .html"),
+    ("to={here}/file/page.html", "is a file, no folder can be made there"),
+]
+
+
+@pytest.mark.parametrize(("argument", "message"), WRONG)
+def test_a_wrong_argument_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], argument: str, message: str
+) -> None:
+    (tmp_path / "file").touch()
+    given = [argument.format(here=tmp_path)]
+    if not argument.startswith("results="):
+        given.append(f"results={tmp_path}")
+    assert main(given) == WRONG_SETTINGS
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and message in told and told.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"results={tmp_path}", "results=other"]) == WRONG_SETTINGS
+    assert "results= is given twice" in capsys.readouterr().err
+
+
+def test_help_tells_the_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == DONE
+    assert "[results=results] [to=results/report.html]" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc, where nothing can be written")
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_all(sr_records(), tmp_path)
+    assert main([f"results={tmp_path}", "to=/proc/self/report.html"]) == FAILED
+    assert "report.html" in capsys.readouterr().err
+
+
+def test_a_page_that_cannot_be_finished_leaves_the_old_one(tmp_path: Path) -> None:
+    write_all(sr_records(), tmp_path)
+    (tmp_path / "report.html").write_text("old")
+    limited = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
+        "from benchmarks.report.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run([sys.executable, "-c", limited, f"results={tmp_path}"], capture_output=True, text=True)
+    assert done.returncode == FAILED and done.stderr.startswith("error: cannot write report.html: File too large")
+    assert (tmp_path / "report.html").read_text() == "old"
+    assert not list(tmp_path.glob(".*"))

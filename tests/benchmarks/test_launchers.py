@@ -1,0 +1,249 @@
+"""Workers on one machine or many may die, be told to stop, or do a job twice: the table is the serial one.
+
+A run is a process of its own: `python -m tests.benchmarks.test_launchers <results> <launcher> <slow>`.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from benchmarks.composing import choices
+from benchmarks.jobs import chains, plan, run_job
+from benchmarks.launchers.choice import LAUNCHERS, Joblib, Slurm, read_launcher
+from benchmarks.launchers.work import Stamp, Work, record_file, stamp
+from benchmarks.progress import LineReporter
+from benchmarks.run import main, run
+from tests.benchmarks.playing_slurm import write_commands
+from tests.benchmarks.tasks_of_workers import Deadly, SaysWhere
+from tests.benchmarks.test_runner import folder_of, records_of, start_process, wait_for_steps
+from tests.benchmarks.toy_run import RECIPES, toy_run, toy_settings
+from tests.tasks.toy import ToyTask
+
+TIMEOUT = 400
+SETTINGS: dict[str, Any] = {"seeds": (0,), "recipes": RECIPES[:2]}
+PACKAGES = {"joblib": "joblib", "ray": "ray", "slurm": "submitit"}
+MANY = [
+    pytest.param(name, marks=pytest.mark.skipif(find_spec(package) is None, reason=f"{package} is not installed"))
+    for name, package in PACKAGES.items()
+]
+
+
+def start(results: Path, launcher: str, *, slow: float = 0.1) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.benchmarks.test_launchers", str(results), launcher, str(slow)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def worker_in_mid_training(process: subprocess.Popen[str], results: Path) -> int:
+    """The id of a process that has done two batches of a training, and so written a checkpoint, and does the next."""
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline and process.poll() is None:
+        for path in (results / "workers").glob("*-2"):
+            return int(path.name.partition("-")[0])
+        time.sleep(0.005)
+    raise AssertionError("no worker has begun")
+
+
+def nothing_is_left_over(results: Path) -> bool:
+    cache = folder_of(results) / "cache"
+    left = [*cache.glob("checkpoints/*"), *cache.glob("locks/*"), *cache.glob("wanted-*"), *results.rglob(".*.tmp")]
+    return left == []
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("serial")
+    assert toy_run(toy_settings(results, **SETTINGS)) == 0
+    return results
+
+
+@pytest.mark.parametrize("launcher", MANY)
+def test_a_killed_worker_costs_no_record_and_changes_no_table(launcher: str, tmp_path: Path, serial: Path) -> None:
+    process = start(tmp_path, launcher)
+    os.kill(worker_in_mid_training(process, tmp_path), signal.SIGKILL)
+    out, err = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, err
+    assert out.count("started again from its checkpoint, 1 of 3") == 1
+    assert records_of(tmp_path) == records_of(serial) and len(records_of(tmp_path)) == len(RECIPES[:2])
+    assert (folder_of(tmp_path) / "table.csv").read_bytes() == (folder_of(serial) / "table.csv").read_bytes()
+    assert nothing_is_left_over(tmp_path)
+
+
+@pytest.mark.skipif(find_spec("submitit") is None, reason="submitit is not installed")
+def test_slurm_gets_an_array_and_a_killed_job_is_queued_again(
+    tmp_path: Path, serial: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_commands(tmp_path / "bin")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    process = start(tmp_path, "array")
+    os.kill(worker_in_mid_training(process, tmp_path), signal.SIGKILL)
+    _, err = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, err
+    assert records_of(tmp_path) == records_of(serial)
+    first, second = ((tmp_path / "bin" / f"{number}.sbatch").read_text() for number in (1, 2))
+    for line in ("array=0-1%2", "partition=gpu", "account=vision", "time=5", "mem=2GB", "gpus-per-node=0", "requeue"):
+        assert f"#SBATCH --{line}\n" in first
+    assert "--array" not in second and "#SBATCH --partition=gpu\n" in second
+
+
+@pytest.mark.parametrize("launcher", MANY[:2])
+def test_stopping_the_run_stops_its_workers(launcher: str, tmp_path: Path) -> None:
+    process = start(tmp_path, launcher, slow=0.5)
+    worker = worker_in_mid_training(process, tmp_path)
+    process.terminate()
+    _, err = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 130 and "the same command goes on" in err and "Traceback" not in err
+    assert list(folder_of(tmp_path).glob("cache/checkpoints/*.pt")) and len(records_of(tmp_path)) < len(RECIPES[:2])
+    deadline = time.monotonic() + 60
+    while _lives(worker) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _lives(worker)
+
+
+def _lives(process: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+
+
+def test_a_worker_that_is_told_to_stop_is_started_again(tmp_path: Path, serial: Path) -> None:
+    process = start(tmp_path, "joblib")
+    os.kill(worker_in_mid_training(process, tmp_path), signal.SIGTERM)
+    out, err = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, err
+    assert "its worker died (told to stop); started again" in out
+    assert records_of(tmp_path) == records_of(serial)
+
+
+def test_a_job_that_kills_its_workers_fails_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = replace(toy_settings(tmp_path, **SETTINGS), launcher=Joblib(2, retries=1))
+    assert run(settings, Deadly, Console(width=300)) == 1
+    out, err = capsys.readouterr()
+    assert (
+        out.count("individual, seed 0: its worker died (SIGKILL(-9)); started again from its checkpoint, 1 of 1") == 1
+    )
+    assert err == ("error: individual, seed 0: failed: its worker died (SIGKILL(-9)); the same command goes on\n")
+    assert {name.split("-")[0] for name in records_of(tmp_path)} == {"random"}
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_job_done_twice_at_once_is_recorded_once(killed: bool, tmp_path: Path, serial: Path) -> None:
+    settings = toy_settings(tmp_path)
+    job = plan(settings)[0]
+    first = start_process(tmp_path, slow=0.05)  # in the order of the plan
+    wait_for_steps(tmp_path, 2)
+    if killed:
+        first.kill()
+        first.wait()
+    record = folder_of(tmp_path) / "records" / f"{job.name}.json"
+    notes = Console(record=True, width=200)
+    outcome = run_job(settings, job, ToyTask(), LineReporter(notes), lambda: False, recorded=record.exists)
+    assert outcome.status == "trained"
+    assert outcome.note.startswith("done in") if killed else outcome.note == "done by another process"
+    assert ("another process is still at it" in notes.export_text()) is not killed
+    first.communicate(timeout=TIMEOUT)
+    assert first.returncode == (-signal.SIGKILL if killed else 0)
+    assert records_of(serial).keys() & records_of(tmp_path).keys() >= {record.name}
+    assert records_of(tmp_path)[record.name] == records_of(serial)[record.name]
+    assert nothing_is_left_over(tmp_path)
+
+
+def test_a_record_counts_as_done_only_if_it_was_written_since_the_run_began(tmp_path: Path, serial: Path) -> None:
+    settings = toy_settings(tmp_path, **SETTINGS, overwrite="always")
+    job = plan(settings)[1]
+    (tmp_path / "wanted").touch()
+
+    def work(before: Stamp) -> list[str]:
+        one = Work(settings, ((job, before),), pickle.dumps(ToyTask), Path.cwd(), tmp_path / "wanted")
+        return [outcome.note.partition(" in")[0] for outcome in one()]
+
+    shutil.copytree(serial / "toy", tmp_path / "toy")
+    old = stamp(record_file(settings, job))
+    assert work(old) == ["done"] and stamp(record_file(settings, job)) != old
+    assert work(old) == ["done by another process"], "it was killed after the record, and is started again"
+
+
+def test_a_machine_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
+    settings = toy_settings(tmp_path, **SETTINGS)
+    jobs = tuple((job, None) for job in chains(plan(settings))[0])
+    nowhere = tmp_path / "not mounted" / "wanted"
+    (outcome,) = Work(settings, jobs, b"", Path.cwd(), nowhere)()
+    assert outcome.status == "failed" and f"does not see {nowhere.parent}; start the run in" in outcome.note
+
+
+def test_work_that_is_not_wanted_is_not_begun(tmp_path: Path) -> None:
+    settings = toy_settings(tmp_path, **SETTINGS)
+    jobs = tuple((job, None) for job in chains(plan(settings))[0])
+    assert Work(settings, jobs, b"", Path.cwd(), tmp_path / "wanted")() == []
+
+
+def test_every_launcher_has_its_settings() -> None:
+    assert set(choices("launcher")) == set(LAUNCHERS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("launcher=serial launcher.jobs=4", "launcher.jobs must be 1 for launcher=serial, not 4; launcher=joblib runs"),
+        ("launcher=joblib launcher.retries=-1", "launcher.retries must be a whole number, at least 0; got -1"),
+        ("launcher=joblib launcher.gpus_per_job=1", "unknown key 'launcher.gpus_per_job'"),
+        ("launcher=slurm launcher.cluster=pbs", "unknown launcher.cluster 'pbs'; choose one of slurm, local"),
+        ("launcher=slurm launcher.cluster=local launcher.partition=gpu", "launcher.partition has no meaning for"),
+        ("launcher=slurm launcher.timeout_min=0", "launcher.timeout_min must be a whole number, at least 1; got 0"),
+        ("launcher=slurm launcher.mem_gb=none", "launcher.mem_gb='none' must be a number of GB above 0, or null"),
+        ("launcher=slurm launcher.options=7", "launcher.options=7 must be options"),
+        ("launcher=slurm launcher.gpus_per_job=4", "several train one recipe by torchrun"),
+        ("launcher=ray launcher.cpus_per_job=0", "launcher.cpus_per_job must be a whole number, at least 1; got 0"),
+        ("launcher=ray launcher.address=7", "launcher.address=7 must be auto, a host:port, or null"),
+        ("launcher=ray device=cuda", "device=cuda, and launcher.gpus_per_job=0: no GPU is reserved for a job"),
+        ("launcher=ray launcher.gpus_per_job=0.5 device=cpu", "a GPU is reserved for each job"),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_line(arguments: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments.split()) == 2
+    out, err = capsys.readouterr()
+    assert says in err and err.startswith("error: ") and err.count("\n") == 1 and not out
+
+
+@pytest.mark.parametrize("launcher", MANY)
+def test_a_missing_package_is_named_with_its_extra(
+    launcher: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("benchmarks.launchers.choice.find_spec", lambda _: None)
+    assert main([f"launcher={launcher}"]) == 2
+    extra = {"joblib": "bench"}.get(launcher, launcher)
+    needs = f"error: launcher={launcher} needs the package {PACKAGES[launcher]}: pip install -e '.[{extra}]'\n"
+    assert capsys.readouterr().err == needs
+
+
+def test_without_slurm_the_way_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    monkeypatch.setattr("benchmarks.launchers.choice.find_spec", lambda _: "found")
+    with pytest.raises(
+        ValueError, match=r"no sbatch on this machine; start .* or try it here with launcher.cluster=loc"
+    ):
+        read_launcher({"name": "slurm"})
+
+
+if __name__ == "__main__":
+    place, name, seconds = sys.argv[1:]
+    task = partial(SaysWhere, Path(place) / "workers", slow=float(seconds))
+    settings = toy_settings(Path(place), launcher="serial" if name == "array" else name, **SETTINGS)
+    if name == "array":
+        array = Slurm(2, partition="gpu", timeout_min=5, mem_gb=2, options={"account": "vision"})
+        settings = replace(settings, launcher=array)
+    sys.exit(run(settings, task, Console(width=300)))

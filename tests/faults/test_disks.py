@@ -1,0 +1,105 @@
+"""A disk that is full, too small or read-only costs nothing that was there, and is told by file and reason."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.benchmarks.toy_run import toy_run, toy_settings
+from tests.faults.crash_points import forked
+from tests.faults.extent import LONG
+from tests.faults.outcome import differences, files_below
+
+PAGE = 4096
+
+
+def can_mount() -> bool:
+    """Whether this user may mount a disk in memory that nobody else sees."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        return False
+    command = ["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+needs_mount = pytest.mark.skipif(not can_mount(), reason="only root on Linux can mount a small disk")
+
+
+def on_a_small_disk(root: Path, *what: str) -> list[dict[str, Any]]:
+    """What `tests.faults.small_disk` prints."""
+    for name in ("disk", "expected"):
+        (root / name).mkdir()
+    command = [
+        "unshare",
+        "-m",
+        sys.executable,
+        "-m",
+        "tests.faults.small_disk",
+        root / "disk",
+        root / "expected",
+        *what,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@needs_mount
+@pytest.mark.timeout(3600)
+def test_a_full_disk_is_told_by_file_and_the_same_command_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    pages = range(24) if LONG else (0, 4, 6, 9, 10, 11)
+    found = on_a_small_disk(tmp_path, "full", *(str(PAGE * number) for number in pages))
+    told = [line for each in found for line in each["told"]]
+    for each in found:
+        assert each["code"] == (1 if each["told"] else 0)
+        assert each["stray"] == each["lost"] == each["cut off"] == []
+        assert (each["then"], each["differences"]) == ([0, []], [])
+    assert all(line.startswith("error: ") and "No space left on device" in line for line in told)
+    for file in (".pt", ".safetensors", ".json", "table.csv", "figure.png"):
+        assert any("annot write " in line and f"{file}: " in line for line in told), file
+
+
+@needs_mount
+def test_results_that_have_become_read_only_are_told_and_intact(tmp_path: Path) -> None:
+    (found,) = on_a_small_disk(tmp_path, "read-only")
+    assert (found["code"], found["intact"], len(found["told"])) == (1, True, 1)
+    assert found["told"][0].startswith("error: Read-only file system: ")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_results_that_may_not_be_written_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tmp_path.chmod(0o555)
+    assert toy_run(toy_settings(tmp_path)) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: Permission denied: ") and err.count("\n") == 1
+
+
+def limited(results: Path, size: int) -> int:
+    """A run that may write no file larger than `size`; what it says goes to a file beside the results."""
+    sys.stderr = (results.parent / "told").open("w")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    try:
+        return toy_run(toy_settings(results, seeds=(0,), steps=2))
+    finally:
+        sys.stderr.close()
+
+
+@pytest.mark.parametrize(("size", "file"), [(1_000, ".pt"), (100_000, "figure.png")])
+def test_a_file_that_is_too_large_is_told_and_the_same_command_goes_on(size: int, file: str, tmp_path: Path) -> None:
+    results, expected = tmp_path / "results", tmp_path / "expected"
+    assert forked(partial(limited, results, size)) == 1
+    told = (tmp_path / "told").read_text().splitlines()
+    assert told and all(line.startswith("error: ") and line.endswith("File too large") for line in told)
+    assert any("annot write " in line and f"{file}: " in line for line in told)
+    assert not [name for name in files_below(results) if name.endswith((".tmp", ".part"))]
+    for place in (results, expected):
+        assert toy_run(toy_settings(place, seeds=(0,), steps=2)) == 0
+    assert differences(results, expected) == []

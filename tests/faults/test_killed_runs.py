@@ -1,0 +1,79 @@
+"""A run that is killed at any moment goes on to the records and tables of one that was left alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.atomic import remove_stale, write_atomically
+from tests.faults.extent import KILLS, LONG, chance
+from tests.faults.processes import BENCHMARK, TOY, killed_at_random
+
+SMALL = {
+    "sr": "steps=12 task.features=8 task.blocks=1 only=[individual,sandwich]",
+    "classification": "steps=8 only=[individual,sandwich]",
+    "rl": "steps=2000 task.episodes=2 task.curve_episodes=1 only=[individual,sandwich]",
+}
+
+
+@pytest.mark.timeout(7200)
+def test_killed_at_random_moments_a_run_goes_on_to_the_same_records_and_tables(tmp_path: Path) -> None:
+    found = killed_at_random(TOY, tmp_path, kills=KILLS, moments=chance())
+    print(found)
+    assert (found.kills, found.differences) == (KILLS, ())
+
+
+@pytest.mark.skipif(not LONG, reason="minutes for each task: FAULTS=long")
+@pytest.mark.timeout(14400)
+@pytest.mark.parametrize("task", SMALL)
+def test_killed_at_random_moments_every_task_goes_on(task: str, tmp_path: Path) -> None:
+    command = (*BENCHMARK, f"task={task}", "checkpoint_seconds=0.5", "tracker=none", *SMALL[task].split())
+    found = killed_at_random(command, tmp_path, kills=KILLS, moments=chance())
+    print(found)
+    assert (found.kills, found.differences) == (KILLS, ())
+
+
+@pytest.mark.timeout(14400)
+def test_killed_before_any_operation_on_the_disk_a_run_goes_on(tmp_path: Path) -> None:
+    """At those where files change hands; in the long form at each of all."""
+    command = [sys.executable, "-m", "tests.faults.crash_points", str(tmp_path), "all" if LONG else "rare"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    points = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {Path(point["operation"]).suffix for point in points} >= {".tmp", ".part", ".pt", ".json", ".csv"}
+    assert [p for p in points if p["codes"] != [-9, 0] or p["differences"]] == []
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    code = """if True:
+        import os, signal, sys, pathlib
+        from tasks import atomic
+        def stop(handle):
+            print("there", flush=True)
+            sys.stdin.read(1)
+        os.fsync = stop
+        atomic.write_atomically(pathlib.Path(sys.argv[1]) / "file", "written")
+    """
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    writers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
+    for writer in writers:
+        assert writer.stdout is not None and writer.stdout.readline() == b"there\n"
+    writers[0].kill()
+    writers[0].wait()
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_stale(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    writers[1].communicate(b"x", timeout=60)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "written")]
+
+
+def test_other_files_are_not_taken_for_stale_ones(tmp_path: Path) -> None:
+    write_atomically(tmp_path / ".file.tmp.txt", "kept")
+    write_atomically(tmp_path / "file.tmp", "kept")
+    (tmp_path / ".folder.tmp").mkdir()
+    remove_stale(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
