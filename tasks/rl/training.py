@@ -183,8 +183,10 @@ class Follow(BaseCallback):
         points = self.run.settings.curve_points
         if points < 2:
             return False
-        known = len(next(iter(self.curves.values())))
-        return known < points - 1 and done >= self.run.steps * (known + 1) / points
+        curve = next(iter(self.curves.values()))
+        if curve and curve[-1][0] == done:  # measured already, before the checkpoint that this goes on from
+            return False
+        return len(curve) < points - 1 and done >= self.run.steps * (len(curve) + 1) / points
 
     def _extend_curves(self, done: int) -> None:
         judge, episodes = self.run.judge, self.run.settings.curve_episodes

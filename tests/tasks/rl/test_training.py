@@ -83,6 +83,14 @@ def test_resumed_training_equals_uninterrupted(name, tmp_path):
     assert len(whole) == 2
 
 
+@pytest.mark.parametrize("stop_at", range(2, STEPS // 32))
+def test_a_point_of_the_curve_is_measured_once_where_rollouts_are_longer_than_its_steps(stop_at, tmp_path):
+    settings = replace(SETTINGS["ppo"], curve_points=20)
+    with pytest.raises(Interrupted):
+        trained(settings, SAMPLED, tmp_path / "run.pt", stop_at=stop_at)
+    assert trained(settings, SAMPLED, tmp_path / "run.pt") == trained(settings, SAMPLED)
+
+
 def test_resumed_individual_policies_equal_uninterrupted(tmp_path):
     settings = SETTINGS["ppo"]
     whole = trained(settings, INDIVIDUAL)
