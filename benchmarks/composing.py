@@ -104,7 +104,8 @@ def _parse(argument: str) -> Override:
     try:
         override = OverridesParser.create().parse_override(argument)
     except HydraException:
-        raise ValueError(f"cannot read '{argument}'; write key=value, for example steps=100 or seeds=[0,1,2]") from None
+        shown = argument if len(argument) <= 80 else f"{argument[:80]}..."
+        raise ValueError(f"cannot read '{shown}'; write key=value, for example steps=100 or seeds=[0,1,2]") from None
     if override.is_sweep_override():
         raise ValueError(
             f"'{argument}' is several runs; one at a time, a list is written {override.key_or_group}=[...]"

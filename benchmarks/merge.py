@@ -123,8 +123,8 @@ def merge(sources: Sequence[Path], target: Path) -> Merged:
             names = {found.record.file_name for found in incoming}
             there = [found for found in _read(target, place, merged.damaged) if found.record.file_name in names]
             for name in sorted(names):
-                of_name = [[f for f in some if f.record.file_name == name] for some in (there, incoming)]
-                _settle(folder.records / name, *of_name, merged)
+                ours, theirs = ([f for f in some if f.record.file_name == name] for some in (there, incoming))
+                _settle(folder.records / name, ours, theirs, merged)
     return merged
 
 

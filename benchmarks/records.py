@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from benchmarks.identity import slug
+from benchmarks.identity import record_name, slug
 from benchmarks.json_places import WrongJson, line_of, parse
 from tasks.atomic import write_atomically
 
@@ -113,7 +113,7 @@ class Record(_Strict):
     @property
     def file_name(self) -> str:
         """`<recipe>-<seed>-<hash>.json`."""
-        return f"{slug(self.recipe)}-{self.seed}-{self.hash}.json"
+        return f"{record_name(self.recipe, self.seed, self.hash)}.json"
 
     @property
     def kind(self) -> str:

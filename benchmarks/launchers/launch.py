@@ -11,12 +11,13 @@ from typing import NoReturn
 from rich.console import Console
 
 from benchmarks.folder import ResultsFolder
-from benchmarks.jobs import AnyTask, Job, MakeTask, Outcome, chains, one_line, run_job, settings_want_traces
+from benchmarks.jobs import Job, MakeTask, Outcome, chains, one_line, run_job, settings_want_traces
 from benchmarks.launchers.choice import Joblib, Ray, Serial, Slurm
 from benchmarks.launchers.stopping import stopping
 from benchmarks.launchers.supervising import Workers, supervise
 from benchmarks.progress import LineReporter, LiveReporter, Reporter
 from benchmarks.settings import RunSettings
+from benchmarks.telling import AnyTask
 from tasks.ranks import ALONE, LostRank, Ranks, joined
 from tasks.task import TrainsItself
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,8 +35,9 @@ class OnRay:
             cpus = launcher.jobs * launcher.cpus_per_job
             own = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": STORE}
         try:
+            _knock(launcher.address)
             ray.init(launcher.address or "local", logging_level=logging.ERROR, log_to_driver=True, **own)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"launcher.address={launcher.address}: {one_line(error)}; start a cluster with ray start --head, "
                 "or leave the address out to run on this machine"
@@ -48,7 +50,7 @@ class OnRay:
             )
         # Ray's own retries would not know which jobs are recorded.
         options = {"num_cpus": launcher.cpus_per_job, "num_gpus": launcher.gpus_per_job, "max_retries": 0}
-        self._do = ray.remote(**options)(_do)
+        self._worker = ray.remote(**options)(worker)
 
     @property
     def room(self) -> int:
@@ -60,7 +62,7 @@ class OnRay:
 
     def start(self, work: Sequence[Work]) -> None:
         for one in work:
-            self._running[self._do.remote(one)] = one
+            self._running[self._worker.remote(one)] = one
 
     def ended(self, seconds: float) -> list[Ended]:
         done, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=seconds)
@@ -75,7 +77,15 @@ class OnRay:
         ray.shutdown()
 
 
-def _do(work: Work) -> list[Outcome]:
+def _knock(address: str | None) -> None:
+    """Raise OSError where nobody listens at a host:port; Ray by itself would try for many minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and "/" not in host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def worker(work: Work) -> list[Outcome]:
+    """What Ray runs; its name stands before each line that it prints."""
     return work()
 
 

@@ -15,10 +15,11 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.folder import ResultsFolder
-from benchmarks.jobs import AnyTask, Job, Outcome, one_line, run_job
+from benchmarks.jobs import Job, Outcome, one_line, run_job
 from benchmarks.launchers.stopping import stopping
 from benchmarks.progress import LineReporter
 from benchmarks.settings import RunSettings
+from benchmarks.telling import AnyTask
 
 FORSAKEN = 1
 ASKED_EVERY = 0.5  # seconds

@@ -1,12 +1,10 @@
-"""Toy tasks that act on the process that trains them; in a small module, which each worker has to import."""
+"""A toy task that tells which processes train it; in a small module, which each worker has to import."""
 
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,12 +27,3 @@ class SaysWhere(ToyTask):
         for step, batch in enumerate(super().batches(steps, seed, device=device, shard=shard, augmented=augmented)):
             (self.place / f"{os.getpid()}-{step if augmented else 0}").touch()
             yield batch
-
-
-class Deadly(ToyTask):
-    """Kills the process that builds an individual network."""
-
-    def build(self, width: float = 1.0, *, norm: str = "batch") -> Any:
-        if width == 0.75:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().build(width)

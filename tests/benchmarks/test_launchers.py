@@ -23,12 +23,12 @@ from rich.console import Console
 
 from benchmarks.composing import choices
 from benchmarks.jobs import chains, plan, run_job
-from benchmarks.launchers.choice import LAUNCHERS, Joblib, Slurm, read_launcher
+from benchmarks.launchers.choice import LAUNCHERS, Ray, Slurm, read_launcher
 from benchmarks.launchers.work import Stamp, Work, record_file, stamp
 from benchmarks.progress import LineReporter
 from benchmarks.run import main, run
 from tests.benchmarks.playing_slurm import write_commands
-from tests.benchmarks.tasks_of_workers import Deadly, SaysWhere
+from tests.benchmarks.tasks_of_workers import SaysWhere
 from tests.benchmarks.test_runner import folder_of, records_of, start_process, wait_for_steps
 from tests.benchmarks.toy_run import RECIPES, toy_run, toy_settings
 from tests.tasks.toy import ToyTask
@@ -118,26 +118,6 @@ def _lives(process: int) -> bool:
         return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
     except OSError:
         return False
-
-
-def test_a_worker_that_is_told_to_stop_is_started_again(tmp_path: Path, serial: Path) -> None:
-    process = start(tmp_path, "joblib")
-    os.kill(worker_in_mid_training(process, tmp_path), signal.SIGTERM)
-    out, err = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == 0, err
-    assert "its worker died (told to stop); started again" in out
-    assert records_of(tmp_path) == records_of(serial)
-
-
-def test_a_job_that_kills_its_workers_fails_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = replace(toy_settings(tmp_path, **SETTINGS), launcher=Joblib(2, retries=1))
-    assert run(settings, Deadly, Console(width=300)) == 1
-    out, err = capsys.readouterr()
-    assert (
-        out.count("individual, seed 0: its worker died (SIGKILL(-9)); started again from its checkpoint, 1 of 1") == 1
-    )
-    assert err == ("error: individual, seed 0: failed: its worker died (SIGKILL(-9)); the same command goes on\n")
-    assert {name.split("-")[0] for name in records_of(tmp_path)} == {"random"}
 
 
 @pytest.mark.parametrize("killed", [False, True])
@@ -237,6 +217,17 @@ def test_without_slurm_the_way_out_is_said(monkeypatch: pytest.MonkeyPatch) -> N
         ValueError, match=r"no sbatch on this machine; start .* or try it here with launcher.cluster=loc"
     ):
         read_launcher({"name": "slurm"})
+
+
+def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ray")
+    settings = replace(toy_settings(tmp_path, **SETTINGS), launcher=Ray(address="127.0.0.1:1"))
+    assert run(settings, ToyTask, Console(quiet=True)) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(
+        "error: launcher.address=127.0.0.1:1: Connection refused; start a cluster with ray start --head"
+    )
+    assert err.count("\n") == 1
 
 
 if __name__ == "__main__":
