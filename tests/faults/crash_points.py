@@ -88,7 +88,7 @@ def rare_moments(operations: Sequence[str]) -> list[int]:
     first: dict[tuple[str, str], int] = {}
     for point, operation in enumerate(operations):
         name, place = operation.split(" ", 1)
-        if name in ("fsync", "replace", "unlink"):
+        if name in ("replace", "unlink"):
             kind = Path(place).parent.name if "records" in place or "cache" in place else "tables"
             first.setdefault((name, kind), point)
     return list(first.values())

@@ -6,8 +6,8 @@ import os
 import random
 
 LONG = os.environ.get("FAULTS") == "long"
-KILLS = 20 if LONG else 4
-EXAMPLES = int(os.environ.get("FAULTS_EXAMPLES", "20000" if LONG else "150"))
+KILLS = 20 if LONG else 3
+EXAMPLES = int(os.environ.get("FAULTS_EXAMPLES", "20000" if LONG else "80"))
 
 
 def chance() -> random.Random:

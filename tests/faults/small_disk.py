@@ -1,13 +1,14 @@
 """Runs of the toy task on a disk that is full or read-only: `unshare -m python -m tests.faults.small_disk ...`.
 
-Arguments: an empty folder that a disk in memory is mounted on, another for an undisturbed run, and what to do:
-`full <bytes> ...` (so many are left when another seed is to be run) or `read-only`. Prints a line of JSON for each.
+Arguments: an empty folder that a disk in memory is mounted on, another for an undisturbed run, and how many bytes are
+left when another seed is to be run, once for each time. Prints a line of JSON for each, and one for a read-only disk.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -80,24 +81,23 @@ def fill(ballast: Path, left: int) -> None:
             file.truncate(file.tell() - left)
 
 
-def read_only(place: Path) -> dict[str, Any]:
+def read_only(place: Path, before: Path) -> dict[str, Any]:
     """Results that were there before, on a disk that has become read-only."""
     mount(place)
-    results = place / "results"
-    assert two_seeds(results, 0) == (0, [])
-    before = tables_below(results)
+    shutil.copytree(before, place, dirs_exist_ok=True)
     mount(place, "remount", "ro")
-    code, told = two_seeds(results)
-    intact = tables_below(results) == before
+    code, told = two_seeds(place)
+    intact = tables_below(place) == tables_below(before)
     subprocess.run(["umount", place], check=True)
     return {"code": code, "told": told, "intact": intact}
 
 
-def main(place: Path, expected: Path, what: str, sizes: Sequence[str]) -> None:
+def main(place: Path, expected: Path, sizes: Sequence[str]) -> None:
     undisturbed(expected)
-    for done in [read_only(place)] if what == "read-only" else (full(place, expected, int(size)) for size in sizes):
-        print(json.dumps(done), flush=True)
+    for size in sizes:
+        print(json.dumps(full(place, expected, int(size))), flush=True)
+    print(json.dumps(read_only(place, expected)), flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4:])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

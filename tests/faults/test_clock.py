@@ -6,7 +6,7 @@ import io
 import itertools
 import re
 import time
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,34 +21,27 @@ from tests.faults.outcome import differences
 from tests.tasks.toy import ToyTask
 
 
-@pytest.fixture
-def set_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each time somebody looks, it is earlier; now and then an hour later."""
-    for name in ("time", "monotonic"):
-        looks = itertools.count()
-        began = getattr(time, name)()
-        monkeypatch.setattr(time, name, partial(_earlier, began, looks))
+def earlier(began: float) -> Callable[[], float]:
+    """A clock that is set back by seconds each time somebody looks, and now and then on by an hour."""
+    looks = itertools.count()
+
+    def look() -> float:
+        number = next(looks)
+        return began - 7.0 * number + (3600.0 if number % 5 == 0 else 0.0)
+
+    return look
 
 
-def _earlier(began: float, looks: itertools.count[int]) -> float:
-    look = next(looks)
-    return began - 7.0 * look + (3600.0 if look % 5 == 0 else 0.0)
-
-
-def test_a_run_by_a_clock_that_is_set_back_gives_the_same(tmp_path: Path, set_back: None) -> None:
+def test_a_run_by_a_clock_that_is_set_back_leaves_the_same(tmp_path: Path) -> None:
     told = io.StringIO()
     settings = toy_settings(tmp_path / "back", seeds=(0,), checkpoint_seconds=30.0)
-    assert run(settings, ToyTask, Console(file=told, width=200)) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "monotonic", earlier(1e6))
+        patch.setattr(time, "time", earlier(1e9))
+        assert run(settings, ToyTask, Console(file=told, width=200)) == 0
     records, _ = read_records(settings.folder / "records")
     assert len(records) == 3 and all(record.seconds >= 0 for record in records)
     assert not re.search(r"-\d+ (s|min|h)\b|in -", told.getvalue())
-
-
-def test_the_records_of_both_clocks_are_equal(tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(time, "monotonic", partial(_earlier, 1e6, itertools.count()))
-        patch.setattr(time, "time", partial(_earlier, 1e9, itertools.count()))
-        assert toy_run(toy_settings(tmp_path / "back", seeds=(0,), checkpoint_seconds=30.0)) == 0
     assert toy_run(toy_settings(tmp_path / "straight", seeds=(0,))) == 0
     assert differences(tmp_path / "back", tmp_path / "straight") == []
 

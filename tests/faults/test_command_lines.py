@@ -44,17 +44,7 @@ def test_any_command_line_is_read_or_refused_in_one_line(arguments: list[str]) -
         assert str(error).strip() and "\n" not in str(error) and "Traceback" not in str(error)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--multirun", "seeds=0,1"],
-        ["task=rl", "steps=${steps}"],
-        ["task=classification", "ablation.recipes=[5]", "data.root=\udcff"],
-        ["results=" + "[" * 20_000],
-        ["hydra.run.dir=/tmp", "+a=b"],
-        ["task=sr", "steps='\n'"],
-    ],
-)
+@pytest.mark.parametrize("arguments", [["--multirun", "seeds=0,1"], ["task=rl", "data.root=\udcff", "steps='\n'"]])
 def test_the_process_ends_with_one_line_and_code_2(arguments: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.run", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -154,15 +155,15 @@ def test_a_state_of_another_shape_is_set_aside(change: str, recipe: int, tmp_pat
         assert "changed.pt cannot be used" in warned.pop(), place
 
 
-def test_a_damaged_checkpoint_or_network_changes_no_result_of_a_run(tmp_path: Path) -> None:
+def test_damaged_networks_change_no_result_of_a_run(tmp_path: Path) -> None:
     expected, results = tmp_path / "expected", tmp_path / "results"
     assert toy_run(toy_settings(expected, seeds=(0,))) == 0
-    for damage in (b"", b"half a file", None):
-        assert toy_run(toy_settings(results, seeds=(0,))) == 0
-        for path in [*results.rglob("trained/*.pt"), *results.rglob("networks/*.safetensors")]:
-            path.write_bytes(path.read_bytes()[:-100] if damage is None else damage)
-        for path in results.rglob("records/*.json"):
-            path.unlink()
+    shutil.copytree(expected, results)
+    damages = (b"", b"half a file", None)
+    for damage, path in zip(damages, [*results.rglob("trained/*.pt"), *results.rglob("*.safetensors")], strict=True):
+        path.write_bytes(path.read_bytes()[:-100] if damage is None else damage)
+    for path in results.rglob("records/*.json"):
+        path.unlink()
     assert toy_run(toy_settings(results, seeds=(0,))) == 0
     for path in results.rglob("*.corrupt"):
         path.unlink()

@@ -33,20 +33,12 @@ def can_mount() -> bool:
 needs_mount = pytest.mark.skipif(not can_mount(), reason="only root on Linux can mount a small disk")
 
 
-def on_a_small_disk(root: Path, *what: str) -> list[dict[str, Any]]:
-    """What `tests.faults.small_disk` prints."""
-    for name in ("disk", "expected"):
-        (root / name).mkdir()
-    command = [
-        "unshare",
-        "-m",
-        sys.executable,
-        "-m",
-        "tests.faults.small_disk",
-        root / "disk",
-        root / "expected",
-        *what,
-    ]
+@pytest.fixture(scope="module")
+def small_disk(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What `tests.faults.small_disk` prints: for a disk with so many pages left, and at last for a read-only one."""
+    places = [tmp_path_factory.mktemp(name) for name in ("disk", "expected")]
+    sizes = [str(PAGE * pages) for pages in (range(16) if LONG else (0, 4, 6))]
+    command = ["unshare", "-m", sys.executable, "-m", "tests.faults.small_disk", *map(str, places), *sizes]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -54,22 +46,22 @@ def on_a_small_disk(root: Path, *what: str) -> list[dict[str, Any]]:
 
 @needs_mount
 @pytest.mark.timeout(3600)
-def test_a_full_disk_is_told_by_file_and_the_same_command_goes_on_when_there_is_room(tmp_path: Path) -> None:
-    pages = range(24) if LONG else (0, 4, 6, 9, 10, 11)
-    found = on_a_small_disk(tmp_path, "full", *(str(PAGE * number) for number in pages))
-    told = [line for each in found for line in each["told"]]
-    for each in found:
+def test_a_full_disk_is_told_by_file_and_the_same_command_goes_on_when_there_is_room(
+    small_disk: list[dict[str, Any]],
+) -> None:
+    for each in small_disk[:-1]:
         assert each["code"] == (1 if each["told"] else 0)
         assert each["stray"] == each["lost"] == each["cut off"] == []
         assert (each["then"], each["differences"]) == ([0, []], [])
+    told = [line for each in small_disk[:-1] for line in each["told"]]
     assert all(line.startswith("error: ") and "No space left on device" in line for line in told)
     for file in (".pt", ".safetensors", ".json", "table.csv", "figure.png"):
         assert any("annot write " in line and f"{file}: " in line for line in told), file
 
 
 @needs_mount
-def test_results_that_have_become_read_only_are_told_and_intact(tmp_path: Path) -> None:
-    (found,) = on_a_small_disk(tmp_path, "read-only")
+def test_results_that_have_become_read_only_are_told_and_intact(small_disk: list[dict[str, Any]]) -> None:
+    found = small_disk[-1]
     assert (found["code"], found["intact"], len(found["told"])) == (1, True, 1)
     assert found["told"][0].startswith("error: Read-only file system: ")
 

@@ -44,7 +44,7 @@ def test_killed_before_any_operation_on_the_disk_a_run_goes_on(tmp_path: Path) -
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     points = [json.loads(line) for line in done.stdout.splitlines()]
-    assert {Path(point["operation"]).suffix for point in points} >= {".tmp", ".part", ".pt", ".json", ".csv"}
+    assert {Path(point["operation"]).suffix for point in points} >= {".pt", ".safetensors", ".json", ".csv"}
     assert [p for p in points if p["codes"] != [-9, 0] or p["differences"]] == []
 
 
