@@ -98,7 +98,7 @@ def _write(settings: ReportSettings, console: Console) -> int:
     page = report.html(settings.to)
     write_atomically(settings.to, page)
     tables = sum(len(folder.tables) for folder in report.folders)
-    print(f"{settings.to}: {report.origins.records:,} records in {tables:,} tables, {len(page) / MEGABYTE:.1f} MB")
+    print(f"{settings.to}: tables {tables:,}, records {report.origins.records:,}; {len(page) / MEGABYTE:.1f} MB")
     for path, reason in report.wrong.items():
         print(f"error: damaged, left out: {path.parent}: {reason}", file=sys.stderr)
     return FAILED if report.wrong else DONE

@@ -58,7 +58,7 @@ def test_a_sandwich_step_is_timed_in_both_formats_and_against_a_plain_loop() -> 
         "n=4, batch 2, NHWC over a plain NCHW loop",
         "n=4, batch 2, the dense networks themselves, NHWC over NCHW",
     ]
-    assert [m.limit for m in rows] == [1.0, 1.0, 0.75, None]
+    assert [m.limit for m in rows] == [1.0, 1.0, 0.70, None]
 
 
 @pytest.mark.parametrize(("name", "limit"), [("MobileNet v1", 0.75), ("WDSR-A", 0.9)])

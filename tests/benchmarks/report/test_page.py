@@ -264,5 +264,5 @@ def test_crops_outside_of_the_folder_are_refused(tmp_path: Path) -> None:
 def test_the_whole_way_from_records_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_small(tmp_path / "results")
     assert main([f"results={tmp_path / 'results'}", f"to={tmp_path / 'new/page.html'}"]) == DONE
-    assert re.fullmatch(r".*page\.html: 17 records in 2 tables, \d\.\d MB\n", capsys.readouterr().out)
+    assert re.fullmatch(r".*page\.html: tables 2, records 17; \d\.\d MB\n", capsys.readouterr().out)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["page.html"]
