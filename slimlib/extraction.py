@@ -62,11 +62,12 @@ def extract(net: nn.Module, width: Width, example: Any = None, *, fold: bool = F
 
 
 def _refuse_layers_by_hand(net: nn.Module) -> None:
+    layers: Any = tuple(PLAIN)
     for name, module in net.named_modules():
-        if isinstance(module, tuple(PLAIN)) and module.name_in_network is None:
+        if isinstance(module, layers) and module.name_in_network is None:
             raise ValueError(
                 f"layer '{name}' ({type(module).__name__}) was written by hand and reads its input channels off what "
-                f"arrives, so that none can be cut off. Call slimlib.convert(net, example) on the new "
+                "arrives, so that none can be cut off. Call slimlib.convert(net, example) on the new "
                 f"{type(net).__name__}, before its first set_width; then extract, freeze and export work"
             )
 

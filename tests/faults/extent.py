@@ -7,7 +7,7 @@ import random
 
 LONG = os.environ.get("FAULTS") == "long"
 KILLS = 20 if LONG else 3
-EXAMPLES = int(os.environ.get("FAULTS_EXAMPLES", "20000" if LONG else "80"))
+EXAMPLES = int(os.environ.get("FAULTS_EXAMPLES", "20000" if LONG else "50"))
 
 
 def chance() -> random.Random:

@@ -66,10 +66,10 @@ def test_the_lock_of_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
 
 
 def of_ablation(results: Path, name: str) -> RunSettings:
-    """Two ablations: one recipe is in both, under two names, and all four share one training for each seed."""
+    """Two ablations: one recipe is in both, under two names, and all four share one training."""
     shared = replace(SHARED[0], name=f"shared {name}")
     own = replace(SHARED[1], name=name, calibrate=2 if name == "one" else 3)
-    return toy_settings(results, ablation=name, recipes=(shared, own), steps=4)
+    return toy_settings(results, ablation=name, recipes=(shared, own), steps=4, seeds=(0,))
 
 
 def work(results: Path, name: str, slow: float) -> int:
@@ -82,7 +82,7 @@ def test_two_ablations_that_share_trainings_can_run_at_once(tmp_path: Path) -> N
     code = """if True:
         import pathlib, sys
         from tests.faults.test_two_runs import work
-        sys.exit(work(pathlib.Path(sys.argv[1]), sys.argv[2], 0.02))
+        sys.exit(work(pathlib.Path(sys.argv[1]), sys.argv[2], 0.1))
     """
     processes = [
         subprocess.Popen([sys.executable, "-c", code, str(together), name], stderr=subprocess.PIPE, text=True)
@@ -94,7 +94,7 @@ def test_two_ablations_that_share_trainings_can_run_at_once(tmp_path: Path) -> N
     for name in NAMES:
         assert work(alone / name, name, 0.0) == 0
         place = Path("toy") / name
-        assert len(records_below(together / place)) == 4
+        assert len(records_below(together / place)) == 2
         assert records_below(together / place) == records_below(alone / name / place)
         assert tables_below(together / place) == tables_below(alone / name / place)
     assert {Path(file).suffix for file in files_below(together) if "/cache/" in file} <= {"", ".pt", ".safetensors"}
