@@ -22,11 +22,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.arguments import key_values
-from benchmarks.collecting import collect
-from benchmarks.folder import FolderInUse, ResultsFolder
-from benchmarks.jobs import one_line
-from benchmarks.records import Record, read_record
+from benchmarks.analysis.collecting import collect
+from benchmarks.records.folder import FolderInUse, ResultsFolder
+from benchmarks.records.record import Record, read_record
+from benchmarks.running.jobs import one_line
+from benchmarks.settings.command_line import key_values
 from benchmarks.tables.rebuilding import rebuild
 from tasks.atomic import write_atomically
 

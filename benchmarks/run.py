@@ -15,18 +15,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.composing import CONF, GROUPS, choices
-from benchmarks.folder import FolderInUse, ResultsFolder
-from benchmarks.jobs import Job, MakeTask, Outcome, one_line, plan, settings_want_traces
-from benchmarks.launchers.launch import among_ranks, launch
-from benchmarks.reading import select, write_showcase, write_tables
-from benchmarks.records import write_record
-from benchmarks.results import Results
-from benchmarks.settings import RunSettings, read_settings
-from benchmarks.tables.ablation import grids, shown_name
-from benchmarks.tables.grid import on_screen
-from benchmarks.task_choice import make_task
-from tasks.ranks import ALONE, Ranks
+from benchmarks.analysis.ablation import grids, shown_name
+from benchmarks.analysis.grid import on_screen
+from benchmarks.analysis.results import Results
+from benchmarks.records.folder import FolderInUse, ResultsFolder
+from benchmarks.records.record import write_record
+from benchmarks.running.jobs import Job, MakeTask, Outcome, one_line, plan, settings_want_traces
+from benchmarks.running.launchers.launch import among_ranks, launch
+from benchmarks.settings.composing import CONF, GROUPS, choices
+from benchmarks.settings.run import RunSettings, read_settings
+from benchmarks.settings.task import make_task
+from benchmarks.tables.writing import select, write_showcase, write_tables
+from tasks.training.ranks import ALONE, Ranks
 
 DONE, FAILED, WRONG_SETTINGS, IN_USE, INTERRUPTED = 0, 1, 2, 3, 130
 

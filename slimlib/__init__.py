@@ -1,20 +1,27 @@
 """Slimmable networks: one set of weights that runs at any channel width, chosen at run time."""
 
-from slimlib.batchnorm import UncalibratedWidth
 from slimlib.calibration import calibrate
 from slimlib.convert import convert
-from slimlib.cost import Cost, cost, latency
-from slimlib.distillation import kl_divergence, l1, mse, soft_cross_entropy
+from slimlib.core.layers import SlimConv1d, SlimConv2d, SlimConvTranspose2d, SlimLinear
+from slimlib.core.norms.batchnorm import UncalibratedWidth
+from slimlib.core.setting import at_width, current_width, set_width
+from slimlib.core.width import Switches, WidthPlan, WidthRange
 from slimlib.export import export
-from slimlib.extraction import extract
-from slimlib.freezing import freeze
-from slimlib.governor import Governor
-from slimlib.layers import SlimConv1d, SlimConv2d, SlimConvTranspose2d, SlimLinear
-from slimlib.profiling import Profile, profile, widest_within
-from slimlib.rules import EveryWidth, LargestAndRandom, RandomWidths, Sandwich, SingleWidth, SmallestAndRandom
 from slimlib.saving import load, read_recipe, save
-from slimlib.setting import at_width, current_width, set_width
-from slimlib.width import Switches, WidthPlan, WidthRange
+from slimlib.serving.cost import Cost, cost, latency
+from slimlib.serving.extraction import extract
+from slimlib.serving.freezing import freeze
+from slimlib.serving.governor import Governor
+from slimlib.serving.profiling import Profile, profile, widest_within
+from slimlib.training.distillation import kl_divergence, l1, mse, soft_cross_entropy
+from slimlib.training.sandwich import (
+    EveryWidth,
+    LargestAndRandom,
+    RandomWidths,
+    Sandwich,
+    SingleWidth,
+    SmallestAndRandom,
+)
 
 __version__ = "0.1.0"
 __all__ = [

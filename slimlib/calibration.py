@@ -14,11 +14,11 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map_only
 
-from slimlib.batchnorm import drop_buffer, tag, tracks
-from slimlib.layout import axis_index
-from slimlib.setting import current_width, set_width, slimming_of
-from slimlib.swapping import STATISTICS, Part, Swaps
-from slimlib.width import Width, label
+from slimlib.core.layout import axis_index
+from slimlib.core.norms.batchnorm import drop_buffer, tag, tracks
+from slimlib.core.setting import current_width, set_width, slimming_of
+from slimlib.core.swapping import STATISTICS, Part, Swaps
+from slimlib.core.width import Width, label
 
 Average = Literal["exact", "moving"]
 

@@ -9,12 +9,12 @@ from torch import nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from slimlib.apply import apply_layout
-from slimlib.batchnorm import Norm
-from slimlib.layout import Layout, axis_size
-from slimlib.slimming import Slimming
-from slimlib.swapping import no_inference_mode
-from slimlib.width import Switches, Widths
+from slimlib.core.apply import apply_layout
+from slimlib.core.layout import Layout, axis_size
+from slimlib.core.norms.batchnorm import Norm
+from slimlib.core.slimming import Slimming
+from slimlib.core.swapping import no_inference_mode
+from slimlib.core.width import Switches, Widths
 
 NORMS = ("universal", "switchable", "shared")
 

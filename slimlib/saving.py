@@ -15,12 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from slimlib.apply import apply_layout
-from slimlib.extraction import is_private
-from slimlib.layout import Layout
-from slimlib.setting import slimming_of
-from slimlib.slimming import Slimming
-from slimlib.width import Switches, WidthPlan, WidthRange, Widths
+from slimlib.core.apply import apply_layout
+from slimlib.core.layout import Layout
+from slimlib.core.norms.batchnorm import is_private
+from slimlib.core.setting import slimming_of
+from slimlib.core.slimming import Slimming
+from slimlib.core.width import Switches, WidthPlan, WidthRange, Widths
 
 KEY = "slimlib"
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from slimlib.width import Width
+from slimlib.core.width import Width
 
 Scores = dict[str, dict[str, float]]
 """Evaluation set -> metric name -> value."""
@@ -101,7 +101,7 @@ class Task(Protocol):
 
 
 class SupervisedTask(Task, Protocol):
-    """A data set, a network and how to judge it: `tasks.supervised` trains it."""
+    """A data set, a network and how to judge it: `tasks.training.supervised` trains it."""
 
     def build(self, width: float = 1.0, *, norm: str = "batch") -> nn.Module:
         """A dense network with the channels of `width`, freshly initialised from torch's global generator.
@@ -168,7 +168,7 @@ class TrainsItself(Task, Protocol):
         checkpoint: Any,
         watch: Any,
     ) -> list[Any]:
-        """Train and score all networks of a recipe: as `tasks.supervised.train_recipe`, whose arguments these are."""
+        """Train and score all networks of a recipe; the arguments are those of `supervised.train_recipe`."""
         ...
 
     def keep(self, trained: Any, path: Path) -> None:

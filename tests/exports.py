@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import slimlib as slim
-from slimlib.width import Width
+from slimlib.core.width import Width
 from tests.networks import NETWORKS
 
 EVERY_FORMAT = ("onnx", "torch", "onnx-any-width")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.settings import read_recipes, read_settings
+from benchmarks.settings.run import read_recipes, read_settings
 from tests import api_page
 
 ROOT = Path(__file__).parent.parent

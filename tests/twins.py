@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimlib.width import round_channels
+from slimlib.core.width import round_channels
 from tests.networks import EDSR, MLP, WDSR, Concatenating, DepthwiseResidual, MobileNet, Residual, SqueezeExcite
 
 Round = Callable[[int], int]

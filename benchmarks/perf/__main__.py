@@ -1,81 +1,15 @@
 """`python -m benchmarks.perf`: measure, and write records, table and figure to results/perf."""
 
-from __future__ import annotations
-
-import argparse
+import os
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-import torch
-from rich.console import Console
+# Every shape makes oneDNN build its primitives once; its default cache of 1024 would evict them again between the
+# widths. The variables count only where they are set before torch starts.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from benchmarks.perf.exporting import exporting
-from benchmarks.perf.inference import folded, inference
-from benchmarks.perf.measurement import Measurement
-from benchmarks.perf.policies import MODELS, policies
-from benchmarks.perf.records import write
-from benchmarks.perf.report import write_report
-from benchmarks.perf.spectrum import spectrum
-from benchmarks.perf.switching import switching
-from benchmarks.perf.training import sandwich_memory, sandwich_step
-
-CLASSIFIERS = ("MobileNet v1", "MobileNet v2", "ResNet-50")
-WIDTHS = (0.25, 0.5, 0.75, 1.0)
-TRAINING_SIZES = {"MobileNet v1": (128, 16), "MobileNet v2": (128, 16), "ResNet-50": (128, 16), "WDSR-A": (48, 8)}
-INFERENCE_SIZES = {"MobileNet v1": 224, "MobileNet v2": 224, "ResNet-50": 224, "WDSR-A": 96}
-SPECTRUM_BATCHES = ((32, 2), (128, 1))  # images in a batch, batches
-PARTS = ("inference", "folded", "training", "memory", "switching", "spectrum", "export", "policies")
-NETWORKS = (*TRAINING_SIZES, *MODELS)
-
-
-def measure(part: str, network: str, *, rounds: int) -> Iterator[Measurement]:
-    """The measurements of one part on one network."""
-    if (part == "policies") != (network in MODELS):
-        return
-    if part == "policies":
-        yield from policies(network, rounds=rounds)
-        return
-    size, batch = TRAINING_SIZES[network]
-    if part == "inference" and network in CLASSIFIERS:
-        yield from inference(network, widths=WIDTHS, size=INFERENCE_SIZES[network], rounds=rounds)
-    elif part == "folded":
-        yield from folded(network, widths=WIDTHS, size=INFERENCE_SIZES[network], rounds=rounds)
-    elif part == "training":
-        yield from sandwich_step(network, size=size, batch=batch, rounds=max(rounds // 3, 1))
-    elif part == "memory":
-        yield sandwich_memory(network, size=size, batch=batch)
-    elif part == "switching" and network in CLASSIFIERS[:2]:
-        yield from switching(network, size=64, rounds=rounds)
-    elif part == "spectrum" and network in CLASSIFIERS:
-        for batch, batches in SPECTRUM_BATCHES:
-            yield from spectrum(network, widths=30, size=64, batch=batch, batches=batches, rounds=max(rounds // 6, 1))
-    elif part == "export" and network in CLASSIFIERS[:2]:
-        yield from exporting(network, widths=WIDTHS, size=INFERENCE_SIZES[network], rounds=rounds)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run from the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.perf", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; all by default")
-    parser.add_argument("--network", action="append", choices=NETWORKS, help="all by default")
-    parser.add_argument("--rounds", type=int, default=30, help="turns that each side gets (training: a third)")
-    parser.add_argument("--results", type=Path, default=Path("results/perf"))
-    chosen = parser.parse_args(arguments)
-    if unknown := set(chosen.parts) - set(PARTS):
-        parser.error(f"unknown part {sorted(unknown)[0]!r}; choose from {', '.join(PARTS)}")
-    if chosen.rounds < 1:
-        parser.error(f"--rounds {chosen.rounds} must be at least 1")
-    torch.set_num_threads(1)
-    console = Console()
-    for part in chosen.parts or PARTS:
-        for network in chosen.network or NETWORKS:
-            with console.status(f"{part}: {network}"):
-                found = list(measure(part, network, rounds=chosen.rounds))
-            write(chosen.results, found, rounds=chosen.rounds)
-    console.print(write_report(chosen.results), markup=False, highlight=False, soft_wrap=True)
-    return 0
-
+from benchmarks.perf.measure import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,11 +12,13 @@ from typing import Any
 from torch import nn
 
 from slimlib import models
-from slimlib.width import round_channels
+from slimlib.core.width import round_channels
 from tasks.sr.networks import wdsr_a
 
 CLASSIFIERS = {"MobileNet v1": "mobilenet_v1", "MobileNet v2": "mobilenet_v2", "ResNet-50": "resnet50"}
 NETWORKS = (*CLASSIFIERS, "WDSR-A")
+TRAINING_SIZES = {"MobileNet v1": (128, 16), "MobileNet v2": (128, 16), "ResNet-50": (128, 16), "WDSR-A": (48, 8)}
+"""Side and number of the images of a training step."""
 
 
 def build(name: str, width: float = 1.0) -> nn.Module:

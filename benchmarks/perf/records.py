@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import commit, host_class, versions
 from benchmarks.perf.measurement import Measurement
 from benchmarks.perf.timing import Spread
+from benchmarks.records.environment import commit, host_class, versions
 from tasks.atomic import write_atomically
 
 

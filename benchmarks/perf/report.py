@@ -9,7 +9,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.figures import STYLE, image_files
+from benchmarks.analysis.figures import STYLE, image_files
 from benchmarks.perf.measurement import Measurement
 from benchmarks.perf.reasons import reason
 from benchmarks.perf.records import Record, read

@@ -13,7 +13,7 @@ from benchmarks.perf.measurement import Measurement
 from benchmarks.perf.networks import build, channel_rule
 from benchmarks.perf.timing import ratio, take_turns, typical
 from tasks.classification.evaluate import errors
-from tasks.recipe import evenly_spaced
+from tasks.training.recipe import evenly_spaced
 
 SMALLEST = 0.25
 Batches = list[tuple[Tensor, Tensor]]

@@ -12,7 +12,7 @@ from benchmarks.perf.inference import FORMATS
 from benchmarks.perf.measurement import Measurement
 from benchmarks.perf.networks import build, channel_rule
 from benchmarks.perf.timing import Spread, in_turn, ratio, take_turns, typical
-from slimlib.profiling import peak_bytes
+from slimlib.serving.profiling import peak_bytes
 
 WIDTHS = slim.Switches(0.25, 0.5, 0.75, 1.0)  # a sandwich with n=4 draws just these in every step
 PLAIN_LOOP_LIMITS = {"MobileNet v1": 0.70, "MobileNet v2": 0.70}

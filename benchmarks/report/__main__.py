@@ -14,9 +14,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.arguments import key_values
-from benchmarks.collecting import Collected, collect
+from benchmarks.analysis.collecting import Collected, collect
 from benchmarks.report.page import Report
+from benchmarks.settings.command_line import key_values
 from tasks.atomic import write_atomically
 
 DONE, FAILED, WRONG_SETTINGS, INTERRUPTED = 0, 1, 2, 130

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.curves import Curve, Lines, lines_of
+from benchmarks.analysis.ablation import shown_name
+from benchmarks.analysis.curves import Curve, Lines, lines_of
+from benchmarks.analysis.results import Results
 from benchmarks.report.spectrum import Plain, rounded
-from benchmarks.results import Results
-from benchmarks.tables.ablation import shown_name
 
 MOST_LINES = 400
 """Of one table; a page with more would take long to open."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from benchmarks.records import Record
+from benchmarks.records.record import Record
 from benchmarks.report.spectrum import Plain
 
 HEAD = ["task", "ablation", "scale", "machine", "threads", "versions", "commit", "records", "hours"]

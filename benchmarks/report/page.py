@@ -16,14 +16,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
-from benchmarks.collecting import Collected
-from benchmarks.figures import LINES, WIDTH_COLOURS
-from benchmarks.findings import finding
+from benchmarks.analysis.collecting import Collected
+from benchmarks.analysis.figures import LINES, WIDTH_COLOURS
+from benchmarks.analysis.findings import finding
+from benchmarks.analysis.results import Results
 from benchmarks.report.learning import curves
 from benchmarks.report.media import Album
 from benchmarks.report.origins import Origins
 from benchmarks.report.spectrum import Plain, table
-from benchmarks.results import Results
 
 PARTS = Path(__file__).parent / "page"
 SCRIPTS = ("tables.js", "figures.js", "pictures.js", "start.js")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.figures import LOGARITHMIC, axis_label, near
-from benchmarks.records import MetricInfo
-from benchmarks.results import Results, Summary
-from benchmarks.tables.ablation import cost_rows, decimals, grids_of, shown_name
-from benchmarks.tables.grid import Grid
+from benchmarks.analysis.ablation import cost_rows, decimals, grids_of, shown_name
+from benchmarks.analysis.figures import LOGARITHMIC, axis_label, near
+from benchmarks.analysis.grid import Grid
+from benchmarks.analysis.results import Results, Summary
+from benchmarks.records.record import MetricInfo
 
 FEW_RECIPES = 10
 """With more recipes than these a grid keeps a row a recipe, however many widths it has: it can be filtered by them."""

@@ -20,14 +20,14 @@ from rich.table import Table
 from torch import nn
 
 import slimlib as slim
-from benchmarks.environment import commit, host_class, versions
+from benchmarks.records.environment import commit, host_class, versions
 from benchmarks.serve.report import HEAD, figure, rows, table
 from benchmarks.serve.stream import PATCH, Request, images_of, serve
-from benchmarks.settings import read_settings
-from benchmarks.task_choice import make_task
+from benchmarks.settings.run import read_settings
+from benchmarks.settings.task import make_task
 from tasks.atomic import write_atomically
-from tasks.recipe import Recipe
 from tasks.sr.task import SuperResolution
+from tasks.training.recipe import Recipe
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 NETWORK = ("task.features=32", "task.blocks=4")

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from benchmarks.figures import STYLE, image_files
+from benchmarks.analysis.figures import STYLE, image_files
 from benchmarks.serve.stream import PHASES, Request
 
 MEAN_OF = 30

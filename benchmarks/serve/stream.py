@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import slimlib as slim
-from slimlib.width import Width
+from slimlib.core.width import Width
 from tasks.sr.data import to_float
 from tasks.sr.metrics import PROTOCOLS, psnr, to_uint8
 

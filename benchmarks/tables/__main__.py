@@ -18,15 +18,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.arguments import key_values
-from benchmarks.collecting import Collected, collect
-from benchmarks.jobs import one_line
-from benchmarks.tables.grid import on_screen
+from benchmarks.analysis.collecting import Collected, collect
+from benchmarks.analysis.grid import on_screen
+from benchmarks.papers.figure import paper_figure
+from benchmarks.papers.paper import Section, paper_csv, paper_md, paper_tex, sections
+from benchmarks.papers.published import Published, read_published
+from benchmarks.papers.rates import ASSUMED_GPU_RATE, Rates
+from benchmarks.running.jobs import one_line
+from benchmarks.settings.command_line import key_values
 from benchmarks.tables.page import ablations_page
-from benchmarks.tables.paper import Section, paper_csv, paper_md, paper_tex, sections
-from benchmarks.tables.paper_figure import paper_figure
-from benchmarks.tables.published import Published, read_published
-from benchmarks.tables.rates import ASSUMED_GPU_RATE, Rates
 from benchmarks.tables.rebuilding import Rebuilt, damaged, rebuild
 from tasks.atomic import write_atomically
 from tasks.choices import check_choice

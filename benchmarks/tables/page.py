@@ -11,16 +11,16 @@ from typing import Any
 
 import yaml
 
-from benchmarks.collecting import Collected
-from benchmarks.composing import CONF, choices
-from benchmarks.findings import finding
-from benchmarks.results import Results
-from benchmarks.settings import RunSettings, read_settings
-from benchmarks.tables.ablation import grids
-from benchmarks.tables.cost import estimate, explained
-from benchmarks.tables.grid import markdown
-from benchmarks.tables.rates import Rates
-from benchmarks.task_choice import TASKS
+from benchmarks.analysis.ablation import grids
+from benchmarks.analysis.collecting import Collected
+from benchmarks.analysis.findings import finding
+from benchmarks.analysis.grid import markdown
+from benchmarks.analysis.results import Results
+from benchmarks.papers.cost import estimate, explained
+from benchmarks.papers.rates import Rates
+from benchmarks.settings.composing import CONF, choices
+from benchmarks.settings.run import RunSettings, read_settings
+from benchmarks.settings.task import TASKS
 
 SCALES = ("tiny", "small", "paper")
 COMMAND = "python -m benchmarks.tables page=docs/ablations.md"

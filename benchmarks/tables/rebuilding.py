@@ -9,11 +9,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.collecting import Collected
-from benchmarks.folder import FolderInUse, ResultsFolder
-from benchmarks.jobs import one_line
-from benchmarks.reading import write_tables
-from benchmarks.results import Results
+from benchmarks.analysis.collecting import Collected
+from benchmarks.analysis.results import Results
+from benchmarks.records.folder import FolderInUse, ResultsFolder
+from benchmarks.running.jobs import one_line
+from benchmarks.tables.writing import write_tables
 
 OTHER = "other"
 """Where the tables of a folder go that must not be mixed with its first."""

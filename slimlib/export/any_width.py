@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from slimlib.core.slimming import Slimming
+from slimlib.core.width import Width, WidthPlan
 from slimlib.export.shared_weights import Cut, share
-from slimlib.slimming import Slimming
-from slimlib.width import Width, WidthPlan
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto

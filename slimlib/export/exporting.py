@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from slimlib.cost import cost
+from slimlib.core.width import Width, WidthPlan
 from slimlib.export import any_width, onnx_file
 from slimlib.export.folder import new_folder
 from slimlib.export.manifest import Entry, File, Manifest
 from slimlib.export.program import Program, trace, write_program
 from slimlib.export.request import ANY_WIDTH, ONNX, TORCH, Metrics, Request
 from slimlib.export.trials import Trial, run_trials
-from slimlib.width import Width, WidthPlan
+from slimlib.serving.cost import cost
 
 if TYPE_CHECKING:
     from onnx import ModelProto

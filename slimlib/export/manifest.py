@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from slimlib.width import Width, WidthPlan
+from slimlib.core.width import Width, WidthPlan
 
 FORMAT = 1
 NAME = "manifest.json"

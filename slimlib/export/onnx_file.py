@@ -17,7 +17,7 @@ from slimlib.export.manifest import File
 from slimlib.export.program import Program, renamed
 from slimlib.export.quiet import quietly
 from slimlib.export.trials import Trial
-from slimlib.reads import tensors
+from slimlib.serving.reads import tensors
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto

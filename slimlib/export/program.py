@@ -18,7 +18,7 @@ from slimlib.export.inputs import Inputs
 from slimlib.export.manifest import File, Value
 from slimlib.export.quiet import quietly
 from slimlib.export.trials import Trial
-from slimlib.reads import tensors
+from slimlib.serving.reads import tensors
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from slimlib.batchnorm import refuse_uncalibrated
+from slimlib.core.norms.batchnorm import refuse_uncalibrated
+from slimlib.core.setting import at_width, slimming_of
+from slimlib.core.slimming import Slimming
+from slimlib.core.width import Width, label
 from slimlib.export.inputs import Inputs
 from slimlib.export.onnx_file import check_installed
-from slimlib.extraction import extract
-from slimlib.freezing import holds_frozen
-from slimlib.setting import at_width, slimming_of
-from slimlib.slimming import Slimming
-from slimlib.width import Width, label
+from slimlib.serving.extraction import extract
+from slimlib.serving.freezing import holds_frozen
 
 FORMATS = ONNX, TORCH, ANY_WIDTH = "onnx", "torch", "onnx-any-width"
 Metrics = Mapping[Width, Mapping[str, float]]

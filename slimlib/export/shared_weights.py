@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from slimlib.layout import Axis, axis_index
-from slimlib.slimming import Slimming
+from slimlib.core.layout import Axis, axis_index
+from slimlib.core.slimming import Slimming
 
 SMALL = 256  # elements up to which a tensor is not worth sharing
 ROUNDINGS = 8  # by which a weight may differ from its part times the factor

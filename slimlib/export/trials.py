@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from slimlib.agreement import Tolerance
 from slimlib.export.inputs import Inputs, shapes
-from slimlib.reads import tensors
+from slimlib.serving.agreement import Tolerance
+from slimlib.serving.reads import tensors
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Arguments, what forward returned for them, and how far others may be off (see slimlib.agreement)."""
+    """Arguments, what forward returned for them, and how far others may be off (see slimlib.serving.agreement)."""
 
     args: tuple[Any, ...]
     tree: Any

@@ -11,10 +11,10 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from slimlib.core.layout import Axis, Group, Layout, Segment
+from slimlib.core.width import fitting_divisor
 from slimlib.flow.errors import FlowError
 from slimlib.flow.ties import AtomKey, Ties
-from slimlib.layout import Axis, Group, Layout, Segment
-from slimlib.width import fitting_divisor
 
 Place = tuple[int, int]  # (group, unit)
 

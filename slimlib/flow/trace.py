@@ -14,11 +14,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from slimlib.flow.errors import FlowError
+from slimlib.flow.functions import WholeFunctions
 from slimlib.flow.ids import Shadow, WeightRef, everywhere, tracked, untracked
-from slimlib.flow.rules import Operation, apply_rule, keeps_weights
+from slimlib.flow.operations import Operation, apply_rule, keeps_weights
 from slimlib.flow.steps import Choices, Site, Step, class_of_many
 from slimlib.flow.ties import Ties
-from slimlib.flow.whole import WholeFunctions
 
 INPUT, OUTPUT = "is joined with the network's input", "reaches the network's output"
 

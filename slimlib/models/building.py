@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, get_args
 
+from slimlib.core.width import round_channels
 from slimlib.models import mnasnet, mobilenet_v1, mobilenet_v2, resnet, shufflenet_v1
 from slimlib.models.channels import NormKind, Outputs, Slims, channel_rule, layers_in_order
 from slimlib.models.classifier import LEFT_OUT, Classifier
-from slimlib.width import round_channels
 
 
 class Network(Protocol):

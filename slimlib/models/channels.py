@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import nn
 
-from slimlib.width import fitting_divisor, round_channels
+from slimlib.core.width import fitting_divisor, round_channels
 
 NormKind = Literal["batch", "group"]
 GROUP_SIZE = 8  # channels that a GroupNorm normalises together

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from slimlib.batchnorm import tag, tracks
-from slimlib.layout import axis_size
+from slimlib.core.layout import axis_size
+from slimlib.core.norms.batchnorm import tag, tracks
+from slimlib.core.setting import slimming_of
+from slimlib.core.swapping import STATISTICS
+from slimlib.core.width import Width
 from slimlib.models.shufflenet_v1 import GROUPS
-from slimlib.setting import slimming_of
-from slimlib.swapping import STATISTICS
-from slimlib.width import Width
 
 AFFINE = ("weight", "bias")
 COUNT = "num_batches_tracked"  # nothing here depends on the number of training steps: it is left out

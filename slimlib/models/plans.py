@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from slimlib.layout import Layout
-from slimlib.setting import slimming_of
-from slimlib.width import WidthPlan
+from slimlib.core.layout import Layout
+from slimlib.core.setting import slimming_of
+from slimlib.core.width import WidthPlan
 
 
 def width_plan(net: nn.Module, published: Sequence[int]) -> WidthPlan:

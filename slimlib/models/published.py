@@ -11,18 +11,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from slimlib.apply import apply_layout
-from slimlib.batchnorm import Norm, tag
 from slimlib.convert import convert
+from slimlib.core.apply import apply_layout
+from slimlib.core.norms.batchnorm import Norm, tag
+from slimlib.core.setting import slimming_of
+from slimlib.core.swapping import no_inference_mode
+from slimlib.core.width import Switches, Width, WidthRange, label
 from slimlib.flow import follow
 from slimlib.models.building import build, from_channels
 from slimlib.models.checkpoint_file import read_state
 from slimlib.models.checkpoint_keys import differences, fill, origins, same_name, shufflenet_names
 from slimlib.models.classifier import Classifier
 from slimlib.models.plans import plan_of
-from slimlib.setting import slimming_of
-from slimlib.swapping import no_inference_mode
-from slimlib.width import Switches, Width, WidthRange, label
 
 CLASSES = 1000  # of ImageNet
 V2_TAIL = ("features.18.1",)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from slimlib.layout import Axis, Group, Layout, Segment
+from slimlib.core.layout import Axis, Group, Layout, Segment
 from slimlib.models.channels import NormKind, Outputs, largest_divisor, layers_in_order
 from slimlib.models.classifier import Classifier, conv, depthwise
 

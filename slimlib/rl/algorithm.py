@@ -10,15 +10,15 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
-from slimlib.extraction import extract
-from slimlib.layout import Layout
+from slimlib.core.layout import Layout
+from slimlib.core.slimming import Slimming
+from slimlib.core.width import Switches, Width, WidthRange, Widths, check_width
 from slimlib.rl.loading import check_algorithm, check_environment_fits, read_safely
 from slimlib.rl.narrowing import narrow_policy_kwargs
 from slimlib.rl.policies import make_slimmable, same_random_numbers
-from slimlib.rules import RULES, Rule, rule_named
 from slimlib.saving import widths_from_json, widths_to_json
-from slimlib.slimming import Slimming
-from slimlib.width import Switches, Width, WidthRange, Widths, check_width
+from slimlib.serving.extraction import extract
+from slimlib.training.sandwich import RULES, Rule, rule_named
 
 Self = TypeVar("Self", bound="SlimAlgorithm")
 BEHAVIOURS = ("full", "smallest", "sampled")

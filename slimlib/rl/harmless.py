@@ -22,7 +22,7 @@ from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.her import GoalSelectionStrategy, HerReplayBuffer
 from torch.nn.modules import activation
 
-from slimlib.width import Switches, WidthPlan, WidthRange
+from slimlib.core.width import Switches, WidthPlan, WidthRange
 
 PLAIN = "biufcSU"
 """Kinds of a numpy dtype: numbers, booleans and text; neither objects nor fields."""

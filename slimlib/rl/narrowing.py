@@ -20,7 +20,7 @@ NUMBERS = (
     *("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features"),
     *("num_channels", "num_groups", "normalized_shape", "num_parameters", "embedding_dim"),
 )
-"""Attributes by which layers tell of their channels: those of `slimlib.numbers`."""
+"""Attributes by which layers tell of their channels: those of `slimlib.core.numbers`."""
 
 
 class Parts(NamedTuple):

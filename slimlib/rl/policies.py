@@ -20,14 +20,14 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor, nn
 
-from slimlib.apply import apply_layout
 from slimlib.convert import check_layout, convert
-from slimlib.freezing import CANNOT_TRAIN
-from slimlib.layout import Layout
+from slimlib.core.apply import apply_layout
+from slimlib.core.layout import Layout
+from slimlib.core.setting import slimming_of
+from slimlib.core.swapping import SwapsOut, slim_class
+from slimlib.core.width import Widths, by_size
 from slimlib.rl.noise import NoiseOfAnyWidth, forget_samples
-from slimlib.setting import slimming_of
-from slimlib.swapping import SwapsOut, slim_class
-from slimlib.width import Widths, by_size
+from slimlib.serving.freezing import CANNOT_TRAIN
 
 
 class FrozenPolicy:

@@ -10,11 +10,11 @@ from stable_baselines3.common.utils import polyak_update
 from torch import Tensor
 from torch.nn import functional as F
 
+from slimlib.core.setting import at_width
 from slimlib.rl.algorithm import SlimAlgorithm
 from slimlib.rl.distributions import Parameters, divergence, parameters_of
 from slimlib.rl.seen import Seen
-from slimlib.rules import SingleWidth
-from slimlib.setting import at_width
+from slimlib.training.sandwich import SingleWidth
 
 
 class Acted(NamedTuple):

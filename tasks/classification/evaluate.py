@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from slimlib.setting import at_width, set_width
-from slimlib.width import Width
+from slimlib.core.setting import at_width, set_width
+from slimlib.core.width import Width
 from tasks.classification.augment import scale
 from tasks.task import Metric
 

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from slimlib import models
-from slimlib.width import Width
+from slimlib.core.width import Width
 from tasks.classification.augment import AREA, Augmentation, CropWhereDecoded, draw
 from tasks.classification.cache import PixelCache
 from tasks.classification.evaluate import TOPS, CentreCrop, errors, metrics_for
@@ -25,8 +25,8 @@ from tasks.classification.optimizer import make_optimizer
 from tasks.classification.settings import ClassificationSettings
 from tasks.classification.showcase import guesses
 from tasks.classification.sources import find_source
-from tasks.seeds import derive_seed
 from tasks.task import CPU, WHOLE, Scores, Shard, Showcase
+from tasks.training.seeds import derive_seed
 
 EVALUATION_BATCH = 256
 SHOWN = ("digits",)  # data whose images may be shown in a figure: their licence says so

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
-from slimlib.setting import at_width
-from slimlib.width import Width
+from slimlib.core.setting import at_width
+from slimlib.core.width import Width
 from tasks.rl.environments import make_environments, play, share_statistics
 from tasks.rl.settings import RlSettings
-from tasks.seeds import derive_seed
+from tasks.training.seeds import derive_seed
 
 TOGETHER = 16
 """Episodes that are played side by side."""

@@ -12,11 +12,11 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
 import slimlib as slim
+from slimlib.core.width import Width
 from slimlib.rl import SlimA2C, SlimDQN, SlimPPO, SlimSAC
 from slimlib.rl.policies import example_observation
-from slimlib.width import Width
-from tasks.recipe import Recipe
 from tasks.rl.settings import RlSettings, constructor_arguments
+from tasks.training.recipe import Recipe
 
 SLIMMABLE: Mapping[str, Any] = {"ppo": SlimPPO, "a2c": SlimA2C, "dqn": SlimDQN, "sac": SlimSAC}
 

@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tasks.checkpoint import Checkpoint
-from tasks.recipe import Recipe
 from tasks.rl.environments import check_environment, make_environments
 from tasks.rl.evaluation import Judge, held_out, mean
-from tasks.rl.kept import film, keep_model
 from tasks.rl.models import one_observation
 from tasks.rl.settings import RlSettings
+from tasks.rl.trained_models import film, keep_model
 from tasks.rl.training import METRIC, train_policies
-from tasks.scoring import WidthResult
-from tasks.supervised import Watch
 from tasks.task import Metric, Scores
+from tasks.training.checkpoint import Checkpoint
+from tasks.training.recipe import Recipe
+from tasks.training.scoring import WidthResult
+from tasks.training.supervised import Watch
 
 UNWATCHED = Watch()
 

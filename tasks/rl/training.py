@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from slimlib.width import Width
-from tasks.checkpoint import Checkpoint
-from tasks.recipe import Recipe
+from slimlib.core.width import Width
 from tasks.rl.environments import make_environments
 from tasks.rl.evaluation import Judge, mean
 from tasks.rl.models import acting_cost, make_model
 from tasks.rl.settings import RlSettings
 from tasks.rl.state import load_draws, load_training_state, training_state
-from tasks.saved import Saved, UnusableState, read_saved
-from tasks.scoring import TrainingFailed, WidthResult
-from tasks.seeds import derive_seed
-from tasks.supervised import Interrupted, Watch, networks_of
+from tasks.training.checkpoint import Checkpoint
+from tasks.training.recipe import Recipe
+from tasks.training.saved import Saved, UnusableState, read_saved
+from tasks.training.scoring import TrainingFailed, WidthResult
+from tasks.training.seeds import derive_seed
+from tasks.training.supervised import Interrupted, Watch, networks_of
 
 METRIC = "return"
 SHOWN_EVERY = 0.2  # seconds between two calls of `watch.step`; a rollout of DQN is a single step

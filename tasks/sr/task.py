@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
-from slimlib.setting import at_width
-from slimlib.width import Width, round_channels
+from slimlib.core.setting import at_width
+from slimlib.core.width import Width, round_channels
 from tasks.sr.data import ImageSet, random_patches
 from tasks.sr.evaluate import bicubic_upscaler, evaluate, evaluate_upscaler
 from tasks.sr.metrics import PROTOCOLS

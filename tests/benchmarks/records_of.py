@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.records import MetricInfo, Record, Row
+from benchmarks.records.record import MetricInfo, Record, Row
 
 COSTS = {0.25: (1_000_000, 1_000), 0.5: (2_500_000, 2_500), 1.0: (10_000_000, 10_000)}
 

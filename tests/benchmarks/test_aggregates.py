@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import trim_mean
 
-from benchmarks.aggregates import Aggregate, interquartile_mean
-from benchmarks.figures import figure
-from benchmarks.findings import finding
-from benchmarks.records import Record
-from benchmarks.results import Results
-from benchmarks.tables.ablation import COLUMNS, SAMPLED_COLUMNS, grids, table_csv, table_md, table_tex
+from benchmarks.analysis.ablation import COLUMNS, SAMPLED_COLUMNS, grids, table_csv, table_md, table_tex
+from benchmarks.analysis.aggregates import Aggregate, interquartile_mean
+from benchmarks.analysis.figures import figure
+from benchmarks.analysis.findings import finding
+from benchmarks.analysis.results import Results
+from benchmarks.records.record import Record
 from tests.benchmarks.records_of import policy, record
 
 SCORES = (500.0, 120.0, 480.0, 490.0, 440.0)  # without the best and the worst seed: 470 on the average

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.collecting import collect, comparable
-from benchmarks.records import MetricInfo, write_record
-from benchmarks.results import ALIKE
+from benchmarks.analysis.collecting import collect, comparable
+from benchmarks.analysis.results import ALIKE
+from benchmarks.records.record import MetricInfo, write_record
 from tests.benchmarks.records_of import record
 
 WIDTHS = {0.25: 30.0, 1.0: 32.0}

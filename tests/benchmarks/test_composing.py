@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.composing import CONF, GROUPS, choices, compose_run
 from benchmarks.run import main, usage
-from benchmarks.settings import RunSettings, read_recipes, read_settings
+from benchmarks.settings.composing import CONF, GROUPS, choices, compose_run
+from benchmarks.settings.run import RunSettings, read_recipes, read_settings
 from slimlib import Sandwich
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.curves import Curve, aligned, curves_figure, lines_of
-from benchmarks.folder import ResultsFolder
-from benchmarks.reading import write_tables
-from benchmarks.records import Record
-from benchmarks.results import Results
+from benchmarks.analysis.curves import Curve, aligned, curves_figure, lines_of
+from benchmarks.analysis.results import Results
+from benchmarks.records.folder import ResultsFolder
+from benchmarks.records.record import Record
+from benchmarks.tables.writing import write_tables
 from tests.benchmarks.records_of import Points, policy, record
 
 

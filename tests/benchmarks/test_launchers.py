@@ -21,12 +21,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmarks.composing import choices
-from benchmarks.jobs import chains, plan, run_job
-from benchmarks.launchers.choice import LAUNCHERS, Ray, Slurm, read_launcher
-from benchmarks.launchers.work import Stamp, Work, record_file, stamp
-from benchmarks.progress import LineReporter
 from benchmarks.run import main, run
+from benchmarks.running.jobs import chains, plan, run_job
+from benchmarks.running.launchers.work import Stamp, Work, record_file, stamp
+from benchmarks.running.progress import LineReporter
+from benchmarks.settings.composing import choices
+from benchmarks.settings.launcher import LAUNCHERS, Ray, Slurm, read_launcher
 from tests.benchmarks.playing_slurm import write_commands
 from tests.benchmarks.tasks_of_workers import SaysWhere
 from tests.benchmarks.test_runner import folder_of, records_of, start_process, wait_for_steps
@@ -203,7 +203,7 @@ def test_wrong_settings_are_refused_in_one_line(arguments: str, says: str, capsy
 def test_a_missing_package_is_named_with_its_extra(
     launcher: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("benchmarks.launchers.choice.find_spec", lambda _: None)
+    monkeypatch.setattr("benchmarks.settings.launcher.find_spec", lambda _: None)
     assert main([f"launcher={launcher}"]) == 2
     extra = {"joblib": "bench"}.get(launcher, launcher)
     needs = f"error: launcher={launcher} needs the package {PACKAGES[launcher]}: pip install -e '.[{extra}]'\n"
@@ -212,7 +212,7 @@ def test_a_missing_package_is_named_with_its_extra(
 
 def test_without_slurm_the_way_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda _: None)
-    monkeypatch.setattr("benchmarks.launchers.choice.find_spec", lambda _: "found")
+    monkeypatch.setattr("benchmarks.settings.launcher.find_spec", lambda _: "found")
     with pytest.raises(
         ValueError, match=r"no sbatch on this machine; start .* or try it here with launcher.cluster=loc"
     ):

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks.folder import ResultsFolder
-from benchmarks.jobs import Outcome, plan
-from benchmarks.launchers.choice import Joblib
-from benchmarks.launchers.supervising import Ended, WorkerDied, supervise
-from benchmarks.launchers.work import Work, record_file
+from benchmarks.records.folder import ResultsFolder
+from benchmarks.running.jobs import Outcome, plan
+from benchmarks.running.launchers.supervising import Ended, WorkerDied, supervise
+from benchmarks.running.launchers.work import Work, record_file
+from benchmarks.settings.launcher import Joblib
 from tests.benchmarks.toy_run import RECIPES, toy_settings
 from tests.tasks.toy import ToyTask
 

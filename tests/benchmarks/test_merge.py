@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import merge as merging
-from benchmarks.folder import ResultsFolder
 from benchmarks.merge import Found, choose, main, merge
-from benchmarks.records import Record, read_record, read_records, write_record
+from benchmarks.records.folder import ResultsFolder
+from benchmarks.records.record import Record, read_record, read_records, write_record
 from tests.benchmarks.records_of import record
 
 PLACE = "sr/sandwich/tiny"

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import slimlib as slim
-from benchmarks.perf.__main__ import main
 from benchmarks.perf.exporting import exporting
 from benchmarks.perf.inference import folded, inference
+from benchmarks.perf.measure import main
 from benchmarks.perf.measurement import Measurement
 from benchmarks.perf.networks import NETWORKS, build, channel_rule
 from benchmarks.perf.reasons import reason
@@ -19,7 +19,7 @@ from benchmarks.perf.report import write_report
 from benchmarks.perf.spectrum import spectrum
 from benchmarks.perf.timing import Spread, ratio, take_turns
 from benchmarks.perf.training import sandwich_step
-from slimlib.profiling import peak_bytes
+from slimlib.serving.profiling import peak_bytes
 
 ROOT = Path(__file__).parents[2]
 

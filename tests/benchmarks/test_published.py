@@ -15,17 +15,17 @@ import torch
 import yaml
 
 import slimlib as slim
-from benchmarks.collecting import Collected, collect, comparable
-from benchmarks.folder import ResultsFolder
-from benchmarks.records import MetricInfo, Record, Row
-from benchmarks.settings import RunSettings
-from benchmarks.tables.beside import comparable_columns, composed, table_of_run
-from benchmarks.tables.counting import FORWARD_AND_BACKWARD, training_macs
+from benchmarks.analysis.collecting import Collected, collect, comparable
+from benchmarks.papers.beside import comparable_columns, composed, table_of_run
+from benchmarks.papers.counting import FORWARD_AND_BACKWARD, training_macs
+from benchmarks.papers.figure import paper_figure
+from benchmarks.papers.paper import paper_csv, paper_md, paper_tex, sections
+from benchmarks.papers.published import PUBLISHED, flat, read_published
+from benchmarks.papers.rates import ASSUMED_GPU_RATE, Rates, gpus
+from benchmarks.records.folder import ResultsFolder
+from benchmarks.records.record import MetricInfo, Record, Row
+from benchmarks.settings.run import RunSettings
 from benchmarks.tables.page import COMMAND, ablations_page
-from benchmarks.tables.paper import paper_csv, paper_md, paper_tex, sections
-from benchmarks.tables.paper_figure import paper_figure
-from benchmarks.tables.published import PUBLISHED, flat, read_published
-from benchmarks.tables.rates import ASSUMED_GPU_RATE, Rates, gpus
 from slimlib import models
 
 ROOT = PUBLISHED.parents[1]

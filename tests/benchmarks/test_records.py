@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.identity import settings_hash, slug
-from benchmarks.records import read_record, read_records, write_record
-from benchmarks.task_choice import deciding, files_digest
-from tasks.recipe import Recipe
+from benchmarks.records.record import read_record, read_records, write_record
+from benchmarks.settings.identity import settings_hash, slug
+from benchmarks.settings.task import deciding, files_digest
+from tasks.training.recipe import Recipe
 from tests.benchmarks.records_of import record
 
 RECIPE = Recipe("sandwich", range=(0.25, 1.0), rule="sandwich", samples=4)

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmarks.folder import ResultsFolder
-from benchmarks.records import Record, read_record, read_records
+from benchmarks.records.folder import ResultsFolder
+from benchmarks.records.record import Record, read_record, read_records
 from benchmarks.run import run
-from tasks.recipe import Recipe
+from tasks.training.recipe import Recipe
 from tests.benchmarks.toy_run import RECIPES, toy_run, toy_settings
 from tests.tasks.toy import ToyTask
 

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.figures import figure
-from benchmarks.findings import finding
-from benchmarks.records import MetricInfo, Record
-from benchmarks.results import Results
-from benchmarks.tables.ablation import COLUMNS, grids, shown_name, table_csv, table_md, table_tex
+from benchmarks.analysis.ablation import COLUMNS, grids, shown_name, table_csv, table_md, table_tex
+from benchmarks.analysis.figures import figure
+from benchmarks.analysis.findings import finding
+from benchmarks.analysis.results import Results
+from benchmarks.records.record import MetricInfo, Record
 from tests.benchmarks.records_of import COSTS, policy, record
 
 THREE_SEEDS = [
@@ -223,7 +223,7 @@ def test_tables_hold_every_value_and_no_other(
 def test_many_widths_make_a_row_each(monkeypatch: pytest.MonkeyPatch) -> None:
     results = Results([record("individual", 0, {0.25: 30.0, 1.0: 32.0}), record("sandwich", 0, {0.5: 31.0, 1.0: 31.5})])
     wide = grids(results)[0]
-    monkeypatch.setattr("benchmarks.tables.ablation.WIDEST_GRID", 2)
+    monkeypatch.setattr("benchmarks.analysis.ablation.WIDEST_GRID", 2)
     tall = grids(results)[0]
     assert tall.title == wide.title
     assert tall.head == [wide.head[0], *(row[0] for row in wide.rows)]

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.collecting import collect
-from benchmarks.findings import finding
-from benchmarks.folder import ResultsFolder
-from benchmarks.records import write_record
+from benchmarks.analysis.ablation import table_csv, table_md, table_tex
+from benchmarks.analysis.collecting import collect
+from benchmarks.analysis.findings import finding
+from benchmarks.papers.published import PUBLISHED, read_published
+from benchmarks.records.folder import ResultsFolder
+from benchmarks.records.record import write_record
 from benchmarks.tables.__main__ import DONE, FAILED, IN_USE, WRONG_SETTINGS, main, read_arguments
-from benchmarks.tables.ablation import table_csv, table_md, table_tex
-from benchmarks.tables.published import PUBLISHED, read_published
 from tests.benchmarks.records_of import record
 
 RESULTS = PUBLISHED.parent

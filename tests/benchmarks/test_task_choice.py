@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.composing import choices
-from benchmarks.settings import read_settings
-from benchmarks.task_choice import TASKS, check_task_settings, deciding, make_task
+from benchmarks.settings.composing import choices
+from benchmarks.settings.run import read_settings
+from benchmarks.settings.task import TASKS, check_task_settings, deciding, make_task
 from tasks.task import TrainsItself
 
 
@@ -62,5 +62,5 @@ def test_misspelt_settings_are_refused() -> None:
 
 
 def test_a_task_is_imported_only_when_chosen() -> None:
-    code = "import sys, benchmarks.task_choice; sys.exit(any(m.startswith('tasks.sr') for m in sys.modules))"
+    code = "import sys, benchmarks.settings.task; sys.exit(any(m.startswith('tasks.sr') for m in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0

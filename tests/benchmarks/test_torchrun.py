@@ -16,10 +16,10 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from benchmarks.launchers.launch import among_ranks
 from benchmarks.run import run
-from tasks.ranks import Ranks
+from benchmarks.running.launchers.launch import among_ranks
 from tasks.task import CPU, WHOLE, Shard
+from tasks.training.ranks import Ranks
 from tests.benchmarks.test_runner import TABLES, folder_of, records_of, tables_of, wait_for_steps
 from tests.benchmarks.toy_run import toy_settings
 from tests.tasks.test_ranks import PlainTask

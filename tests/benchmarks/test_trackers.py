@@ -22,13 +22,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmarks.composing import choices
-from benchmarks.launchers.launch import among_ranks
 from benchmarks.run import main, run
-from benchmarks.trackers import tracking
-from benchmarks.trackers.choice import TRACKERS, Mlflow, NoTracker, TensorBoard, Tracker, Wandb
-from benchmarks.trackers.tracking import Tracked, Tracking
-from tasks.ranks import Ranks
+from benchmarks.running.launchers.launch import among_ranks
+from benchmarks.running.trackers import tracking
+from benchmarks.running.trackers.tracking import Tracked, Tracking
+from benchmarks.settings.composing import choices
+from benchmarks.settings.tracker import TRACKERS, Mlflow, NoTracker, TensorBoard, Tracker, Wandb
+from tasks.training.ranks import Ranks
 from tests.benchmarks.test_runner import folder_of, records_of, wait_for_steps
 from tests.benchmarks.toy_run import RECIPES, toy_run, toy_settings
 from tests.tasks.toy import ToyTask
@@ -257,7 +257,7 @@ def test_wrong_settings_are_refused_in_one_line(arguments: str, says: str, capsy
 def test_a_missing_package_is_named_at_once(
     tracker: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("benchmarks.trackers.choice.find_spec", lambda _: None)
+    monkeypatch.setattr("benchmarks.settings.tracker.find_spec", lambda _: None)
     assert main([f"tracker={tracker}"]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"error: tracker={tracker} needs the package {tracker}: pip install ")

@@ -9,10 +9,10 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.launchers.choice import Joblib, Launcher, Ray, Serial, Slurm
 from benchmarks.run import run
-from benchmarks.settings import RunSettings
-from tasks.recipe import Recipe
+from benchmarks.settings.launcher import Joblib, Launcher, Ray, Serial, Slurm
+from benchmarks.settings.run import RunSettings
+from tasks.training.recipe import Recipe
 from tests.tasks.toy import ToyTask
 
 RECIPES = (

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import slimlib as slim
-from slimlib.layout import Layout
+from slimlib.core.layout import Layout
 from tests.families.members import Member
 from tests.families.slices import DenseOfSlices, active_elements
 

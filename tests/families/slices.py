@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from slimlib.layout import Layout, axis_index
+from slimlib.core.layout import Layout, axis_index
 
 
 def active_elements(net: nn.Module, layout: Layout, channels: tuple[int, ...]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from benchmarks.composing import GROUPS, choices, compose_run
+from benchmarks.settings.composing import GROUPS, choices, compose_run
 
 TASKS = ("sr", "classification", "rl")
 KEYS = (

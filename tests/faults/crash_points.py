@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.run import run
-from tasks.recipe import Recipe
+from tasks.training.recipe import Recipe
 from tests.benchmarks.toy_run import RECIPES, toy_settings
 from tests.faults.outcome import differences
 from tests.tasks.toy import ToyTask

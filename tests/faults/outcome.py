@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.records import read_records
+from benchmarks.records.record import read_records
 
 TABLES = ("table.csv", "table.md", "table.tex", "figure.png", "figure.svg")
 OTHERS = ("lock", "tensorboard", "tracking")  # of what is in cache/: locks, and what trackers write

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks.progress import LineReporter
-from benchmarks.records import read_records
+from benchmarks.records.record import read_records
 from benchmarks.run import run
-from tasks.checkpoint import Checkpoint
+from benchmarks.running.progress import LineReporter
+from tasks.training.checkpoint import Checkpoint
 from tests.benchmarks.toy_run import toy_run, toy_settings
 from tests.faults.outcome import differences
 from tests.tasks.toy import ToyTask

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from benchmarks.settings import RunSettings, read_settings
+from benchmarks.settings.run import RunSettings, read_settings
 from tests.faults.command_lines import command_lines
 from tests.faults.extent import EXAMPLES, LONG
 

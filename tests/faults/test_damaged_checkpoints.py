@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.checkpoint import Checkpoint, HostileCheckpointError
-from tasks.scoring import WidthResult
-from tasks.supervised import Interrupted, Watch, train_recipe
+from tasks.training.checkpoint import Checkpoint, HostileCheckpointError
+from tasks.training.scoring import WidthResult
+from tasks.training.supervised import Interrupted, Watch, train_recipe
 from tests.benchmarks.toy_run import RECIPES, toy_run, toy_settings
 from tests.faults.extent import LONG, chance
 from tests.faults.outcome import differences

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.records import Record, read_record, read_records, write_record
+from benchmarks.records.record import Record, read_record, read_records, write_record
 from tests.benchmarks.records_of import policy, record
 from tests.benchmarks.toy_run import toy_run, toy_settings
 from tests.faults.extent import EXAMPLES, LONG

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks.folder import FolderInUse, ResultsFolder
+from benchmarks.records.folder import FolderInUse, ResultsFolder
 from benchmarks.run import run
-from benchmarks.settings import RunSettings
+from benchmarks.settings.run import RunSettings
 from tests.benchmarks.toy_run import toy_run, toy_settings
 from tests.faults.crash_points import SHARED
 from tests.faults.outcome import files_below, records_below, tables_below

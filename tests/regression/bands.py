@@ -12,10 +12,10 @@ import pandas as pd
 import torch
 
 from benchmarks.run import main
-from benchmarks.settings import read_settings
-from benchmarks.task_choice import make_task
-from tasks.supervised import train_recipe
+from benchmarks.settings.run import read_settings
+from benchmarks.settings.task import make_task
 from tasks.task import TrainsItself
+from tasks.training.supervised import train_recipe
 
 HERE = Path(__file__).parent
 

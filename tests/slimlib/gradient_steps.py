@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import slimlib as slim
-from slimlib.rules import Rule
+from slimlib.training.sandwich import Rule
 from tests.networks import NETWORKS
 
 RANGE = slim.WidthRange(0.25, 1.0)

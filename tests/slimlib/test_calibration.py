@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import slimlib as slim
-from slimlib.batchnorm import UncalibratedWidth
 from slimlib.calibration import Moments
+from slimlib.core.norms.batchnorm import UncalibratedWidth
 from tests.networks import MLP, MobileNet, Residual, image
 
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 import slimlib as slim
-from slimlib.cost import Cost, cost, latency
-from slimlib.layers import SlimConv2d, SlimLinear
-from slimlib.setting import current_width, set_width
-from slimlib.width import WidthPlan
+from slimlib.core.layers import SlimConv2d, SlimLinear
+from slimlib.core.setting import current_width, set_width
+from slimlib.core.width import WidthPlan
+from slimlib.serving.cost import Cost, cost, latency
 from tests.networks import WDSR, Concatenating, MobileNet
 
 DENSE: dict[str, tuple[nn.Module, tuple[int, ...], Cost]] = {

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from slimlib.distillation import DISTILLATIONS, kl_divergence, l1, mse, soft_cross_entropy
+from slimlib.training.distillation import DISTILLATIONS, kl_divergence, l1, mse, soft_cross_entropy
 
 
 @pytest.fixture

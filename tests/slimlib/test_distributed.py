@@ -15,7 +15,7 @@ from torch.distributed import barrier, destroy_process_group, init_process_group
 from torch.nn.parallel import DistributedDataParallel
 
 import slimlib as slim
-from slimlib.rules import Rule
+from slimlib.training.sandwich import Rule
 
 STEPS = 3
 KINDS = ("universal", "switchable")

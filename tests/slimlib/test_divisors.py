@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import slimlib as slim
-from slimlib.layout import Group, Layout, Segment
+from slimlib.core.layout import Group, Layout, Segment
+from slimlib.core.width import round_channels
 from slimlib.models import build
-from slimlib.width import round_channels
 from tests.networks import MLP, Residual, conv_bn, image
 
 EXAMPLE = torch.randn(2, 8)

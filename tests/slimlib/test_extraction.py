@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 import slimlib as slim
-from slimlib.batchnorm import UncalibratedWidth
+from slimlib.core.norms.batchnorm import UncalibratedWidth
 from tests.networks import MLP, NETWORKS, MobileNet, image
 
 SLIMS = [name for name in NETWORKS if name not in ("instance_norm_running",)]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from slimlib.core.layout import Layout, Segment, axis_size
 from slimlib.flow import follow
-from slimlib.layout import Layout, Segment, axis_size
 from tests import networks
 from tests.networks import NETWORKS
 

@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import slimlib as slim
-from slimlib.folding import fold
 from slimlib.models import NAMES, build
-from slimlib.reads import tensors
+from slimlib.serving.folding import fold
+from slimlib.serving.reads import tensors
 from tests.networks import NETWORKS, MobileNet, conv_bn, image
 from tests.networks_to_fold import FOLDED, KEPT, C, Pair, Plain, in_order, norms, scramble
 

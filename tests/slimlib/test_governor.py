@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import slimlib as slim
-from slimlib.governor import MOST_PATIENCE, QUICK, ROOM, SETTLED
-from slimlib.profiling import WidthProfile
+from slimlib.serving.governor import MOST_PATIENCE, QUICK, ROOM, SETTLED
+from slimlib.serving.profiling import WidthProfile
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 COSTS = (2.0, 5.0, 9.0, 16.0)

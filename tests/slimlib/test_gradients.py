@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import slimlib as slim
-from slimlib import gradients
-from slimlib.rules import Rule
+from slimlib.training import gradients
+from slimlib.training.sandwich import Rule
 from tests.networks import MLP, NETWORKS, Residual
 from tests.slimlib.gradient_steps import (
     RANGE,

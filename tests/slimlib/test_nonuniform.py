@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import slimlib as slim
-from slimlib.nonuniform import NonuniformSandwich, random_plan
+from slimlib.training.nonuniform import NonuniformSandwich, random_plan
 
 RANGE = slim.WidthRange(0.25, 1.0)
 

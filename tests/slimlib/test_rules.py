@@ -14,11 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from slimlib.distillation import mse, soft_cross_entropy
-from slimlib.layers import SlimLinear
-from slimlib.rules import EveryWidth, LargestAndRandom, RandomWidths, Rule, Sandwich, SingleWidth, SmallestAndRandom
-from slimlib.setting import at_width, current_width, set_width
-from slimlib.width import Switches, WidthRange
+from slimlib.core.layers import SlimLinear
+from slimlib.core.setting import at_width, current_width, set_width
+from slimlib.core.width import Switches, WidthRange
+from slimlib.training.distillation import mse, soft_cross_entropy
+from slimlib.training.sandwich import (
+    EveryWidth,
+    LargestAndRandom,
+    RandomWidths,
+    Rule,
+    Sandwich,
+    SingleWidth,
+    SmallestAndRandom,
+)
 
 RANGE, SWITCHES = WidthRange(0.25, 1.0), Switches(0.25, 0.5, 0.75, 1.0)
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import slimlib as slim
-from slimlib.layout import axis_index
+from slimlib.core.layout import axis_index
 from tests.networks import NETWORKS
 
 WIDTHS = (1.0, 0.5, 0.25)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import slimlib as slim
-from slimlib.width import round_channels
+from slimlib.core.width import round_channels
 from tests.networks import MLP, MobileNet, Residual, image
 
 widths = st.floats(0.01, 1.0)

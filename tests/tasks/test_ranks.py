@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tasks.checkpoint import Checkpoint
-from tasks.ranks import ALONE, Ranks, joined, ranks_of
-from tasks.recipe import Recipe
-from tasks.scoring import TrainingFailed, WidthResult
-from tasks.supervised import Interrupted, Watch, train_recipe
+from tasks.training.checkpoint import Checkpoint
+from tasks.training.ranks import ALONE, Ranks, joined, ranks_of
+from tasks.training.recipe import Recipe
+from tasks.training.scoring import TrainingFailed, WidthResult
+from tasks.training.supervised import Interrupted, Watch, train_recipe
 from tests.tasks.toy import ToyTask
 
 STEPS = 6

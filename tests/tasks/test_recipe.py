@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from slimlib import Sandwich
-from tasks.recipe import Recipe
+from tasks.training.recipe import Recipe
 from tests.tasks.toy import ToyTask
 
 GOOD: dict[str, Any] = {"name": "r", "range": [0.25, 1.0], "rule": "sandwich", "samples": 4}

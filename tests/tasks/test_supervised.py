@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import slimlib as slim
-from tasks.checkpoint import Checkpoint, HostileCheckpointError
-from tasks.recipe import MEASURED, Recipe
-from tasks.scoring import TrainingFailed, WidthResult, score
-from tasks.seeds import derive_seed
-from tasks.supervised import Interrupted, Watch, train_recipe
+from tasks.training.checkpoint import Checkpoint, HostileCheckpointError
+from tasks.training.recipe import MEASURED, Recipe
+from tasks.training.scoring import TrainingFailed, WidthResult, score
+from tasks.training.seeds import derive_seed
+from tasks.training.supervised import Interrupted, Watch, train_recipe
 from tests.tasks.toy import ToyTask
 
 STEPS = 6

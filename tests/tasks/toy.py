@@ -13,7 +13,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
 import slimlib as slim
-from slimlib.width import Width, round_channels
+from slimlib.core.width import Width, round_channels
 from tasks.task import CPU, WHOLE, Metric, Scores, Shard, Showcase
 
 

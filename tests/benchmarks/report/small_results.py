@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.folder import ResultsFolder
-from benchmarks.records import Record, write_record
+from benchmarks.records.folder import ResultsFolder
+from benchmarks.records.record import Record, write_record
 from tests.benchmarks.records_of import policy, record
 
 LABELS = ("original", "bicubic", "width 0.25", "width 0.5", "width 1")

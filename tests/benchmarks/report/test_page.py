@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.collecting import collect
+from benchmarks.analysis.collecting import collect
+from benchmarks.analysis.results import Results
 from benchmarks.report.__main__ import DONE, FAILED, main
 from benchmarks.report.learning import MOST_LINES, MOST_POINTS, curves
 from benchmarks.report.media import Album
 from benchmarks.report.page import MOST_TABLES, Report
 from benchmarks.report.spectrum import table
-from benchmarks.results import Results
 from tasks.sr.settings import SrSettings
 from tasks.sr.task import SuperResolution
 from tests.benchmarks.records_of import policy, record

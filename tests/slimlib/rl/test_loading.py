@@ -21,10 +21,10 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule, set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from slimlib.core.width import Switches, WidthPlan, WidthRange
 from slimlib.rl.harmless import Refused
 from slimlib.rl.loading import UnsafeModelError, check_algorithm, check_environment_fits, read_safely
 from slimlib.rl.unpickling import unpickle
-from slimlib.width import Switches, WidthPlan, WidthRange
 from tests.slimlib.rl.pickles import filled, named
 from tests.slimlib.rl.saved_models import ALGORITHMS, SLIMMABLE, changed, holding, made
 

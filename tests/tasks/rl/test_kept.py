@@ -10,13 +10,13 @@ from PIL import Image
 from stable_baselines3.common.vec_env import unwrap_vec_normalize
 
 import slimlib as slim
-from tasks.recipe import Recipe
 from tasks.rl.environments import make_environments
-from tasks.rl.kept import load_model, statistics
 from tasks.rl.settings import RlSettings
 from tasks.rl.task import ReinforcementLearning
+from tasks.rl.trained_models import load_model, statistics
 from tasks.rl.video import CAPTION
-from tasks.supervised import Watch
+from tasks.training.recipe import Recipe
+from tasks.training.supervised import Watch
 
 SETTINGS = RlSettings(
     environment="Pendulum-v1",
@@ -65,7 +65,7 @@ def test_statistics_come_back_with_it(kept):
 
 def test_film_is_made_only_on_request(kept, monkeypatch):
     _, _, path = kept
-    monkeypatch.setattr("tasks.rl.kept.STEPS", 8)
+    monkeypatch.setattr("tasks.rl.trained_models.STEPS", 8)
     assert ReinforcementLearning(SETTINGS).showcase_files(path, SETTINGS.widths) == {}
     files = ReinforcementLearning(replace(SETTINGS, video=True)).showcase_files(path, SETTINGS.widths)
     picture = Image.open(io.BytesIO(files["video.gif"]))

@@ -7,13 +7,13 @@ import torch
 
 import slimlib as slim
 from slimlib.rl import SlimPPO
-from tasks.checkpoint import Checkpoint
-from tasks.recipe import Recipe
 from tasks.rl.environments import make_environments
 from tasks.rl.models import Acting, acting_cost, make_model, one_observation
 from tasks.rl.settings import RlSettings
 from tasks.rl.task import ReinforcementLearning
-from tasks.supervised import Interrupted, Watch
+from tasks.training.checkpoint import Checkpoint
+from tasks.training.recipe import Recipe
+from tasks.training.supervised import Interrupted, Watch
 
 CPU = torch.device("cpu")
 ON_POLICY = {"n_steps": 16, "policy_kwargs": {"net_arch": [16, 16]}}

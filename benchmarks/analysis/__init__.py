@@ -1,0 +1,1 @@
+"""What records say: results side by side, their means, findings and figures."""

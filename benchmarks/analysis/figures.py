@@ -1,0 +1,161 @@
+"""The figure of an ablation: metric against multiply-adds, a panel an evaluation set."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+from benchmarks.analysis.ablation import shown_name
+from benchmarks.analysis.aggregates import CONFIDENCE
+from benchmarks.analysis.results import Results, Summary
+from benchmarks.records.record import MetricInfo
+
+WIDTH_COLOURS = matplotlib.colormaps["viridis"]
+WIDTH_SCALE = Normalize(0.0, 1.0)  # one scale for widths in every figure
+MARKERS = "osD^vPX*<>"
+LINES = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c")
+LETTERS = 14  # of a legend, in an inch
+STYLE: Any = {
+    "font.size": 9,
+    "svg.hashsalt": "slimlib",
+    "svg.fonttype": "path",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+LOGARITHMIC = 30
+"""Where the largest network costs more than so many times the smallest, the axis is logarithmic."""
+
+
+def figure(results: Results, finding: str) -> dict[str, bytes]:
+    """The figure as {"png": .., "svg": ..}; the same records give the same bytes on the same machine."""
+    sets = results.first.eval_sets
+    with matplotlib.rc_context(STYLE):
+        drawn = Figure(figsize=(1.2 + 3.9 * len(sets), 4.2), layout="constrained")
+        panels: Sequence[Axes] = drawn.subplots(1, len(sets), squeeze=False)[0]
+        for panel, dataset in zip(panels, sets, strict=True):
+            _panel(panel, results, dataset)
+        panels[0].set_ylabel(axis_label(results, results.primary))
+        handles, labels = panels[0].get_legend_handles_labels()
+        columns = int(LETTERS * drawn.get_figwidth() / (max(map(len, labels)) + 8))
+        columns = max(1, min(len(labels), columns, 2 + 2 * len(sets)))
+        drawn.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+        drawn.colorbar(
+            ScalarMappable(WIDTH_SCALE, WIDTH_COLOURS), ax=list(panels), label="width", fraction=0.04, pad=0.02
+        )
+        drawn.suptitle("\n".join(textwrap.wrap(finding, 8 + 46 * len(sets))), fontsize=10)
+        return image_files(drawn)
+
+
+def axis_label(results: Results, metric: MetricInfo) -> str:
+    """A metric and its unit; where it is a return, also what is drawn of the seeds."""
+    name = f"{shown_name(metric)} ({metric.unit})" if metric.unit else shown_name(metric)
+    if results.by_iqm(metric.name):
+        return f"IQM of {name}, {100 * CONFIDENCE:g} % bootstrap interval"
+    several = results.samples(metric.name) and len(results.seeds) > 1
+    return f"{name} (± standard deviation over seeds)" if several else name
+
+
+def image_files(drawn: Figure) -> dict[str, bytes]:
+    """A figure as PNG and SVG, without dates and random ids."""
+    files = {}
+    with matplotlib.rc_context(STYLE):
+        for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+            buffer = io.BytesIO()
+            drawn.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+            files[kind] = buffer.getvalue()
+    return files
+
+
+def _panel(panel: Axes, results: Results, dataset: str) -> None:
+    metric = results.primary
+    costs = [cost[0] for r in results.recipes for w in results.widths if (cost := results.cost(r, w)) is not None]
+    smallest, largest = min(costs, default=0), max(costs, default=0)
+    logarithmic = 0 < LOGARITHMIC * smallest < largest
+    size, unit = axis_unit(smallest if logarithmic else largest)
+    seen: list[float] = []
+    for number, recipe in enumerate(results.recipes):
+        points = []
+        for width in results.widths:
+            cost = results.cost(recipe, width)
+            summary = results.summary(recipe, width, dataset, metric.name)
+            if cost is not None and summary is not None:
+                points.append((cost[0] / size, summary, width))
+        seen += [summary.middle for _, summary, _ in points]
+        if points:
+            _line(panel, recipe, points, number, dashed=results.individual(recipe))
+    baselines(panel, results, dataset, seen)
+    panel.set_title(dataset, fontsize=9)
+    panel.set_xlabel(f"multiply-adds{unit}")
+    panel.grid(alpha=0.25, linewidth=0.5)
+    if logarithmic:
+        make_logarithmic(panel)
+
+
+def make_logarithmic(panel: Axes) -> None:
+    """Costs over decades, told in plain numbers."""
+    panel.set_xscale("log")
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.12g}"))
+
+
+def axis_unit(largest: float) -> tuple[float, str]:
+    """What the numbers of an axis are divided by, and how its label says so."""
+    return (1e6, " (millions)") if largest >= 1e6 else (1e3, " (thousands)") if largest >= 1e3 else (1.0, "")
+
+
+def baselines(panel: Axes, results: Results, dataset: str, seen: Sequence[float]) -> None:
+    """A dotted line for each, or only a word in the legend where it lies so far away that it would flatten the others.
+
+    Args:
+        seen: the values that the panel shows.
+    """
+    for name, scores in results.baselines.items():
+        value = scores.get(dataset, {}).get(results.primary.name)
+        if value is None:
+            continue
+        if near(value, seen):
+            panel.axhline(value, color="0.45", linestyle=":", linewidth=1.2, label=name)
+        else:
+            panel.plot([], [], color="0.45", linestyle=":", linewidth=1.2, label=f"{name} ({value:g})")
+
+
+def near(value: float, seen: Sequence[float]) -> bool:
+    """Whether an axis with both still shows how what was seen differs."""
+    span = max(seen) - min(seen) if seen else 0.0
+    return not span or min(seen) - 1.5 * span <= value <= max(seen) + 1.5 * span
+
+
+def _line(panel: Axes, recipe: str, points: list[tuple[float, Summary, float]], number: int, *, dashed: bool) -> None:
+    x = [cost for cost, *_ in points]
+    middle = [summary.middle for _, summary, _ in points]
+    colour = "black" if dashed else LINES[number % len(LINES)]
+    marker = MARKERS[number % len(MARKERS)]
+    style: dict[str, Any] = {"color": colour, "linestyle": "--" if dashed else "-", "linewidth": 1.3}
+    panel.plot(
+        x, middle, marker=marker, markersize=6, markerfacecolor="white", markeredgecolor=colour, label=recipe, **style
+    )
+    panel.scatter(
+        x,
+        middle,
+        c=[w for *_, w in points],
+        cmap=WIDTH_COLOURS,
+        norm=WIDTH_SCALE,
+        marker=marker,
+        s=36,
+        edgecolors=colour,
+        zorder=3,
+    )
+    if any(summary.below or summary.above for _, summary, _ in points):
+        low = [summary.middle - summary.below for _, summary, _ in points]
+        high = [summary.middle + summary.above for _, summary, _ in points]
+        panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)

@@ -1,0 +1,51 @@
+"""What a table shows, in one honest line."""
+
+from __future__ import annotations
+
+from benchmarks.analysis.ablation import decimals
+from benchmarks.analysis.results import SPREAD_SEEDS, Results, Summary
+
+
+def finding(results: Results) -> str:
+    """Which recipe is best at the narrowest and at the widest width, and whether the seeds can tell.
+
+    Compares, on the first evaluation set and metric, recipes that have every seed. With three seeds
+    or more, a lead is called one only where it exceeds the two recipes' joint spread.
+    """
+    widths = [w for w in results.widths if len(_ranking(results, w)) >= min(2, len(results.recipes))]
+    if not widths:
+        return f"{results.first.ablation} on {results.first.dataset}: records are missing, nothing to compare"
+    ends = list(dict.fromkeys((widths[0], widths[-1])))
+    return ". ".join([*(_at(results, width) for width in ends), *_seeds(results)])
+
+
+def _ranking(results: Results, width: float) -> list[tuple[str, Summary]]:
+    metric, dataset = results.primary, results.first.eval_sets[0]
+    summaries = {r: results.summary(r, width, dataset, metric.name) for r in results.recipes}
+    complete = [(r, summary) for r, summary in summaries.items() if summary is not None]
+    sign = -1 if metric.better == "higher" else 1
+    return sorted(complete, key=lambda item: sign * item[1].middle)
+
+
+def _at(results: Results, width: float) -> str:
+    ranking = _ranking(results, width)
+    places, unit = decimals(results.primary), results.primary.unit
+    at = f"{'IQM at width' if results.by_iqm(results.primary.name) else 'Width'} {width:g}"
+    (name, best), rest = ranking[0], ranking[1:]
+    value = f"{best.middle:.{places}f} {unit}".strip()
+    if not rest:
+        return f"{at}: {name} {value}"
+    second, other = rest[0]
+    leads = [abs(best.middle - summary.middle) for _, summary in rest]
+    lead, level = leads[0], sum(lead < 0.5 * 10**-places for lead in leads)
+    if level:
+        return f"{at}: {name} and {second if level == 1 else f'{level} others'} level at {value}"
+    higher, lower = (best, other) if best.middle > other.middle else (other, best)
+    if len(results.seeds) >= SPREAD_SEEDS and lead <= (higher.below**2 + lower.above**2) ** 0.5:
+        return f"{at}: {name} ({value}) and {second} are within the seeds' spread"
+    return f"{at}: {name} {value}, {lead:.{places}f} ahead of {second}"
+
+
+def _seeds(results: Results) -> list[str]:
+    count = len(results.seeds)
+    return [] if count >= SPREAD_SEEDS else ["One seed only" if count == 1 else "Two seeds only"]

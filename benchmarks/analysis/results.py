@@ -1,0 +1,207 @@
+"""The records of one ablation side by side, as tables, figures and findings ask for them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from benchmarks.analysis.aggregates import CONFIDENCE, LEAST_SEEDS, RESAMPLES, Aggregate, interquartile_mean
+from benchmarks.records.record import MetricInfo, Record, Row
+
+SPREAD_SEEDS = 3
+"""With fewer seeds than these each is shown, and no mean."""
+
+ALIKE = ("task", "ablation", "scale", "dataset", "protocol", "steps", "settings", "input", "eval_sets", "metrics")
+"""What all records of one table have in common."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The values of one recipe at one width: {seed: value}, of the seeds that the table has."""
+
+    values: dict[int, float]
+    seeds: tuple[int, ...]
+
+    @cached_property
+    def complete(self) -> bool:
+        """Whether no seed of the table is missing here."""
+        return bool(self.values) and set(self.values) == set(self.seeds)
+
+    @cached_property
+    def mean(self) -> float | None:
+        """None where a seed is missing: no mean is taken over a gap."""
+        return statistics.fmean(self.values.values()) if self.complete else None
+
+    @cached_property
+    def std(self) -> float | None:
+        """Sample standard deviation over seeds; None for fewer than two, or where one is missing."""
+        return statistics.stdev(self.values.values()) if self.complete and len(self.values) > 1 else None
+
+    @cached_property
+    def iqm(self) -> Aggregate | None:
+        """The interquartile mean over seeds; None for fewer than `LEAST_SEEDS`, or where one is missing."""
+        enough = self.complete and len(self.values) >= LEAST_SEEDS
+        return interquartile_mean([[self.values[seed] for seed in sorted(self.values)]]) if enough else None
+
+    def text(self, decimals: int, plus_minus: str = " ± ") -> str:
+        """For reading: mean and spread of three seeds or more, else each value; empty without a record."""
+        if self.complete and len(self.values) >= SPREAD_SEEDS:
+            return f"{self.mean:.{decimals}f}{plus_minus}{self.std:.{decimals}f}"
+        return self.each(decimals)
+
+    def each(self, decimals: int) -> str:
+        """For reading: the value of every seed; empty without a record."""
+        each = " / ".join(f"{self.values[seed]:.{decimals}f}" for seed in sorted(self.values))
+        return each if self.complete or not each else f"{each} ({len(self.values)} of {len(self.seeds)} seeds)"
+
+    def interval(self, decimals: int) -> str:
+        """For reading: the interquartile mean and its interval; empty where there is none."""
+        iqm = self.iqm
+        return "" if iqm is None else iqm.text(decimals)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A cell in figures and findings: a mean, and how far the seeds spread below and above it."""
+
+    middle: float
+    below: float
+    above: float
+
+
+class Results:
+    """The records of one ablation, as a table asks for them.
+
+    Args:
+        records: of one task, data set, protocol and number of steps; at most one for each recipe and seed.
+
+    Raises:
+        ValueError: there is none, or they cannot be compared.
+    """
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self.records = sorted(records, key=lambda r: (r.position, r.recipe, r.seed))
+        if not self.records:
+            raise ValueError("there are no records to make a table of")
+        self.first = self.records[0]
+        for what in ALIKE:
+            if any(getattr(record, what) != getattr(self.first, what) for record in self.records):
+                raise ValueError(f"records of different {what} do not belong in one table")
+        keys = [(r.recipe, r.seed) for r in self.records]
+        if len(set(keys)) < len(keys):
+            raise ValueError("two records of the same recipe and seed do not belong in one table")
+        self._of: dict[str, list[Record]] = {}
+        self._rows: dict[tuple[str, float], list[tuple[int, Row]]] = {}
+        for record in self.records:
+            self._of.setdefault(record.recipe, []).append(record)
+            for row in record.rows:
+                self._rows.setdefault((record.recipe, row.width), []).append((record.seed, row))
+        self._cells: dict[tuple[str, float, str, str], Cell] = {}
+        self._samples: dict[str, int] = {}
+        self.recipes = list(self._of)
+        self.seeds = tuple(sorted({record.seed for record in self.records}))
+        self.widths = sorted({row.width for record in self.records for row in record.rows})
+        self.baselines = {name: scores for record in self.records for name, scores in record.baselines.items()}
+
+    @property
+    def primary(self) -> MetricInfo:
+        """The metric that figures and findings are about."""
+        return self.first.metrics[0]
+
+    def of(self, recipe: str) -> list[Record]:
+        """A recipe's records, by seed."""
+        return self._of.get(recipe, [])
+
+    def individual(self, recipe: str) -> bool:
+        """Whether the recipe is one network a width."""
+        return self.of(recipe)[0].kind == "individual"
+
+    def cell(self, recipe: str, width: float, dataset: str, metric: str) -> Cell:
+        """What was measured; empty where nothing was."""
+        key = recipe, width, dataset, metric
+        if key not in self._cells:
+            values = {
+                seed: row.metrics[dataset][metric]
+                for seed, row in self._at(recipe, width)
+                if metric in row.metrics.get(dataset, {})
+            }
+            self._cells[key] = Cell(values, self.seeds)
+        return self._cells[key]
+
+    def _at(self, recipe: str, width: float) -> list[tuple[int, Row]]:
+        """A recipe's rows of one width, each with its seed."""
+        return self._rows.get((recipe, width), [])
+
+    def summary(self, recipe: str, width: float, dataset: str, metric: str) -> Summary | None:
+        """The mean and standard deviation, or the interquartile mean and its interval; None where a seed is missing."""
+        cell = self.cell(recipe, width, dataset, metric)
+        if self.by_iqm(metric):
+            iqm = cell.iqm
+            return None if iqm is None else Summary(iqm.value, iqm.value - iqm.low, iqm.high - iqm.value)
+        return None if cell.mean is None else Summary(cell.mean, cell.std or 0.0, cell.std or 0.0)
+
+    def by_iqm(self, metric: str) -> bool:
+        """Whether the metric is summarised by its interquartile mean: it has samples, and there are seeds enough."""
+        return self.samples(metric) > 0 and len(self.seeds) >= LEAST_SEEDS
+
+    def samples(self, metric: str) -> int:
+        """How many episodes, or the like, a value of the metric is the mean of; 0 where records do not tell."""
+        if metric not in self._samples:
+            rows = (row for record in self.records for row in record.rows)
+            counts = (len(by.get(metric, ())) for row in rows for by in row.samples.values())
+            self._samples[metric] = max(counts, default=0)
+        return self._samples[metric]
+
+    def curves(self, recipe: str, width: float, dataset: str, metric: str) -> dict[int, list[tuple[float, float]]]:
+        """Seed -> [steps trained, value] in the course of the training; a last point alone is no curve."""
+        found = {seed: row.curve.get(dataset, {}).get(metric, []) for seed, row in self._at(recipe, width)}
+        return {seed: points for seed, points in found.items() if len(points) > 1}
+
+    def cost(self, recipe: str, width: float) -> tuple[int, int] | None:
+        """Multiply-adds and parameters, or None."""
+        return next(((row.macs, row.params) for _, row in self._at(recipe, width)), None)
+
+    def caption(self) -> str:
+        """What a reader must know to trust the numbers."""
+        first, seeds = self.first, self.seeds
+        spread = (
+            f"mean ± standard deviation over seeds {', '.join(map(str, seeds))}"
+            if len(seeds) >= SPREAD_SEEDS
+            else f"seed {seeds[0]} alone"
+            if len(seeds) == 1
+            else f"seeds {' and '.join(map(str, seeds))}, each shown"
+        )
+        spread += self._aggregated()
+        individual = any(self.individual(recipe) for recipe in self.recipes)
+        shape = " x ".join(map(str, first.input))
+        note = " Individual: one ordinary network built and trained for each width." if individual else ""
+        precision = f" in {first.settings['precision']}" if "precision" in first.settings else ""
+        trained = (
+            f"{network_name(first.settings)}trained on {first.dataset}, "
+            f"{first.steps:,} {first.step_unit} for each network{precision} (scale {first.scale})"
+        )
+        measured = f"{first.protocol.rstrip('.')}. Multiply-adds of one input of {shape}."
+        return f"{first.question} Task {first.task}, {trained}; {spread}. {measured}{note}"
+
+    def _aggregated(self) -> str:
+        samples, seeds = self.samples(self.primary.name), len(self.seeds)
+        if not samples:
+            return ""
+        episodes = f"; each value is the mean of {samples} episodes"
+        if seeds < LEAST_SEEDS:
+            return episodes
+        return (
+            f"{episodes}; IQM: mean of the middle half of the {seeds} seeds, with the {100 * CONFIDENCE:g} % interval "
+            f"of {RESAMPLES:,} bootstrap samples of them"
+        )
+
+
+def network_name(settings: Mapping[str, Any]) -> str:
+    """The network that a task's settings name, for captions: `resnet18 x 0.25, `; empty where they name none."""
+    if "model" not in settings:
+        return ""
+    thinner = f" x {settings['multiplier']:g}" if settings.get("multiplier", 1.0) != 1.0 else ""
+    return f"{settings['model']}{thinner}, "

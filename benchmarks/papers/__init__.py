@@ -1,0 +1,1 @@
+"""The papers' printed numbers, ours beside them, and what a published run would cost."""

@@ -1,0 +1,108 @@
+"""How many multiply-adds a training takes, counted on its networks before it is run; no image is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from statistics import fmean
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+import slimlib as slim
+from benchmarks.settings.run import RunSettings
+from slimlib.training.sandwich import Rule
+from tasks.classification.settings import ClassificationSettings
+from tasks.classification.sources import IMAGENET_CLASSES
+from tasks.classification.task import Classification
+from tasks.sr.settings import SrSettings
+from tasks.sr.task import SuperResolution
+from tasks.task import SupervisedTask
+from tasks.training.recipe import Recipe
+
+FORWARD_AND_BACKWARD = 3
+"""A backward pass multiplies twice as often as the forward pass: for the gradients of inputs and of weights."""
+
+POINTS = (0.25, 0.5, 0.75, 1.0)  # multiply-adds are nearly quadratic in the width, so that these tell of all
+DRAWS = 1000  # steps whose random widths are drawn
+
+
+NETWORK: Mapping[str, tuple[str, ...]] = {
+    "sr": ("model", "scale", "features", "blocks", "expansion", "divisor"),
+    "classification": ("model", "multiplier", "divisor", "size", "variant"),
+}
+"""The settings of a task that say which network it is."""
+
+
+class UpscalersAlone(SuperResolution):
+    """The networks of super-resolution without its images."""
+
+    def __init__(self, settings: SrSettings) -> None:
+        self.settings = settings
+
+
+class ClassifiersAlone(Classification):
+    """The networks of classification, of as many classes as ImageNet has, without its images."""
+
+    def __init__(self, settings: ClassificationSettings) -> None:
+        self.settings = settings
+        self._train: Any = SimpleNamespace(classes=range(IMAGENET_CLASSES))
+
+
+def training_macs(settings: RunSettings) -> float:
+    """Multiply-adds of all trainings of a run of images; recipes that share a trained network count once.
+
+    Random widths count as they are expected; calibration and scoring are left out.
+    """
+    trained = {settings.training_hash_of(recipe): recipe for recipe in settings.recipes}
+    widths, images = settings.task_settings["widths"], settings.steps * settings.task_settings["batch"]
+    network = _network(settings.task, settings.task_settings)
+    of_images = sum(_of_image(recipe, network, widths) for recipe in trained.values())
+    return len(settings.seeds) * images * of_images * FORWARD_AND_BACKWARD
+
+
+def _of_image(recipe: Recipe, network: _Counted, widths: Sequence[float]) -> float:
+    """Multiply-adds of the forward passes of one step for one image."""
+    if recipe.kind == "individual":
+        return sum(network.at(width) for width in widths)
+    if recipe.rule == "every":
+        return sum(network.at(width) for width in recipe.switches or ())
+    # Random plans count as random widths: their layers' widths are less alike, so it is somewhat too much.
+    return _expected(recipe.make_rule(seed=0), network)
+
+
+def _expected(rule: Rule, network: _Counted) -> float:
+    drawn = [rule.draw() for _ in range(DRAWS)]
+    return fmean(sum(network.near(float(width)) for width in widths) for widths in drawn)  # type: ignore[arg-type]
+
+
+class _Counted:
+    """Multiply-adds of a task's network for one image, by width."""
+
+    def __init__(self, task: SupervisedTask) -> None:
+        self._task = task
+        self._counts: dict[float, int] = {}
+        self._fit = np.polynomial.Polynomial.fit(POINTS, [self.at(width) for width in POINTS], 2)
+
+    def at(self, width: float) -> int:
+        """As counted on the network of this width."""
+        if width not in self._counts:
+            self._counts[width] = slim.cost(self._task.build(width), self._task.example()).macs
+        return self._counts[width]
+
+    def near(self, width: float) -> float:
+        """As the counts at a few widths have it."""
+        return float(self._fit(width))
+
+
+def _network(task: str, settings: Mapping[str, Any]) -> _Counted:
+    decides = ("patch", *NETWORK[task]) if task == "sr" else NETWORK[task]
+    return _counted(task, tuple((key, settings[key]) for key in decides))
+
+
+@cache
+def _counted(task: str, settings: tuple[tuple[str, Any], ...]) -> _Counted:
+    if task == "sr":
+        return _Counted(UpscalersAlone(SrSettings(**dict(settings))))
+    return _Counted(ClassifiersAlone(ClassificationSettings(**dict(settings), data="digits")))

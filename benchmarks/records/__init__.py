@@ -1,0 +1,1 @@
+"""Records: what was measured, where, and the folders that hold them."""

@@ -1,0 +1,91 @@
+"""What a training tells: its steps to the user and to the tracker, and at the end its scores to the tracker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from benchmarks.records.folder import ResultsFolder
+from benchmarks.running.progress import Reporter
+from benchmarks.running.trackers.tracking import Plain, Tracked, Tracking
+from benchmarks.settings.run import RunSettings
+from benchmarks.settings.tracker import NoTracker
+from tasks.task import SupervisedTask, TrainsItself
+from tasks.training.recipe import Recipe
+from tasks.training.scoring import WidthResult
+from tasks.training.supervised import networks_of
+
+AnyTask = SupervisedTask | TrainsItself
+
+
+class Told:
+    """One training. Without a tracker its steps are told to the user alone."""
+
+    def __init__(self, reporter: Reporter, tracking: Tracking | None) -> None:
+        self._reporter, self._tracking = reporter, tracking
+
+    def step(self, done: int, value: float) -> None:
+        """`done` steps of all networks of the recipe are done."""
+        self._reporter.step(done, value)
+        if self._tracking is not None:
+            self._tracking.step(done, value)
+
+    def finish(self, results: Sequence[WidthResult]) -> None:
+        """The networks are scored, and recorded."""
+        if self._tracking is not None:
+            self._tracking.finish(final_scores(results))
+
+
+@contextmanager
+def telling(
+    settings: RunSettings, task: AnyTask, recipe: Recipe, name: str, reporter: Reporter, *, tracked: bool
+) -> Iterator[Told]:
+    """Follow a training.
+
+    Args:
+        name: of the training, and of its record.
+        tracked: whether by a tracker, too, if the settings have one.
+    """
+    if not tracked or isinstance(settings.tracker, NoTracker):
+        yield Told(reporter, None)
+        return
+    run = Tracked(
+        name=name,
+        group="/".join(settings.folder.relative_to(settings.results).parts),
+        settings=flat({"recipe": recipe.settings(), "task": settings.deciding, "steps": settings.steps}),
+        follows=follows(task),
+        steps=settings.steps * len(networks_of(recipe, task)),
+        cache=ResultsFolder(settings.folder).cache.absolute(),
+    )
+    tracking = Tracking(settings.tracker, run, reporter.note)
+    try:
+        yield Told(reporter, tracking)
+    finally:
+        tracking.close()
+
+
+def follows(task: AnyTask) -> str:
+    """The number that the steps of a task tell."""
+    return task.follows if isinstance(task, TrainsItself) else "loss"
+
+
+def final_scores(results: Sequence[WidthResult]) -> dict[str, float]:
+    """Every score under a name of its own: `psnr/Set5/width 0.25`."""
+    return {
+        f"{metric}/{dataset}/width {result.width:g}": value
+        for result in results
+        for dataset, values in result.metrics.items()
+        for metric, value in values.items()
+    }
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Plain]:
+    """Nested settings under dotted names, as text where they are no number."""
+    found: dict[str, Plain] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value if isinstance(value, str | int | float | bool) else str(value)
+    return found

@@ -1,0 +1,249 @@
+"""One job: a recipe with a seed, trained, scored and recorded."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import slimlib as slim
+from benchmarks.records.environment import commit, host_class, versions
+from benchmarks.records.folder import ResultsFolder
+from benchmarks.records.record import MetricInfo, Record, Row, write_record
+from benchmarks.running.following import AnyTask, follows, telling
+from benchmarks.running.job_lock import held
+from benchmarks.running.progress import Reporter
+from benchmarks.settings.identity import record_name
+from benchmarks.settings.run import RunSettings
+from tasks.task import TrainsItself
+from tasks.training.checkpoint import Checkpoint
+from tasks.training.ranks import ALONE, Ranks
+from tasks.training.recipe import Recipe
+from tasks.training.scoring import WidthResult
+from tasks.training.supervised import Interrupted, Watch, networks_of, train_recipe
+
+MakeTask = Callable[[], AnyTask]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a record is made by.
+
+    Attributes:
+        hash: of everything that decides the result but the seed.
+        training: of what decides the trained network; jobs that agree in it and in the seed share one.
+        keep: whether the scored network is kept for the showcase.
+    """
+
+    recipe: Recipe
+    position: int
+    seed: int
+    hash: str
+    training: str
+    keep: bool = False
+
+    @property
+    def name(self) -> str:
+        """`<recipe>-<seed>-<hash>`, as its record is called."""
+        return record_name(self.recipe.name, self.seed, self.hash)
+
+    @property
+    def label(self) -> str:
+        """As the user reads it."""
+        return f"{self.recipe.name}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: trained, cached, shared, missing, failed or interrupted, and why."""
+
+    job: Job
+    status: str
+    note: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.job.label}: {self.note}"
+
+
+def plan(settings: RunSettings) -> list[Job]:
+    """All jobs of a run, seed by seed: every recipe has a first result before any has a second."""
+    shown = max((i for i, r in enumerate(settings.recipes) if r.kind == "slimmable"), default=-1)
+    return [
+        Job(
+            recipe,
+            i,
+            seed,
+            settings.hash_of(recipe),
+            settings.training_hash_of(recipe),
+            keep=i == shown and seed == settings.seeds[0],
+        )
+        for seed in settings.seeds
+        for i, recipe in enumerate(settings.recipes)
+    ]
+
+
+def chains(jobs: Sequence[Job]) -> list[list[Job]]:
+    """The jobs in groups that share a trained network: each group runs in one process, one after another."""
+    found: dict[tuple[str, int], list[Job]] = {}
+    for job in jobs:
+        found.setdefault((job.training, job.seed), []).append(job)
+    return list(found.values())
+
+
+def run_job(
+    settings: RunSettings,
+    job: Job,
+    task: AnyTask,
+    reporter: Reporter,
+    stop: Callable[[], bool],
+    ranks: Ranks = ALONE,
+    *,
+    recorded: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Train a job from its last checkpoint and write its record.
+
+    Whatever goes wrong is its outcome, and only raised where a single one of several ranks failed: the others
+    cannot go on then.
+
+    Args:
+        recorded: whether another process, which may have been waited for, has done the job.
+    """
+    folder = ResultsFolder(settings.folder)
+    lock = folder.cache / "locks" / f"{job.training}-{job.seed}"
+    try:
+        reporter.start(job.label, settings.steps * len(networks_of(job.recipe, task)), follows(task))
+        with held(lock, stop, reporter.note) if ranks.count == 1 else nullcontext():
+            if recorded():
+                return Outcome(job, "trained", "done by another process")
+            seconds = _train_and_record(settings, job, task, reporter, stop, ranks)
+        return Outcome(job, "trained", f"done in {seconds:.0f} s")
+    except Interrupted:
+        return Outcome(job, "interrupted", "stopped; the same command goes on from here")
+    except Exception as error:
+        if settings_want_traces() or not ranks.can_go_on(error):
+            raise
+        return Outcome(job, "failed", f"failed: {one_line(error)}")
+
+
+def _train_and_record(
+    settings: RunSettings,
+    job: Job,
+    task: AnyTask,
+    reporter: Reporter,
+    stop: Callable[[], bool],
+    ranks: Ranks,
+) -> float:
+    began = time.monotonic()
+    torch.set_num_threads(settings.threads)
+    folder = ResultsFolder(settings.folder)
+    identity = f"{job.hash}-{job.seed}"
+    path = folder.checkpoint(job.hash, job.seed)
+    checkpoint = Checkpoint(path, identity, every=settings.checkpoint_seconds, warn=reporter.note)
+    kept = Checkpoint(trained_network(settings, job, folder), f"{job.training}-{job.seed}", warn=reporter.note)
+
+    def keep(net: Any) -> None:
+        network = folder.network(job.hash, job.seed)
+        network.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(task, TrainsItself):
+            task.keep(net, network)
+        else:
+            slim.save(net, network, recipe={"name": job.recipe.name, **job.recipe.settings()})
+
+    def trained(width: float | None, net: Any) -> None:
+        if job.keep and width is None:
+            ranks.first(lambda: keep(net))
+
+    def record(results: list[WidthResult]) -> float:
+        seconds = max(0.0, time.monotonic() - began)  # the clock may have been set back
+        write_record(make_record(settings, job, task, results, seconds, ranks), folder.records)
+        checkpoint.remove()
+        return seconds
+
+    def train(step: Callable[[int, float], None]) -> list[WidthResult]:
+        run: dict[str, Any] = {
+            "steps": settings.steps,
+            "seed": job.seed,
+            "device": ranks.device(settings.device),
+            "checkpoint": checkpoint,
+            "watch": Watch(step=step, stop=stop, trained=trained),
+        }
+        if isinstance(task, TrainsItself):
+            return task.train(job.recipe, **run)
+        return train_recipe(task, job.recipe, **run, precision=settings.precision, trained=kept, ranks=ranks)
+
+    with telling(settings, task, job.recipe, job.name, reporter, tracked=ranks.leads) as told:
+        results = train(told.step)
+        seconds = ranks.first(lambda: record(results))
+        told.finish(results)
+    return seconds
+
+
+def trained_network(settings: RunSettings, job: Job, folder: ResultsFolder) -> Path:
+    """Where the network that this job trains is kept, here or in another ablation that has trained it already."""
+    folders = [folder] if settings.overwrite == "always" else [folder, *folder.siblings(settings.results)]
+    places = [place.trained(job.training, job.seed) for place in folders]
+    return next((path for path in places if path.exists()), places[0])
+
+
+def make_record(
+    settings: RunSettings,
+    job: Job,
+    task: AnyTask,
+    results: list[WidthResult],
+    seconds: float,
+    ranks: Ranks = ALONE,
+) -> Record:
+    """The record of a finished job."""
+    host = host_class(settings.device)
+    return Record(
+        task=settings.task,
+        ablation=settings.ablation,
+        question=settings.question,
+        recipe=job.recipe.name,
+        position=job.position,
+        seed=job.seed,
+        hash=job.hash,
+        scale=settings.scale,
+        data=settings.data,
+        dataset=task.dataset,
+        protocol=task.protocol,
+        steps=settings.steps,
+        step_unit=task.step_unit if isinstance(task, TrainsItself) else "steps",
+        input=list(task.example().shape),
+        metrics=[MetricInfo(**asdict(metric)) for metric in task.metrics],
+        eval_sets=list(task.eval_sets),
+        rows=[Row(**asdict(result)) for result in results],
+        baselines=task.baselines(),
+        training=job.recipe.settings(),
+        settings=settings.deciding,
+        versions=versions(),
+        commit=commit(),
+        host=host if ranks.count == 1 else f"{ranks.count} processes, {host}",
+        threads=settings.threads,
+        seconds=round(seconds, 1),
+    )
+
+
+def settings_want_traces() -> bool:
+    """Whether the user asked for the whole trace of an error."""
+    return os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+
+
+def one_line(error: BaseException) -> str:
+    """The reason, in one line that a user can read."""
+    if isinstance(error, OSError) and error.strerror:
+        return (
+            f"{error.strerror[0].upper()}{error.strerror[1:]}"
+            if error.filename is None
+            else f"{error.strerror}: {error.filename}"
+        )
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else ""
+    expected = isinstance(error, ValueError | OSError) or type(error).__module__.startswith("tasks.")
+    return text if expected and text else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -1,0 +1,134 @@
+"""Run the jobs of a run where its launcher says, and tell how each ended."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
+
+from rich.console import Console
+
+from benchmarks.records.folder import ResultsFolder
+from benchmarks.running.following import AnyTask
+from benchmarks.running.jobs import Job, MakeTask, Outcome, chains, one_line, run_job, settings_want_traces
+from benchmarks.running.launchers.stopping import stopping
+from benchmarks.running.launchers.supervising import Workers, supervise
+from benchmarks.running.progress import LineReporter, LiveReporter, Reporter
+from benchmarks.settings.launcher import Joblib, Ray, Serial, Slurm
+from benchmarks.settings.run import RunSettings
+from tasks.task import TrainsItself
+from tasks.training.ranks import ALONE, LostRank, Ranks, joined
+
+
+def among_ranks(work: Callable[[Ranks], int]) -> int:
+    """Do the work in each of the processes that torchrun has started, or in this one alone; returns the exit code.
+
+    A rank that fails by itself says why and ends with code 1. The others, which wait for it, then fail too.
+    """
+    with joined() as ranks:
+        try:
+            return work(ranks)
+        except (Exception, KeyboardInterrupt) as error:
+            if ranks.count == 1:
+                raise
+            _end(ranks, error)
+
+
+def _end(ranks: Ranks, error: BaseException) -> NoReturn:
+    """End the process at once: at an ordinary exit torch.distributed may wait for the other ranks, or abort."""
+    if settings_want_traces():
+        traceback.print_exception(error)
+    gone = "gloo/transport" in str(error)  # where the gradients are sent
+    print(f"error: rank {ranks.index}: {one_line(LostRank() if gone else error)}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def launch(
+    settings: RunSettings, jobs: Sequence[Job], make_task: MakeTask, console: Console, ranks: Ranks = ALONE
+) -> Iterator[Outcome]:
+    """Run the jobs; yields how each ended, as it ends. After an interruption no further job begins.
+
+    Raises:
+        ValueError: the task cannot be made, for example because its data are not there; its batch cannot
+            be shared out evenly among the ranks; or the launcher's cluster cannot be reached.
+    """
+    task = ranks.together(make_task)
+    ranks.together(lambda: _check_batch(task, ranks))
+    if isinstance(task, TrainsItself) and settings.precision != "float32":
+        raise ValueError(f"precision={settings.precision} has no meaning for task={task.name}, which trains in float32")
+    about = settings.tracker.about(ResultsFolder(settings.folder).cache)
+    if about:
+        console.print(about, markup=False, highlight=False, soft_wrap=True)
+    workers = _workers(settings, len(chains(jobs)))
+    if workers is None:
+        yield from _one_after_another(settings, jobs, task, console, ranks)
+    else:
+        del task  # each worker makes its own
+        yield from supervise(settings, jobs, make_task, workers, console)
+
+
+def _workers(settings: RunSettings, chains: int) -> Callable[[], Workers] | None:
+    """What makes the workers; None: this process does the work."""
+    launcher = settings.launcher
+    match launcher:
+        case Joblib() if chains > 1:
+            from benchmarks.running.launchers.in_processes import InProcesses
+
+            return lambda: InProcesses(min(launcher.jobs, chains), threads=settings.threads)
+        case Ray():
+            from benchmarks.running.launchers.on_ray import OnRay
+
+            return lambda: OnRay(launcher)
+        case Slurm():
+            from benchmarks.running.launchers.on_slurm import OnSlurm
+
+            return lambda: OnSlurm(launcher, settings)
+        case Serial() | Joblib():
+            return None
+
+
+def _check_batch(task: AnyTask, ranks: Ranks) -> None:
+    """Raise ValueError unless the shards of all ranks are equal: the mean of their losses is then that of the batch."""
+    if ranks.count == 1:
+        return
+    if isinstance(task, TrainsItself):
+        raise ValueError(f"task={task.name} trains each recipe in one process; use launcher=joblib, without torchrun")
+    size = len(next(task.batches(range(1), 0))[0])
+    if size % ranks.count:
+        raise ValueError(
+            f"a batch of {size} cannot be shared out evenly among {ranks.count} processes; "
+            f"take a multiple of {ranks.count}, or another --nproc-per-node"
+        )
+
+
+def _one_after_another(
+    settings: RunSettings, jobs: Sequence[Job], task: AnyTask, console: Console, ranks: Ranks
+) -> Iterator[Outcome]:
+    torchrun = os.getppid()
+    with stopping() as asked:
+
+        def stop() -> bool:
+            return asked() or (ranks.count > 1 and os.getppid() != torchrun)
+
+        def go_on() -> bool:
+            return ranks.any(stop()) == (False,)
+
+        def run(job: Job, reporter: Reporter) -> Outcome:
+            outcome = run_job(settings, job, task, reporter, stop, ranks)
+            reporter.finish(str(outcome))
+            return outcome
+
+        if console.is_terminal:
+            with LiveReporter(console) as live:
+                for job in jobs:
+                    if go_on():
+                        yield run(job, live)
+        else:
+            lines = LineReporter(console)
+            for job in jobs:
+                if go_on():
+                    yield run(job, lines)

@@ -1,0 +1,1 @@
+"""What a command line may say: one model for each group of settings."""

@@ -1,0 +1,112 @@
+"""Give the modules of a network the classes that can be sliced, by a layout that is known to fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from slimlib.core.layers import SLIM_LAYERS
+from slimlib.core.layout import Layout, axis_index
+from slimlib.core.norms.batchnorm import PLAIN_NORMS, Norm, PlainBatchNorm, SlimBatchNorm, add_switch, tracks
+from slimlib.core.slimming import FULL_STATISTICS, Slimming, find_parts
+from slimlib.core.swapping import Gathers, Part, SwapsOut, slim_class
+from slimlib.core.width import Switches, WidthRange, Widths
+
+EVERY_WIDTH = WidthRange(1e-3, 1.0)
+
+
+class SlimRoot(SwapsOut):
+    """Mixin of the outermost module of a slimmable network: notices replaced parameters, and is copied whole.
+
+    What leaves no trace, `parameter.data = ...`, is noticed when the network itself is called.
+    """
+
+    slim: Slimming
+
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not torch.compiler.is_compiling() and self.slim.stale():
+            self.slim.refresh()
+        return super().__call__(*args, **kwargs)  # type: ignore[misc]
+
+    def __setstate__(self: Any, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[misc]
+        self.slim.bind(self)
+        self.slim.refresh()
+
+    def _apply(self: Any, *args: Any, **kwargs: Any) -> Any:
+        done = super()._apply(*args, **kwargs)
+        self.slim.refresh()
+        return done
+
+
+def apply_layout(
+    net: nn.Module,
+    layout: Layout,
+    *,
+    widths: Widths | None = None,
+    norm: Norm = "universal",
+    by_hand: bool = False,
+) -> nn.Module:
+    """Make `net` slimmable, in place, by a layout of this very network; returns it at its largest width.
+
+    `by_hand`: its layers are slim already and read their inputs off what arrives.
+
+    Raises:
+        ValueError: a switch is a `WidthPlan` of another network.
+    """
+    slimming = Slimming(layout, widths or EVERY_WIDTH, norm)
+    if isinstance(widths, Switches):
+        for width in widths.widths:
+            slimming.channels_at(width)  # a plan of another network is refused before this one is touched
+    names = {module: name for name, module in net.named_modules()}
+    parts = {part.module: part for part in find_parts(net, layout)}
+    for module in [m for m in net.modules() if parametrize.is_parametrized(m)]:
+        parts.setdefault(module, Part(module, [], None, None))  # so that it can be copied and pickled, too
+    for part in parts.values():
+        _slim_module(part, None if by_hand else names[part.module], slimming)
+        if norm == "switchable" and tracks(part.module):
+            _add_switches(part, slimming)
+    net.__class__ = slim_class(type(net), (SlimRoot,))
+    net.__dict__.update(slim=slimming, slimming=slimming)
+    slimming.bind(net)
+    slimming.set(1.0 if 1.0 in slimming.widths else slimming.widths.largest)
+    return net
+
+
+def _slim_module(part: Part, name: str | None, slimming: Slimming) -> None:
+    module = part.module
+    mixins: list[type] = []
+    full = part.numbers(slimming.layout.full)
+    narrow = part.numbers((1,) * len(slimming.layout.groups))
+    numbers = {key: value for key, value in full.items() if narrow[key] != value}
+    if tracks(module):
+        numbers |= FULL_STATISTICS
+        mixins.append(PlainBatchNorm if type(module) in PLAIN_NORMS else SlimBatchNorm)
+    if part.gathers:
+        mixins.insert(0, Gathers)
+    module.__dict__.update(full_numbers=numbers, slimming=slimming)
+    computed = tuple(module.parametrizations) if parametrize.is_parametrized(module) else ()  # type: ignore[arg-type]
+    kind = type(module).__mro__[1] if computed else type(module)
+    base = SLIM_LAYERS.get(kind, kind)
+    if base in SLIM_LAYERS.values():
+        module.__dict__["name_in_network"] = name
+    if not issubclass(base, SwapsOut) and not mixins:
+        mixins.append(SwapsOut)
+    module.__class__ = slim_class(base, tuple(mixins), computed) if mixins or computed else base
+
+
+def _add_switches(part: Part, slimming: Slimming) -> None:
+    assert isinstance(slimming.widths, Switches)
+    slot = next((slot for slot in part.slots if slot.name == "running_mean"), None)
+    for channels in dict.fromkeys(slimming.channels_at(w) for w in slimming.widths.widths):
+        if channels == slimming.layout.full:
+            continue
+        index = axis_index(slot.axes[0], channels) if slot and slot.axes else None  # no axes: it stays full
+
+        def active(t: Tensor, index: int | Tensor | None = index) -> Tensor:
+            return t if index is None else t[:index] if isinstance(index, int) else t[index.to(t.device)]
+
+        add_switch(part.module, channels, active)

@@ -1,0 +1,1 @@
+"""What becomes of BatchNorm when one network serves several widths."""

@@ -1,0 +1,75 @@
+"""Set the width of a network, and find the slimmable network in whatever wraps it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from slimlib.core.handwritten import adopt
+from slimlib.core.slimming import Slimming
+from slimlib.core.width import Width
+
+
+def set_width(net: nn.Module, width: Width) -> None:
+    """Make a slimmable network compute at a width, until it is set again.
+
+    Args:
+        net: what `convert`, `load` or `freeze` returned, also inside DistributedDataParallel,
+            torch.compile or a larger module (then every slimmable part of it is set), or a network
+            written by hand from slim layers.
+        width: a fraction in (0, 1] that the network was converted for, or a `WidthPlan`.
+
+    Raises:
+        ValueError: the width is not allowed here, or nothing in `net` is slimmable.
+    """
+    slimming: Slimming | None = net.__dict__.get("slim")
+    if slimming is not None:
+        slimming.set(width)
+        return
+    for part in slimmable_parts(net):
+        part.set(width)
+
+
+@contextmanager
+def at_width(net: nn.Module, width: Width) -> Iterator[None]:
+    """Within the block the network computes at `width`; afterwards at what was set before."""
+    before = [(part, part.width) for part in slimmable_parts(net)]
+    try:
+        set_width(net, width)
+        yield
+    finally:
+        for part, old in before:
+            part.set(old)
+
+
+def current_width(net: nn.Module) -> Width:
+    """The width that `net` is set to."""
+    return slimmable_parts(net)[0].width
+
+
+def slimmable_parts(net: nn.Module) -> list[Slimming]:
+    """The slimmable networks in `net`: itself, or what DistributedDataParallel and others wrap.
+
+    Raises:
+        ValueError: there is none.
+    """
+    parts = [found for m in net.modules() if (found := m.__dict__.get("slim")) is not None]
+    if not parts:
+        parts = [adopt(net)]  # a network written by hand gets its state at the first call
+    return parts
+
+
+def slimming_of(net: nn.Module) -> Slimming:
+    """The one slimmable network in `net`.
+
+    Raises:
+        ValueError: there is none, or there are several.
+    """
+    parts = slimmable_parts(net)
+    if len(parts) > 1:
+        raise ValueError(
+            f"this module holds {len(parts)} slimmable networks; give the one that is meant, or convert the whole"
+        )
+    return parts[0]

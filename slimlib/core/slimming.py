@@ -1,0 +1,238 @@
+"""The state of one slimmable network: its layout, its width, and what is swapped in for each width."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimlib.core.layout import Axis, Layout
+from slimlib.core.norms.batchnorm import Norm, statistics_swaps, tracks
+from slimlib.core.swapping import STATISTICS, Part, Ready, Slot, Swaps, logical_weight, no_inference_mode, swap_in
+from slimlib.core.width import Switches, Width, WidthPlan, Widths, check_width, label, round_channels
+
+# What is prepared is forgotten beyond these: a plan of MobileNet v2 takes 0.2 MB, and random plans never end.
+REMEMBERED_WIDTHS, REMEMBERED_CHANNELS = 16384, 512
+FULL_STATISTICS: Swaps = {"track_running_stats": True}
+
+
+class Slimming:
+    """What `net.slim` is: prints as the report of what slims, and knows widths and channel numbers.
+
+    Attributes:
+        layout: the channel layout that `convert` found.
+        widths: the widths that may be set.
+        dirty: a parameter or buffer was replaced since views were made.
+        norm: how BatchNorm is kept, "universal", "switchable" or "shared".
+        width, channels: what is set now, as asked for and as one number of units for each group.
+    """
+
+    _net: Callable[[], nn.Module | None]
+    _parts: list[Part] | None
+    _ready: dict[Width, Ready]
+    _shared: dict[tuple[int, ...], Ready]
+    _channels: dict[Width, tuple[int, ...]]
+    _watched: list[nn.Parameter]
+    _pointers: list[int]
+    _needs_grad: list[bool]
+
+    def __init__(self, layout: Layout, widths: Widths, norm: Norm) -> None:
+        self.layout, self.widths, self.norm = layout, widths, norm
+        self.width: Width = 1.0
+        self.channels = layout.full
+        self._net = lambda: None
+        self.labels: dict[str, str] = {}  # tag of calibrated channel numbers -> the width they were asked for as
+        self._forget()
+
+    # -- what a user asks
+
+    def channels_at(self, width: Width) -> tuple[int, ...]:
+        """Active units of each group at a width.
+
+        Raises:
+            ValueError: a `WidthPlan` that does not fit the groups of this network.
+        """
+        groups = self.layout.groups
+        if not isinstance(width, WidthPlan):
+            return tuple(round_channels(g.units, width, g.divisor) for g in groups)
+        if len(width.channels) != len(groups):
+            raise ValueError(
+                f"the WidthPlan has {len(width.channels)} numbers, and this network {len(groups)} groups of layers; "
+                "print(net.slim) shows them in order"
+            )
+        for group, count in zip(groups, width.channels, strict=True):
+            if not (isinstance(count, int) and 1 <= count <= group.units):
+                raise ValueError(
+                    f"the WidthPlan asks for {count} channels of '{group.name}'; possible: 1 to {group.units}"
+                )
+        return width.channels
+
+    def check(self, width: Width) -> None:
+        """Raise ValueError, with what may be set, unless `width` is that."""
+        check_width(width, self.widths)
+        if self.norm != "switchable" or not isinstance(width, WidthPlan):
+            return
+        assert isinstance(self.widths, Switches)
+        if self.channels_at(width) not in map(self.channels_at, self.widths.widths):
+            raise ValueError(
+                f"{width} is no switch of this network, and only switches have a BatchNorm of their own: {self.widths}"
+            )
+
+    def set(self, width: Width) -> None:
+        """Swap in what belongs to a width (see `set_width`)."""
+        ready = self._ready.get(width)
+        if ready is None or self.dirty:
+            ready = self._prepare(width)
+        swap_in(ready)
+        self.width, self.channels = width, self._channels[width]
+
+    def __str__(self) -> str:
+        """The report: how many layers slim, which do not, and why."""
+        layout = self.layout
+        slim = {layer for group in layout.groups for layer in group.layers}
+        lines = [f"{len(slim)} layers slim in {len(layout.groups)} groups; widths {self.widths}; BatchNorm {self.norm}"]
+        for index, group in enumerate(layout.groups):
+            more = f" and {len(group.layers) - 1} more that must agree" if len(group.layers) > 1 else ""
+            lines.append(f"  group {index}: {group.units} channels of {group.name}{more}")
+        lines += [f"  full: {layer} ({reason})" for layer, reason in layout.kept.items()]
+        lines += [f"  full: {layer} (never ran on the example)" for layer in layout.idle]
+        return "\n".join(lines)
+
+    # -- preparation
+
+    def bind(self, net: nn.Module) -> None:
+        """Belong to `net`: find the modules that the layout names."""
+        self._net = weakref.ref(net)
+        self._forget()
+
+    def net(self) -> nn.Module:
+        """The network that this is the state of."""
+        net = self._net()
+        assert net is not None, "the network of this state is gone"
+        return net
+
+    def refresh(self) -> None:
+        """Prepare again, since a parameter was replaced, and stay at the width that is set."""
+        self._forget()
+        self.set(self.width)
+
+    def stale(self) -> bool:
+        """Whether a parameter was replaced, is in other memory, or learns where it did not, since views were made.
+
+        Replacing one marks the state dirty; only `parameter.data = ...` and `requires_grad` leave no trace but this.
+        """
+        return (
+            self.dirty
+            or list(map(Tensor.data_ptr, self._watched)) != self._pointers
+            or (torch.is_grad_enabled() and [p.requires_grad for p in self._watched] != self._needs_grad)
+        )
+
+    @property
+    def parts(self) -> list[Part]:
+        """The modules in which something depends on the width."""
+        if self._parts is None:
+            self._parts = find_parts(self.net(), self.layout)
+        return self._parts
+
+    def _prepare(self, width: Width) -> Ready:
+        self.check(width)
+        channels = self.channels_at(width)
+        if self.stale():
+            self._forget()
+        if not self._watched:
+            self._watch()
+        if len(self._shared) >= REMEMBERED_CHANNELS:
+            self._shared, self._ready, self._channels = {}, {}, {}
+        if len(self._ready) >= REMEMBERED_WIDTHS:
+            self._ready, self._channels = {}, {}
+        if channels not in self._shared:
+            with torch.enable_grad(), no_inference_mode():
+                self._shared[channels] = [(p.module.__dict__.update, self._swaps(p, channels)) for p in self.parts]
+        self._ready[width], self._channels[width] = self._shared[channels], channels
+        return self._ready[width]
+
+    def _swaps(self, part: Part, channels: tuple[int, ...]) -> Swaps:
+        swaps = part.swaps(channels)
+        if not tracks(part.module):
+            return swaps
+        swaps |= FULL_STATISTICS
+        if channels == self.layout.full:
+            return swaps
+        own = statistics_swaps(part.module, self.norm, channels)
+        if "to_gather" in swaps:
+            swaps["to_gather"] = tuple(gather for gather in swaps["to_gather"] if gather[0] not in own)
+        return swaps | own
+
+    def refusal(self) -> str:
+        """Why the width that is set cannot run in eval mode."""
+        asked, known = label(self.width), ", ".join(self.calibrated())
+        return (
+            f"width {asked} has no BatchNorm statistics; calibrated: {known or 'none but the full width'}. "
+            f"Call slimlib.calibrate(net, batches, widths=[{asked}])."
+        )
+
+    def calibrated(self) -> list[str]:
+        """The widths below the full one that have statistics, for messages."""
+        norm = next((part.module for part in self.parts if tracks(part.module)), None)
+        prefix = "running_mean_at_"
+        tags = [name.removeprefix(prefix) for name in norm._buffers if name.startswith(prefix)] if norm else []
+        return [self.labels.get(found, f"the plan {found.replace('_', ', ')}") for found in tags]
+
+    def _watch(self) -> None:
+        held = [slot.store[slot.name] for part in self.parts for slot in part.slots]
+        self._watched = [tensor for tensor in held if isinstance(tensor, nn.Parameter)]
+        self._pointers = [p.data_ptr() for p in self._watched]
+        self._needs_grad = [p.requires_grad for p in self._watched]
+
+    def _forget(self) -> None:
+        self._parts = None
+        self._ready, self._shared, self._channels = {}, {}, {}
+        self._watched, self._pointers, self._needs_grad = [], [], []
+        self.dirty = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._net = lambda: None
+        self._forget()
+
+
+def find_parts(net: nn.Module, layout: Layout) -> list[Part]:
+    """Every module of `net` that holds an axis of the layout, a number that depends on one, or a BatchNorm."""
+    axes: dict[str, dict[str, Any]] = {}
+    for name, dims in layout.axes.items():
+        owner, _, attribute = name.rpartition(".")
+        axes.setdefault(owner, {})[attribute] = dims
+    parts = []
+    for name, module in net.named_modules(remove_duplicate=True):
+        own = axes.get(name, {})
+        if tracks(module):  # whatever its channels do, its statistics depend on the width
+            own = {key: {} for key in ("weight", "bias", *STATISTICS) if _store(module, key).get(key) is not None} | own
+        # Interned like the attribute names of code, so that a look-up in `__dict__` compares pointers.
+        slots = [Slot(_store(module, key), sys.intern(key), dims) for key, dims in own.items()]
+        weight = _weight_slot(module, name, net, axes)
+        entering: Axis | None = layout.norm_inputs.get(name)
+        if slots or weight or entering:
+            parts.append(Part(module, slots, weight, entering))
+    return parts
+
+
+def _store(module: nn.Module, attribute: str) -> dict[str, Any]:
+    return module._parameters if attribute in module._parameters else module._buffers
+
+
+def _weight_slot(module: nn.Module, name: str, net: nn.Module, axes: dict[str, dict[str, Any]]) -> Slot | None:
+    """The slot that tells the active shape of a layer's weight, where any of it slims."""
+    found = logical_weight(module)
+    if found is None:
+        return None
+    owner, attribute = found
+    path = name if owner is module else f"{name}.parametrizations.weight".lstrip(".")
+    dims: Sequence[Any] | dict[int, Axis] = axes.get(path, {}).get(attribute, {})
+    return Slot(owner._parameters, attribute, dims) if isinstance(dims, dict) and dims else None

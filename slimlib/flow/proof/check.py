@@ -1,0 +1,179 @@
+"""The proof of a layout: the really sliced network runs as the layout says, and its numbers are right."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from slimlib.core.apply import apply_layout
+from slimlib.core.layout import Layout
+from slimlib.core.setting import set_width
+from slimlib.core.swapping import Gathers
+from slimlib.core.width import Width, WidthPlan
+from slimlib.flow.errors import FlowError
+from slimlib.flow.proof.known_ties import GivenTies, Mixture, active_atoms, active_ids
+from slimlib.flow.proof.replay import Masked, Misfit, Sliced, active_positions, select
+from slimlib.flow.solve import Solution
+from slimlib.flow.steps import Choices, Step
+from slimlib.flow.ties import Ties
+
+WIDTHS = (0.25, 0.5, 0.8)
+
+
+@dataclass
+class Followed:
+    """What one analysis found: the ties, the steps in eval and in training, what entered each module, the layout."""
+
+    ties: Ties
+    logs: Mapping[bool, Sequence[Step]]
+    entered: Mapping[str, Sequence[Tensor]]
+    solution: Solution
+    layout: Layout
+
+
+class Failure(Exception):
+    """An attempt to run the sliced network failed at `step`, an operation, or else in the code of `module`."""
+
+    def __init__(self, reason: str, step: Step | None, module: str) -> None:
+        super().__init__(reason)
+        self.reason, self.step, self.module = reason, step, module
+
+
+@dataclass
+class Subject:
+    """What a proof works on: the user's network, a copy of it that may be changed, and its arguments."""
+
+    origin: nn.Module
+    full: nn.Module
+    args: tuple[Any, ...]
+    tolerance: float
+
+
+class Proof:
+    """Two copies of a network, full and slimmable, that are run side by side."""
+
+    def __init__(self, subject: Subject, found: Followed, choices: Choices) -> None:
+        self.subject, self.found, self.choices = subject, found, choices
+        self.full = full = subject.full
+        self.slim = apply_layout(copy.deepcopy(full), found.layout, norm="shared")
+        self.shapes = {name: t.shape for name, t in [*full.named_parameters(), *full.named_buffers()]}
+
+    def run(self) -> None:
+        """Run the sliced network at several widths, then compare its numbers at two of them.
+
+        Raises:
+            Failure: the sliced network does not run, or otherwise than the layout says.
+            FlowError: its numbers are wrong.
+        """
+        staggered = self._staggered()
+        runs = [(False, width) for width in (*WIDTHS, staggered)] + [(True, WIDTHS[1]), (True, staggered)]
+        outputs = {}
+        for training, width in runs:
+            self.slim.train(training)
+            outputs[training, width] = self._attempt(self._sliced(width, training))
+        for training, width in ((False, WIDTHS[0]), (False, staggered), (True, staggered)):
+            self._compare(outputs[training, width], width, training)
+
+    def _staggered(self) -> WidthPlan:
+        """A width that differs from group to group, so that no two groups agree by chance."""
+        shares = (0.5, 0.75, 0.34)
+        return WidthPlan([max(1, round(g.units * shares[i % 3])) for i, g in enumerate(self.found.layout.groups)])
+
+    def _compare(self, got: Sequence[Any], width: Width, training: bool) -> None:
+        self.full.train(training)
+        for a, b in zip(got, self._masked(width), strict=True):
+            if isinstance(a, Tensor) and not self._close(a, b):
+                raise FlowError(self._locate(width, training))
+
+    def _sliced(self, width: Width, training: bool, record: bool = False) -> Sliced:
+        set_width(self.slim, width)
+        _gather_now(self.slim)
+        found, channels = self.found, self._channels(width)
+        ties = active_atoms(found.ties, found.layout, channels, self.shapes)
+        active = active_ids(found.solution, channels)
+        return Sliced(self.slim, ties, self.choices, self.subject.origin, found.logs[training], active, record)
+
+    def _masked(self, width: Width, record: bool = False) -> Any:
+        ties, active = self.found.ties, active_ids(self.found.solution, self._channels(width))
+        masked = Masked(self.full, GivenTies(ties, ties.atoms), self.choices, self.subject.origin, active, record)
+        outputs = masked.run(copy.deepcopy(self.subject.args))
+        return masked if record else outputs
+
+    def _channels(self, width: Width) -> tuple[int, ...]:
+        channels: tuple[int, ...] = self.slim.slim.channels_at(width)  # type: ignore[union-attr, operator]
+        return channels
+
+    def _attempt(self, sliced: Sliced) -> list[Any]:
+        """Run the sliced network; a fault of ours is no failure of the layout, and stays an error."""
+        try:
+            return sliced.run(copy.deepcopy(self.subject.args))
+        except Exception as error:
+            position = len(sliced.log)
+            told = isinstance(error, Misfit | Mixture)
+            if isinstance(error, FlowError) or (sliced.phase == "rule" and not told):
+                raise
+            in_step = told or sliced.phase == "operation"
+            step = sliced.expected[position] if in_step and sliced.aligned else None
+            text = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+            raise Failure(text, step, sliced.module) from error
+
+    def _close(self, a: Tensor, b: Tensor) -> bool:
+        if a.shape != b.shape:
+            return False
+        if not a.is_floating_point():
+            return True
+        scale = float(b.nan_to_num().abs().max()) if b.numel() else 0.0
+        return torch.allclose(a, b, rtol=0, atol=self.subject.tolerance * (scale + 1e-30), equal_nan=True)
+
+    def _locate(self, width: Width, training: bool) -> str:
+        """Name the first operation whose result is not that of the masked network."""
+        self.slim.train(training)
+        masked, sliced = self._masked(width, record=True), self._sliced(width, training, record=True)
+        self._attempt(sliced)
+        why = "gives other numbers when fewer channels are active, though its result has the right shape"
+        for step, own, ours, theirs in zip(masked.log, sliced.log, sliced.results, masked.results, strict=False):
+            if step.site != own.site:
+                break
+            for ids, a, b in zip(step.outputs, ours, theirs, strict=False):
+                if isinstance(ids, Tensor) and isinstance(a, Tensor) and isinstance(b, Tensor):
+                    picks = active_positions(ids, masked.active)
+                    if picks is not None and not self._close(a, select(b, picks)):
+                        return f"{step.here} {why}; keep the layers before it full with keep=[...]"
+        return f"the network {why}; keep layers full with keep=[...] to find out where"
+
+
+def _gather_now(net: nn.Module) -> None:
+    """Do now what `Gathers` does in each forward, so that the gathered tensors can be followed."""
+    for module in net.modules():
+        if isinstance(module, Gathers):
+            for name, source, picks in module.to_gather:
+                module.__dict__[name] = select(source.detach(), list(picks))
+            module.__dict__["to_gather"] = ()
+
+
+def prepare(origin: nn.Module, copied: nn.Module, args: tuple[Any, ...]) -> Subject:
+    """Make `copied`, a copy of the network `origin`, ready for proofs; in double precision where it can run so."""
+    _perturb(copied)
+    double = copy.deepcopy(copied).double().eval()
+    wide = tree_map(lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x, args)
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            double(*copy.deepcopy(wide))
+    except (RuntimeError, TypeError):  # it casts to float32 by itself
+        return Subject(origin, copied, args, tolerance=1e-3)
+    return Subject(origin, double, wide, tolerance=1e-7)
+
+
+def _perturb(net: nn.Module) -> None:
+    """Move parameters off the zeros and ones of a fresh network, which would hide a fault."""
+    generator = torch.Generator().manual_seed(1)
+    for tensor in [*net.parameters(), *net.buffers()]:
+        if tensor.is_floating_point():
+            noise = torch.rand(tensor.shape, generator=generator) * 0.02
+            tensor.data.add_(noise.to(tensor.device, tensor.dtype))

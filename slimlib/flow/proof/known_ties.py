@@ -1,0 +1,76 @@
+"""Ties that are known, for the runs that check a layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from slimlib.core.layout import Axis, Layout, axis_index
+from slimlib.flow.solve import Solution
+from slimlib.flow.ties import AtomKey, Ties
+
+
+class Mixture(Exception):
+    """Channels meet that the layout keeps apart."""
+
+
+class GivenTies(Ties):
+    """A run with known ties checks that only channels of one unit meet; it learns nothing new."""
+
+    def __init__(self, known: Ties, atoms: Mapping[AtomKey, Tensor]) -> None:
+        super().__init__()
+        self.known, self.atoms, self._labels = known, dict(atoms), known.labels()
+
+    def fresh(self, key: AtomKey, size: int) -> Tensor:
+        ids = self.atoms.get(key)
+        if ids is None:  # a layer that only this run met
+            return torch.zeros(size, dtype=torch.long)
+        if len(ids) != size:
+            raise Mixture(f"'{key[0]}' has {size} channels where {len(ids)} are expected")
+        return ids
+
+    def stay(self, why: str) -> int:
+        return self.known.stays.get(why, 0)
+
+    def tie(self, a: Tensor, b: Tensor, here: str) -> None:
+        a, b = torch.broadcast_tensors(a, b)
+        if not bool(((a == 0) | (b == 0) | (self._labels[a] == self._labels[b])).all()):
+            raise Mixture("channels of different layers or positions meet")
+
+    def fix(self, ids: Tensor, why: str) -> None:
+        pass
+
+    def labels(self) -> Tensor:
+        return self._labels
+
+
+def active_ids(solution: Solution, channels: tuple[int, ...]) -> Tensor:
+    """Whether each id is active when group g has channels[g] units, [ids]; id 0 and what stays always are."""
+    on = torch.ones(len(solution.labels), dtype=torch.bool)
+    for count, units in zip(channels, solution.groups.values(), strict=True):
+        on[units[count:]] = False
+    return on[solution.labels]
+
+
+def active_atoms(ties: Ties, layout: Layout, channels: tuple[int, ...], shapes: Mapping[str, torch.Size]) -> Ties:
+    """The ties as the sliced network sees them: only the ids of the active channels."""
+
+    def index(axis: Axis, ids: Tensor, dim: int) -> Tensor:
+        active = axis_index(axis, channels)
+        return ids.narrow(dim, 0, active) if isinstance(active, int) else ids.index_select(dim, active)
+
+    atoms: dict[AtomKey, Tensor] = {}
+    for (name, dim), ids in ties.atoms.items():
+        axes = layout.axes.get(name, {})
+        if dim == "input":
+            atoms[name, dim] = index(layout.norm_inputs[name], ids, 0) if name in layout.norm_inputs else ids
+        elif isinstance(dim, int):
+            atoms[name, dim] = index(axes[dim], ids, 0) if dim in axes else ids
+        else:
+            elements = ids.view(shapes[name])
+            for d, axis in axes.items():
+                elements = index(axis, elements, d)
+            atoms[name, dim] = elements.reshape(-1)
+    return GivenTies(ties, atoms)

@@ -1,0 +1,78 @@
+"""What to do when the sliced network fails: read a view otherwise, or keep full what entered there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from slimlib.flow.errors import FlowError
+from slimlib.flow.operations.movement import VIEWS, is_split_axis, readings
+from slimlib.flow.proof.check import Failure, Followed
+from slimlib.flow.steps import Choices, Step, class_of_many
+
+
+def repair(net: nn.Module, found: Followed, failure: Failure, choices: Choices) -> None:
+    """Add to `choices` what the failure teaches.
+
+    Raises:
+        FlowError: nothing is left to keep full.
+    """
+    done = failure.step is not None and _at_step(found, failure.step, failure.reason, choices)
+    if not done and not _in_forward(net, found, failure, choices):
+        raise FlowError(f"the sliced network fails in '{failure.module}': {failure.reason}") from failure.__cause__
+
+
+def _at_step(found: Followed, step: Step, reason: str, choices: Choices) -> bool:
+    """An operation failed: read the view it is otherwise, or keep full what enters it, or its weight."""
+    out = step.outputs[0] if step.outputs else None
+    dims = is_split_axis(step.inputs, out) if step.site[2] in VIEWS and isinstance(out, Tensor) else 0
+    cut = (step.site[0], dims)
+    if dims and choices.views.get(cut, -1) + 1 < len(readings(dims)):  # all such views of a class mean the same
+        choices.views[cut] = choices.views.get(cut, -1) + 1
+        return True
+    why = f"does not work with fewer channels ({reason}): {step.here}"
+    if step.site not in choices.keep and any(_slims(found, ids) for ids in step.inputs):
+        choices.keep[step.site] = why
+        return True
+    for weight in step.weights:
+        layer = weight.name.rpartition(".")[0]
+        if layer not in choices.modules:
+            choices.modules[layer] = why
+            return True
+    return False
+
+
+def _in_forward(net: nn.Module, found: Followed, failure: Failure, choices: Choices) -> bool:
+    """The code of a module failed: keep full what enters it, or its layers, or the same of the module around it."""
+    for name in _upwards(failure.module):
+        alike = _alike(net, name)
+        kind = type(net.get_submodule(name)).__name__
+        why = f"does not work with fewer channels ({failure.reason}): forward of '{name}' ({kind})"
+        if name not in choices.entering and any(_slims(found, ids) for ids in found.entered.get(name, ())):
+            choices.entering.update(dict.fromkeys(alike, why))
+            return True
+        own = [ids for key, ids in found.ties.atoms.items() if any(key[0].startswith(f"{n}.") or not n for n in alike)]
+        if name not in choices.modules and any(_slims(found, ids) for ids in own):
+            choices.modules.update(dict.fromkeys(alike, why))
+            return True
+    return False
+
+
+def _slims(found: Followed, ids: Tensor) -> bool:
+    return any(unit in found.solution.places for unit in torch.unique(found.solution.labels[ids]).tolist())
+
+
+def _upwards(name: str) -> Iterator[str]:
+    """A module's name, and those of the modules it is in."""
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
+    yield ""
+
+
+def _alike(net: nn.Module, name: str) -> list[str]:
+    """The modules of the same class, for what is true of one of them is true of all; itself if it is torch's own."""
+    kind = class_of_many(net.get_submodule(name))
+    return [n for n, module in net.named_modules() if class_of_many(module) == kind] if kind and name else [name]

@@ -1,0 +1,128 @@
+"""Whether a network still gives the same outputs after a change, and where it first does not."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from slimlib.serving.reads import tensors
+
+ROUNDINGS = 64  # that outputs may be off, in types in which they are more than the usual tolerance
+Outputs = dict[tuple[str, int], list[Tensor]]  # (name of a module, number of its call) -> what it returned
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far outputs may be off: relative to each, and absolute, as a part of the largest one."""
+
+    relative: float = 1e-3
+    absolute: float = 1e-4
+
+    @staticmethod
+    def of(net: nn.Module) -> Tolerance:
+        """For a network that computes in the types of its parameters."""
+        coarsest = max([0.0, *(torch.finfo(p.dtype).eps for p in net.parameters() if p.is_floating_point())])
+        usual = Tolerance()
+        return Tolerance(max(usual.relative, ROUNDINGS * coarsest), max(usual.absolute, ROUNDINGS * coarsest))
+
+    def differ(self, expected: Tensor, got: Tensor) -> bool:
+        """Whether outputs are further off; whole numbers, the better one of two equal scores say, are not compared."""
+        if expected.shape != got.shape:
+            return True
+        if not expected.is_floating_point() or expected.numel() == 0:
+            return False
+        largest = float(expected.abs().nan_to_num(0.0, 0.0, 0.0).max())
+        return not torch.allclose(got, expected, self.relative, self.absolute * largest, equal_nan=True)
+
+
+def check_same_outputs(
+    net: nn.Module, change: Callable[[nn.Module], None], args: tuple[Any, ...], *, instead_of: Mapping[str, str]
+) -> None:
+    """Change a copy of a network and compare their outputs, in double precision if the network can.
+
+    Args:
+        net: is neither changed nor run itself.
+        change: may take modules out; those that stay keep their names.
+        args: of forward.
+        instead_of: module of the changed network -> module of `net` whose output it then returns.
+
+    Raises:
+        RuntimeError: the outputs differ, first in the module that is named, or the changed network fails.
+    """
+    try:
+        before, inputs, tolerance = double(net), double(args), Tolerance()
+        expected = run(before, inputs)
+    except Exception:  # a forward names a type, or the device has no double precision
+        before, inputs, tolerance = net, args, Tolerance.of(net)
+        expected = run(before, inputs)
+    after = copy.deepcopy(before)
+    change(after)
+    kind = type(net).__name__
+    try:
+        got = run(after, inputs)
+    except Exception as error:
+        raise RuntimeError(
+            f"the folded {kind} fails on the example: {type(error).__name__}: {error}. "
+            "Does its forward do more with a norm, a dropout or an nn.Sequential than to call it?"
+        ) from error
+    if any(tolerance.differ(a, b) for a, b in zip(expected, got, strict=True)):
+        where = first_difference(before, after, inputs, instead_of=instead_of, tolerance=tolerance)
+        raise RuntimeError(
+            f"the folded {kind} gives other outputs on the example, first in {where}. "
+            "Does its forward look at the classes of its modules?"
+        )
+
+
+def double(x: Any) -> Any:
+    """A copy of a network, or of arguments, in double precision."""
+    x = copy.deepcopy(x)
+    if isinstance(x, nn.Module):
+        return x.double()
+    return tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, x)
+
+
+def run(net: nn.Module, args: tuple[Any, ...]) -> list[Tensor]:
+    """The tensors that a copy of a network returns, with the same random numbers each time."""
+    net, args = copy.deepcopy((net, args))
+    with torch.no_grad(), torch.random.fork_rng():
+        return tensors(net(*args))
+
+
+def first_difference(
+    before: nn.Module, after: nn.Module, args: tuple[Any, ...], *, instead_of: Mapping[str, str], tolerance: Tolerance
+) -> str:
+    """The first module that returns something else."""
+    expected, got = module_outputs(before, args), module_outputs(after, args)
+    for (name, call), outputs in got.items():
+        others = expected.get((instead_of.get(name, name), call), ())
+        if name and any(tolerance.differ(a, b) for a, b in zip(others, outputs, strict=False)):
+            return f"'{name}' ({type(after.get_submodule(name)).__name__})"
+    return "its own forward"
+
+
+def module_outputs(net: nn.Module, args: tuple[Any, ...]) -> Outputs:
+    """What each call of each module returned, in the order in which they did."""
+    outputs: Outputs = {}
+    calls: Counter[str] = Counter()
+
+    def noting(name: str) -> Callable[..., None]:
+        def note(module: nn.Module, args: Any, output: Any) -> None:
+            outputs[name, calls[name]] = [t.clone() for t in tensors(output)]
+            calls[name] += 1
+
+        return note
+
+    handles = [module.register_forward_hook(noting(name)) for name, module in net.named_modules()]
+    try:
+        run(net, args)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return outputs

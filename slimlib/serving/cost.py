@@ -1,0 +1,206 @@
+"""What a network costs at a width: multiply-adds, parameters, activations; and its latency.
+
+Counting runs the forward on fake tensors, which have shapes but no values: nothing is computed, and
+no parameter or buffer is touched.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.flop_counter import flop_registry
+
+from slimlib.core.norms.batchnorm import SlimBatchNorm
+from slimlib.core.setting import at_width, slimmable_parts
+from slimlib.core.slimming import Slimming
+from slimlib.core.width import Width
+from slimlib.serving.freezing import holds_frozen
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one forward pass in eval mode.
+
+    macs: multiply-adds of convolutions, linear layers and other matrix products.
+    params: elements of the parameters that are in use at the width.
+    activations: bytes of what convolutions and matrix products put out, all of them added up, which
+        tells more of the time on memory-bound hardware than macs do (Radosavovic et al. 2020).
+    """
+
+    macs: int
+    params: int
+    activations: int
+
+    def __str__(self) -> str:
+        return f"{self.macs:,} multiply-adds, {self.params:,} parameters, {self.activations:,} bytes of activations"
+
+
+def cost(net: nn.Module, example: Tensor | tuple[Any, ...], width: Width = 1.0) -> Cost:
+    """Count what `net` costs at a width, without computing anything.
+
+    Args:
+        net: a slimmable network; at width 1.0 also any other module.
+        example: its input (or the tuple of its arguments), of the size to count for; all counts
+            but the parameters are for the whole batch.
+        width: need not be calibrated.
+
+    Raises:
+        ValueError: the width is not allowed here, the forward looks at values (fake tensors have none),
+            or the network is frozen.
+    """
+    if holds_frozen(net):
+        raise ValueError("a frozen network has no parameters to count; ask for the cost of the one it was made from")
+    with _set_to(net, width), _left_as_it_was(net), _all_widths_calibrated(net), _unfused():
+        counter = _Counter()
+        fake = FakeTensorMode(allow_non_fake_inputs=True)
+        args = example if isinstance(example, tuple) else (example,)
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"), fake, counter:
+            try:
+                net(*tree_map_only(Tensor, fake.from_tensor, args))
+            except (DataDependentOutputException, DynamicOutputShapeException) as error:
+                raise ValueError(
+                    f"cost follows shapes, but the forward of {type(net).__name__} looks at values: {error}"
+                ) from error
+        return Cost(counter.macs, _active_params(net), counter.activations)
+
+
+def latency(
+    net: nn.Module, example: Tensor | tuple[Any, ...], width: Width = 1.0, *, repeats: int = 50, warmup: int = 5
+) -> float:
+    """Measure one forward pass at a width, in eval mode: the median over `repeats`, in milliseconds.
+
+    Ratios between widths mean most when measured on one thread of an idle machine.
+    """
+    args = example if isinstance(example, tuple) else (example,)
+    device = next((leaf.device for leaf in tree_leaves(args) if isinstance(leaf, Tensor)), torch.device("cpu"))
+    with _set_to(net, width), in_eval(net), torch.inference_mode():
+        seconds = [timed(net, args, device) for _ in range(warmup + repeats)]
+    return 1e3 * statistics.median(seconds[warmup:])
+
+
+def timed(net: nn.Module, args: tuple[Any, ...], device: torch.device) -> float:
+    """Seconds of one forward pass."""
+    wait_for(device)
+    begin = time.perf_counter()
+    net(*args)
+    wait_for(device)
+    return time.perf_counter() - begin
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up the multiply-adds and output bytes of every convolution and matrix product that runs."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.macs = self.activations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        count = flop_registry.get(func._overloadpacket)
+        if count is None and func is not torch.ops.prim.device.default:
+            with self:  # an operation made of others (attention, say) is counted by its parts
+                if (parts := func.decompose(*args, **kwargs)) is not NotImplemented:
+                    return parts
+        out = func(*args, **kwargs)
+        if count is not None:
+            self.macs += count(*args, **kwargs, out_val=out) // 2  # the registry counts a multiply-add as two
+            first = out[0] if isinstance(out, tuple) else out
+            self.activations += first.numel() * first.element_size()
+        return out
+
+
+def _active_params(net: nn.Module) -> int:
+    """Elements of the slices in use; a parameter that several modules share counts once."""
+    sizes: dict[int, int] = {}
+    for module in net.modules():
+        for name, full in module._parameters.items():
+            private = isinstance(module, SlimBatchNorm) and name not in ("weight", "bias")  # of some switch
+            if full is not None and not private:
+                active = module.__dict__.get(name, full)
+                sizes[id(full)] = active.numel()
+    return sum(sizes.values())
+
+
+@contextmanager
+def _set_to(net: nn.Module, width: Width) -> Iterator[None]:
+    """The network at a width; a plain module has only 1.0."""
+    try:
+        parts = slimmable_parts(net)
+    except ValueError:
+        if width != 1.0:
+            raise
+        yield
+        return
+    for part in parts:
+        if isinstance(part, Slimming) and part.stale():
+            part.refresh()  # here, as what the forward prepares under fake tensors would stay fake
+    with at_width(net, width):
+        yield
+
+
+@contextmanager
+def in_eval(net: nn.Module) -> Iterator[None]:
+    training = [module for module in net.modules() if module.training]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def _left_as_it_was(net: nn.Module) -> Iterator[None]:
+    """In eval mode within; afterwards without any fake tensor that a forward may have kept in a module."""
+    before = [(module, dict(module.__dict__), dict(module._buffers)) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, attributes, buffers in before:
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+            module._buffers.clear()
+            module._buffers.update(buffers)
+
+
+@contextmanager
+def _all_widths_calibrated(net: nn.Module) -> Iterator[None]:
+    """Give BatchNorm without statistics at this width some, as their values do not matter here."""
+    for module in net.modules():
+        if isinstance(module, SlimBatchNorm) and module.running_mean is None:
+            full: Any = module._buffers["running_mean"]
+            some = full.new_zeros(module.num_features)
+            module.__dict__.update(running_mean=some, running_var=some)
+    yield  # `_left_as_it_was` takes them out again
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Attention and recurrent layers run as plain products, which can be counted."""
+    mkldnn: Any = torch.backends.mkldnn
+    before = torch.backends.mha.get_fastpath_enabled(), mkldnn.enabled
+    torch.backends.mha.set_fastpath_enabled(False)
+    mkldnn.enabled = False
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before[0])
+        mkldnn.enabled = before[1]
+
+
+def wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

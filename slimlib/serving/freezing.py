@@ -1,0 +1,226 @@
+"""`freeze`: a snapshot for serving several widths, with a network for each prepared once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from slimlib.core.setting import slimming_of
+from slimlib.core.swapping import slim_class
+from slimlib.core.width import Switches, Width, label
+from slimlib.serving.extraction import extract
+
+CANNOT_TRAIN = (
+    "a frozen network is a snapshot for serving and cannot be trained; "
+    "train the network it was made from, then call slimlib.freeze again"
+)
+Place = tuple[str, str]  # name of a module, name of a tensor in it
+
+
+class Frozen:
+    """What `net.slim` is in a frozen network: prints as the report of what was frozen and the memory it takes.
+
+    Each thread has a width of its own; one that has set none has that of the thread which froze the network.
+    """
+
+    def __init__(self, nets: Mapping[Width, nn.Module]) -> None:
+        self.nets = dict(nets)
+        self._begin(next(iter(nets)))
+
+    def _begin(self, width: Width) -> None:
+        self._default = width, self.nets[width]
+        self._own = threading.local()
+        self._maker = threading.get_ident()
+
+    def set(self, width: Width) -> None:
+        """Let this thread compute with a width (see `set_width`)."""
+        net = self.nets.get(width)
+        if net is None:
+            frozen = ", ".join(map(label, self.nets))
+            raise ValueError(
+                f"width {width} was not frozen; frozen: {frozen}. Freeze it with slimlib.freeze(net, widths)"
+            )
+        if threading.get_ident() == self._maker:
+            self._default = width, net
+        self._own.now = width, net
+
+    @property
+    def now(self) -> tuple[Width, nn.Module]:
+        """The width of this thread, and its network."""
+        try:
+            return self._own.now  # type: ignore[no-any-return]
+        except AttributeError:
+            return self._default
+
+    @property
+    def width(self) -> Width:
+        """The width of this thread."""
+        return self.now[0]
+
+    @property
+    def bytes(self) -> int:
+        """Of all tensors that the widths compute with; what they share is counted once."""
+        storages = (tensor.untyped_storage() for _, _, tensor in self.tensors())
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+    def tensors(self) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
+        """Every tensor that a width computes with, and where it is kept."""
+        for net in self.nets.values():
+            for module in net.modules():
+                for name in module.__dict__.get("frozen_names", ()):
+                    yield module.__dict__, name, module.__dict__[name]
+
+    def __str__(self) -> str:
+        alone = sum(tensor.nbytes for _, _, tensor in self.tensors())
+        widths = ", ".join(map(label, self.nets))
+        return f"frozen at {widths}: {self.bytes:,} bytes, {alone:,} if the widths shared nothing"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"nets": self.nets, "width": self.width}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.nets = state["nets"]
+        _share(self.nets)  # a pickle holds each tensor apart
+        self._begin(state["width"])
+
+
+class FrozenNetwork(nn.Module):
+    """A network that computes with one of several widths, and has the methods and attributes of that one.
+
+    It is in eval mode, holds no parameters, and cannot be trained.
+    """
+
+    slim: Frozen
+
+    def __init__(self, nets: Mapping[Width, nn.Module]) -> None:
+        super().__init__()
+        self.__dict__["slim"] = Frozen(nets)
+        self.__dict__["training"] = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._forward_hooks or self._forward_pre_hooks:
+            return super().__call__(*args, **kwargs)
+        return self.slim.now[1](*args, **kwargs)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.slim.now[1](*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if "slim" not in self.__dict__ or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.__dict__["slim"].now[1], name)
+
+    def train(self, mode: bool = True) -> FrozenNetwork:
+        if mode:
+            raise RuntimeError(CANNOT_TRAIN)
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenNetwork:
+        """Move or cast every tensor once; what is the leading part of another stays that."""
+        done: dict[int, Tensor] = {}
+        for attributes, name, tensor in list(self.slim.tensors()):
+            whole = tensor if tensor._base is None else tensor._base
+            moved = done[id(whole)] if id(whole) in done else done.setdefault(id(whole), fn(whole))
+            attributes[name] = moved if whole is tensor else moved[: len(tensor)]
+        for net in self.slim.nets.values():
+            for module in net.modules():
+                if isinstance(module, nn.RNNBase):
+                    module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
+        return self
+
+    def named_modules(self, memo: set[nn.Module] | None = None, prefix: str = "", *args: Any, **kwargs: Any) -> Any:
+        """The modules of the width that is set."""
+        yield prefix, self
+        yield from self.slim.now[1].named_modules(memo, prefix, *args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"FrozenNetwork({self.slim}, now:\n{self.slim.now[1]!r})"
+
+
+def freeze(net: nn.Module, widths: Sequence[Width] | None = None, example: Any = None) -> FrozenNetwork:
+    """A snapshot of a slimmable network that serves some widths as fast as their dense networks.
+
+    The network of each width is prepared once: its weights and statistics contiguous, in the memory format of the
+    full ones, and shared between widths where they are equal or the leading part of a wider one's. `set_width` then
+    swaps a pointer, for the calling thread alone: several threads may compute at different widths. It is a separate
+    object in eval mode that holds no parameters, cannot be trained, and does not follow later changes of `net`.
+    `print(frozen.slim)` tells the memory that it takes.
+
+    Args:
+        net: a slimmable network.
+        widths: the widths to serve; by default the switches of a switchable network.
+        example: an input (or a tuple of arguments); with one, BatchNorm is folded into the layers that feed it,
+            which is fastest, and the outputs of each width are compared on it (see `slimlib.serving.folding.fold`).
+            A network that draws random numbers in eval mode, such as the forward of a policy, cannot be compared:
+            give none.
+
+    Raises:
+        ValueError: no widths, or one that is not allowed.
+        UncalibratedWidth: a width has no BatchNorm statistics.
+        RuntimeError: the outputs on `example` differ.
+    """
+    source = slimming_of(net)
+    if widths is None and isinstance(source.widths, Switches):
+        widths = source.widths.widths
+    if not widths:
+        raise ValueError("freeze needs the widths to serve, for example widths=[0.25, 0.5, 1.0]")
+    for width in widths:
+        source.check(width)
+    mixins = getattr(source.net(), "frozen_mixins", ())
+    nets = {width: _prepared(source.net(), width, example, mixins) for width in widths}
+    _share(nets)
+    return FrozenNetwork(nets)
+
+
+def holds_frozen(net: nn.Module) -> bool:
+    """Whether a module is a frozen network, or holds one."""
+    return any(isinstance(module.__dict__.get("slim"), Frozen) for module in net.modules())
+
+
+def _prepared(net: nn.Module, width: Width, example: Any, mixins: tuple[type, ...]) -> nn.Module:
+    """The plain network of a width, its tensors where Python finds them first."""
+    plain = extract(net, width, example, fold=example is not None).eval()
+    for module in plain.modules():
+        for name, value in list(module.__dict__.items()):
+            if isinstance(value, Optimizer):
+                del module.__dict__[name]
+        tensors = {**module._parameters, **module._buffers}
+        module._parameters.clear()
+        module._buffers.clear()
+        kept = {name: None if tensor is None else tensor.detach() for name, tensor in tensors.items()}
+        module.__dict__.update(kept, frozen_names=tuple(name for name, tensor in kept.items() if tensor is not None))
+    if mixins:
+        plain.__class__ = slim_class(type(plain), mixins)
+    return plain
+
+
+def _share(nets: Mapping[Width, nn.Module]) -> None:
+    """Let a tensor that is equal to one of another width, or to its leading part, be that."""
+    known: dict[Place, list[Tensor]] = {}
+    places = [
+        (module.__dict__, (path, name))
+        for net in nets.values()
+        for path, module in net.named_modules()
+        for name in module.__dict__["frozen_names"]
+    ]
+    for attributes, place in sorted(places, key=lambda found: -found[0][found[1][1]].numel()):
+        tensor = attributes[place[1]]
+        wider = known.setdefault(place, [])
+        shared = next((part for whole in wider if (part := _leading(whole, tensor)) is not None), None)
+        if shared is None:
+            wider.append(tensor)
+        else:
+            attributes[place[1]] = shared
+
+
+def _leading(whole: Tensor, tensor: Tensor) -> Tensor | None:
+    """The leading part of `whole` that equals `tensor`, laid out as it is; None where there is none."""
+    if whole.dim() != tensor.dim() or whole.dtype != tensor.dtype or whole.shape[1:] != tensor.shape[1:]:
+        return None
+    part = whole if whole.shape == tensor.shape else whole[: len(tensor)]
+    return part if part.stride() == tensor.stride() and torch.equal(part, tensor) else None

@@ -1,0 +1,1 @@
+"""Rules that train several widths in one step, and what each width learns from."""

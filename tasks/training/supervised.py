@@ -1,0 +1,293 @@
+"""The training loop of every supervised task: individual networks and slimmable ones, resumable at any step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from slimlib.core.width import label
+from slimlib.training.sandwich import Rule, in_lower_precision
+from tasks.task import SupervisedTask
+from tasks.training.checkpoint import Checkpoint
+from tasks.training.ranks import ALONE, Ranks
+from tasks.training.recipe import HasWidths, Recipe
+from tasks.training.saved import Saved, UnusableState, read_saved
+from tasks.training.scoring import TrainingFailed, WidthResult, score
+from tasks.training.seeds import derive_seed
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its checkpoint is written."""
+
+
+def _nothing(*_: Any) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How the surroundings follow a run.
+
+    Attributes:
+        step: called with (steps done of all networks of the recipe, loss of the widest) after each step.
+        stop: asked after each step; once true on any rank, a checkpoint is written and `Interrupted` raised.
+        trained: called with (width or None, network) for each network when it is evaluated.
+    """
+
+    step: Callable[[int, float], None] = _nothing
+    stop: Callable[[], bool] = lambda: False
+    trained: Callable[[float | None, nn.Module], None] = _nothing
+
+
+@dataclass
+class Training:
+    """One network in training. `width` is that of an individual network, None of a slimmable one."""
+
+    net: nn.Module
+    width: float | None
+    rule: Rule | None
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    scaler: GradScaler | None = None
+    step: int = 0
+
+    def state(self, ranks: Ranks) -> dict[str, Any]:
+        """Everything that decides the next steps of all ranks, as tensors and plain values."""
+        return {
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "rule": None if self.rule is None else self.rule.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "step": self.step,
+            "random": ranks.gathered(self._random_states),
+        }
+
+    def load_state(self, state: Mapping[str, Any], ranks: Ranks) -> None:
+        """Go on where `state` was taken; also with more or fewer ranks than it was taken with."""
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        if self.rule is not None:
+            self.rule.load_state_dict(state["rule"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        self.step = int(state["step"])
+        if ranks.index < len(state["random"]):
+            self._restore_random_states(state["random"][ranks.index])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.net.parameters()).device
+
+    def _random_states(self) -> dict[str, Tensor | None]:
+        """Of the generators that the layers of the network draw from."""
+        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+    def _restore_random_states(self, states: Mapping[str, Tensor | None]) -> None:
+        torch.set_rng_state(states["cpu"])  # type: ignore[arg-type]
+        if states["cuda"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(states["cuda"], self.device)
+
+
+def train_recipe(
+    task: SupervisedTask,
+    recipe: Recipe,
+    *,
+    steps: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+    precision: str = "float32",
+    checkpoint: Checkpoint | None = None,
+    trained: Checkpoint | None = None,
+    watch: Watch = Watch(),
+    ranks: Ranks = ALONE,
+) -> list[WidthResult]:
+    """Train and score all networks of a recipe, from its checkpoint if there is one.
+
+    Where several ranks call it, they train the same networks together, each on its shard of every batch, and
+    the first writes the checkpoints. The result does not depend on how many they are, apart from BatchNorm,
+    which normalises on each rank by that rank's shard.
+
+    Args:
+        task: what to train for.
+        recipe: how.
+        steps: of the optimizer, for each network of the recipe alike.
+        seed: decides weights, data and random widths.
+        device: where to train.
+        precision: what the networks compute in while they train, of `PRECISIONS`; they are scored in float32.
+        checkpoint: where the state is kept until the run is recorded; None: nowhere.
+        trained: where the trained slimmable network is kept, and taken from if it is there: recipes that
+            only score it in other ways share it.
+        watch: how the run is followed and stopped.
+        ranks: the processes that train it.
+
+    Returns:
+        A result for each evaluated width, narrowest first: the same whether or not the run was interrupted,
+        and the same on every rank.
+
+    Raises:
+        Interrupted: `watch.stop` asked for it.
+        TrainingFailed: the loss or a score is not finite.
+        HostileCheckpointError: the checkpoint would run code.
+    """
+    run = _Run(task, recipe, steps, seed, torch.device(device), PRECISIONS[precision], checkpoint, trained, ranks)
+    try:
+        return _train_networks(run, watch, ranks.first(lambda: read_saved(checkpoint)))
+    except UnusableState as unusable:
+        _set_aside(run, checkpoint, unusable.reason)
+        return _train_networks(run, watch, Saved())
+
+
+def networks_of(recipe: Recipe, task: HasWidths) -> tuple[float | None, ...]:
+    """The networks that a recipe trains, one after another.
+
+    Returns:
+        The width of each individual network; a single None for a slimmable one.
+    """
+    return tuple(task.widths) if recipe.kind == "individual" else (None,)
+
+
+@dataclass(frozen=True)
+class _Run:
+    task: SupervisedTask
+    recipe: Recipe
+    steps: int
+    seed: int
+    device: torch.device
+    autocast: torch.dtype | None
+    checkpoint: Checkpoint | None
+    trained: Checkpoint | None
+    ranks: Ranks
+
+
+def _train_networks(run: _Run, watch: Watch, saved: Saved) -> list[WidthResult]:
+    checkpoint, ranks = run.checkpoint, run.ranks
+    results = list(saved.results)
+    networks = networks_of(run.recipe, run.task)
+    for number, width in enumerate(networks[saved.finished :], start=saved.finished):
+        training = ranks.together(partial(_start, run, width))
+        _take_trained(run, training)
+        if saved.training is not None and number == saved.finished:
+            _load(run, training, saved.training)
+        for step, loss in _train(run, training):
+            watch.step(number * run.steps + step, loss)
+            stop, due = ranks.any(watch.stop(), ranks.leads and checkpoint is not None and checkpoint.due())
+            if checkpoint is not None and (stop or due):
+                _write(run, checkpoint, Saved(number, results, training.state(ranks)))
+            if stop:
+                raise Interrupted
+        ranks.share_buffers(training.net)
+        _keep_trained(run, training)
+        results += score(
+            run.task, run.recipe, training.net, training.width, seed=run.seed, device=run.device, ranks=ranks
+        )
+        watch.trained(width, training.net)
+        if checkpoint is not None and number < len(networks) - 1:
+            _write(run, checkpoint, Saved(number + 1, results))
+    return sorted(results, key=lambda result: result.width)
+
+
+def _start(run: _Run, width: float | None) -> Training:
+    """A freshly initialised network. All slimmable recipes of a seed start from the same weights."""
+    torch.manual_seed(derive_seed(run.seed, "weights"))
+    net = run.recipe.build(run.task, 1.0 if width is None else width)
+    rule = None
+    if width is None:
+        net = run.recipe.convert(net, run.task)
+        rule = run.recipe.make_rule(run.seed, net)
+    net.to(run.device)
+    # Each rank has other items of the batch, and so draws other dropout; the first draws what a process alone does.
+    torch.manual_seed(derive_seed(run.seed, "training" if run.ranks.leads else f"training of rank {run.ranks.index}"))
+    optimizer, scheduler = run.task.optimizer(net, run.steps)
+    scaler = GradScaler(run.device.type) if run.autocast == torch.float16 else None
+    return Training(net, width, rule, optimizer, scheduler, scaler)
+
+
+def _take_trained(run: _Run, training: Training) -> None:
+    """Spare the training where another recipe has done the very same."""
+    trained = run.trained
+    state = None if trained is None or training.width is not None else run.ranks.first(trained.read)
+    if state is None:
+        return
+    try:
+        run.ranks.together(lambda: training.net.load_state_dict(state["net"]))
+        training.step = run.steps
+    except (KeyError, RuntimeError) as error:
+        _set_aside(run, trained, error)
+
+
+def _keep_trained(run: _Run, training: Training) -> None:
+    trained = run.trained
+    if trained is not None and training.width is None:
+        net = training.net.state_dict()
+        run.ranks.first(lambda: None if trained.path.exists() else trained.write({"net": net}))
+
+
+def _train(run: _Run, training: Training) -> Iterator[tuple[int, float]]:
+    """Train to the last step; yields (steps done, loss of the widest) after each."""
+    data_seed = derive_seed(run.seed, "data")
+    training.net.train()
+    # Each switch has BatchNorm parameters of its own, which get no gradient from the passes of the others.
+    net = run.ranks.wrap(training.net, some_unused=training.width is None and run.recipe.norm == "switchable")
+    steps = range(training.step, run.steps)
+    for x, target in run.task.batches(steps, data_seed, device=run.device, shard=run.ranks.shard):
+        training.optimizer.zero_grad(set_to_none=True)
+        losses = _backward(run, training, net, x, partial(run.task.loss, target=target))
+        values = run.ranks.mean(torch.stack(list(losses.values())).tolist())
+        for width, value in zip(losses, values, strict=True):
+            if not math.isfinite(value):
+                where = f"at step {training.step + 1}, width {label(width)}"
+                raise TrainingFailed(f"the loss is {value} {where}; a smaller learning rate may help")
+        _update(training)
+        training.step += 1
+        yield training.step, values[0]
+
+
+def _backward(
+    run: _Run, training: Training, net: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor]
+) -> dict[Any, Tensor]:
+    scaler = training.scaler
+    if training.rule is not None:
+        return training.rule.backward(net, x, loss, scaler=scaler, autocast=run.autocast)
+    value = loss(net(x) if run.autocast is None else in_lower_precision(net, (x,), run.autocast))
+    (value if scaler is None else scaler.scale(value)).backward()
+    return {training.width: value.detach()}
+
+
+def _update(training: Training) -> None:
+    if training.scaler is None:
+        training.optimizer.step()
+    else:
+        training.scaler.step(training.optimizer)
+        training.scaler.update()
+    training.scheduler.step()
+
+
+def _write(run: _Run, checkpoint: Checkpoint, saved: Saved) -> None:
+    run.ranks.first(lambda: checkpoint.write(saved.state()))
+
+
+def _set_aside(run: _Run, checkpoint: Checkpoint | None, reason: Exception) -> None:
+    assert checkpoint is not None
+    run.ranks.first(lambda: checkpoint.set_aside(reason))
+
+
+def _load(run: _Run, training: Training, state: Mapping[str, Any]) -> None:
+    try:
+        run.ranks.together(lambda: training.load_state(state, run.ranks))
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise UnusableState(error) from error
