@@ -16,7 +16,7 @@ from benchmarks import merge as merging
 from benchmarks.merge import Found, choose, main, merge
 from benchmarks.records.folder import ResultsFolder
 from benchmarks.records.record import Record, read_record, read_records, write_record
-from tests.benchmarks.records_of import record
+from tests.benchmarks.records.records_of import record
 
 PLACE = "sr/sandwich/tiny"
 ONE = {0.25: 30.0, 1.0: 32.0}

@@ -22,8 +22,8 @@ from benchmarks.records.folder import ResultsFolder
 from benchmarks.records.record import Record, read_record, read_records
 from benchmarks.run import run
 from tasks.training.recipe import Recipe
-from tests.benchmarks.toy_run import RECIPES, toy_run, toy_settings
-from tests.tasks.toy import ToyTask
+from tests.benchmarks.running.toy_run import RECIPES, toy_run, toy_settings
+from tests.tasks.training.toy import ToyTask
 
 TABLES = ("table.csv", "table.md", "table.tex", "figure.png", "figure.svg")
 
@@ -51,7 +51,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start_process(results: Path, *, slow: float, launcher: str = "serial") -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.benchmarks.toy_run", str(results), str(slow), launcher]
+    command = [sys.executable, "-m", "tests.benchmarks.running.toy_run", str(results), str(slow), launcher]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path.cwd())
 
 

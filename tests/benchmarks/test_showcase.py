@@ -12,8 +12,8 @@ from torch import Tensor
 
 from benchmarks.run import run
 from tasks.task import Showcase
-from tests.benchmarks.toy_run import toy_settings
-from tests.tasks.toy import ToyTask
+from tests.benchmarks.running.toy_run import toy_settings
+from tests.tasks.training.toy import ToyTask
 
 
 class Showing(ToyTask):

@@ -21,9 +21,9 @@ from rich.console import Console
 
 from benchmarks.run import run
 from tasks.training.recipe import Recipe
-from tests.benchmarks.toy_run import RECIPES, toy_settings
+from tests.benchmarks.running.toy_run import RECIPES, toy_settings
 from tests.faults.outcome import differences
-from tests.tasks.toy import ToyTask
+from tests.tasks.training.toy import ToyTask
 
 OPERATIONS = ("open", "mkdir", "fsync", "chmod", "replace", "unlink")
 SANDWICH: dict[str, Any] = {"range": (0.5, 1.0), "rule": "sandwich", "samples": 3}

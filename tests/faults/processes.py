@@ -18,7 +18,7 @@ from tests.faults.extent import chance
 from tests.faults.outcome import differences
 
 PATIENCE = 1200
-TOY = (sys.executable, "-m", "tests.benchmarks.toy_run", "{results}", "0.03", "serial")
+TOY = (sys.executable, "-m", "tests.benchmarks.running.toy_run", "{results}", "0.03", "serial")
 BENCHMARK = (sys.executable, "-m", "benchmarks.run", "results={results}")
 
 

@@ -19,10 +19,10 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.run import run
-from tests.benchmarks.toy_run import toy_settings
+from tests.benchmarks.running.toy_run import toy_settings
 from tests.faults.crash_points import SHARED
 from tests.faults.outcome import differences, files_below, records_below, tables_below
-from tests.tasks.toy import ToyTask
+from tests.tasks.training.toy import ToyTask
 
 ROOM = 2**23
 ENDS = (b"\n", b"IEND\xaeB`\x82")  # of texts, and of PNG

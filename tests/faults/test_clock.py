@@ -16,9 +16,9 @@ from benchmarks.records.record import read_records
 from benchmarks.run import run
 from benchmarks.running.progress import LineReporter
 from tasks.training.checkpoint import Checkpoint
-from tests.benchmarks.toy_run import toy_run, toy_settings
+from tests.benchmarks.running.toy_run import toy_run, toy_settings
 from tests.faults.outcome import differences
-from tests.tasks.toy import ToyTask
+from tests.tasks.training.toy import ToyTask
 
 
 def earlier(began: float) -> Callable[[], float]:

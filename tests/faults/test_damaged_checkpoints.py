@@ -15,10 +15,10 @@ import torch
 from tasks.training.checkpoint import Checkpoint, HostileCheckpointError
 from tasks.training.scoring import WidthResult
 from tasks.training.supervised import Interrupted, Watch, train_recipe
-from tests.benchmarks.toy_run import RECIPES, toy_run, toy_settings
+from tests.benchmarks.running.toy_run import RECIPES, toy_run, toy_settings
 from tests.faults.extent import LONG, chance
 from tests.faults.outcome import differences
-from tests.tasks.toy import ToyTask
+from tests.tasks.training.toy import ToyTask
 
 STATE = {"finished": 0, "results": [], "training": {"net": {"weight": torch.arange(6.0)}, "step": 3}}
 

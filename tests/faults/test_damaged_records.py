@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.records.record import Record, read_record, read_records, write_record
-from tests.benchmarks.records_of import policy, record
-from tests.benchmarks.toy_run import toy_run, toy_settings
+from tests.benchmarks.records.records_of import policy, record
+from tests.benchmarks.running.toy_run import toy_run, toy_settings
 from tests.faults.extent import EXAMPLES, LONG
 from tests.faults.outcome import records_below, tables_below
 

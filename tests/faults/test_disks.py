@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.benchmarks.toy_run import toy_run, toy_settings
+from tests.benchmarks.running.toy_run import toy_run, toy_settings
 from tests.faults.crash_points import forked
 from tests.faults.extent import LONG
 from tests.faults.outcome import differences, files_below

@@ -14,11 +14,11 @@ from rich.console import Console
 from benchmarks.records.folder import FolderInUse, ResultsFolder
 from benchmarks.run import run
 from benchmarks.settings.run import RunSettings
-from tests.benchmarks.toy_run import toy_run, toy_settings
+from tests.benchmarks.running.toy_run import toy_run, toy_settings
 from tests.faults.crash_points import SHARED
 from tests.faults.outcome import files_below, records_below, tables_below
 from tests.faults.processes import TOY, start
-from tests.tasks.toy import ToyTask
+from tests.tasks.training.toy import ToyTask
 
 NAMES = ("one", "other")
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.records_of import COSTS, record
+from tests.benchmarks.records.records_of import COSTS, record
 
 WIDTHS = tuple(COSTS)
 

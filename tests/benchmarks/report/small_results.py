@@ -10,7 +10,7 @@ from PIL import Image
 
 from benchmarks.records.folder import ResultsFolder
 from benchmarks.records.record import Record, write_record
-from tests.benchmarks.records_of import policy, record
+from tests.benchmarks.records.records_of import policy, record
 
 LABELS = ("original", "bicubic", "width 0.25", "width 0.5", "width 1")
 HOSTILE = "</script><script>alert(1)</script><b>%{x}&amp;"

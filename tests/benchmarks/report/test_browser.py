@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.records.record import MetricInfo
-from tests.benchmarks.records_of import record
+from tests.benchmarks.records.records_of import record
 from tests.benchmarks.report.conftest import DESKTOP, PHONE, Seen, opened, report_of
 from tests.benchmarks.report.many_records import write_many
 from tests.benchmarks.report.small_results import HOSTILE, LABELS, write_all, write_small

@@ -21,7 +21,7 @@ from benchmarks.report.page import MOST_TABLES, Report
 from benchmarks.report.spectrum import table
 from tasks.sr.settings import SrSettings
 from tasks.sr.task import SuperResolution
-from tests.benchmarks.records_of import policy, record
+from tests.benchmarks.records.records_of import policy, record
 from tests.benchmarks.report.small_results import (
     HOSTILE,
     picture,

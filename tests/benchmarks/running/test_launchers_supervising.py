@@ -14,8 +14,8 @@ from benchmarks.running.jobs import Outcome, plan
 from benchmarks.running.launchers.supervising import Ended, WorkerDied, supervise
 from benchmarks.running.launchers.work import Work, record_file
 from benchmarks.settings.launcher import Joblib
-from tests.benchmarks.toy_run import RECIPES, toy_settings
-from tests.tasks.toy import ToyTask
+from tests.benchmarks.running.toy_run import RECIPES, toy_settings
+from tests.tasks.training.toy import ToyTask
 
 
 class Played:

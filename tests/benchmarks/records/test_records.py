@@ -12,7 +12,7 @@ from benchmarks.records.record import read_record, read_records, write_record
 from benchmarks.settings.identity import settings_hash, slug
 from benchmarks.settings.task import deciding, files_digest
 from tasks.training.recipe import Recipe
-from tests.benchmarks.records_of import record
+from tests.benchmarks.records.records_of import record
 
 RECIPE = Recipe("sandwich", range=(0.25, 1.0), rule="sandwich", samples=4)
 SETTINGS = {"model": "wdsr-a", "blocks": 4, "data": "photos", "root": "", "eval_sets": (), "cache_gb": 1.0}

@@ -15,7 +15,7 @@ from benchmarks.papers.published import PUBLISHED, read_published
 from benchmarks.records.folder import ResultsFolder
 from benchmarks.records.record import write_record
 from benchmarks.tables.__main__ import DONE, FAILED, IN_USE, WRONG_SETTINGS, main, read_arguments
-from tests.benchmarks.records_of import record
+from tests.benchmarks.records.records_of import record
 
 RESULTS = PUBLISHED.parent
 PAPERS = read_published()

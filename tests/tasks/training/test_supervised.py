@@ -16,7 +16,7 @@ from tasks.training.recipe import MEASURED, Recipe
 from tasks.training.scoring import TrainingFailed, WidthResult, score
 from tasks.training.seeds import derive_seed
 from tasks.training.supervised import Interrupted, Watch, train_recipe
-from tests.tasks.toy import ToyTask
+from tests.tasks.training.toy import ToyTask
 
 STEPS = 6
 INDIVIDUAL = Recipe("individual", kind="individual")

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.analysis.collecting import collect, comparable
 from benchmarks.analysis.results import ALIKE
 from benchmarks.records.record import MetricInfo, write_record
-from tests.benchmarks.records_of import record
+from tests.benchmarks.records.records_of import record
 
 WIDTHS = {0.25: 30.0, 1.0: 32.0}
 OTHER: dict[str, Any] = {

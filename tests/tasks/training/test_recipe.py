@@ -8,7 +8,7 @@ import pytest
 
 from slimlib import Sandwich
 from tasks.training.recipe import Recipe
-from tests.tasks.toy import ToyTask
+from tests.tasks.training.toy import ToyTask
 
 GOOD: dict[str, Any] = {"name": "r", "range": [0.25, 1.0], "rule": "sandwich", "samples": 4}
 

@@ -1,6 +1,6 @@
 """A tracker is told every point once, and neither changes nor ends a training.
 
-A run as a process of its own: `python -m tests.benchmarks.test_trackers <tracker> <results> <slow>`.
+A run as a process of its own: `python -m tests.benchmarks.running.test_trackers <tracker> <results> <slow>`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from benchmarks.running.trackers.tracking import Tracked, Tracking
 from benchmarks.settings.composing import choices
 from benchmarks.settings.tracker import TRACKERS, Mlflow, NoTracker, TensorBoard, Tracker, Wandb
 from tasks.training.ranks import Ranks
+from tests.benchmarks.running.toy_run import RECIPES, toy_run, toy_settings
 from tests.benchmarks.test_runner import folder_of, records_of, wait_for_steps
-from tests.benchmarks.toy_run import RECIPES, toy_run, toy_settings
-from tests.tasks.toy import ToyTask
+from tests.tasks.training.toy import ToyTask
 
 TIMEOUT = 400
 ONE: dict[str, Any] = {"recipes": (RECIPES[2],), "seeds": (0,)}
@@ -63,7 +63,7 @@ def points_of(cache: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
 
 
 def start(tracker: str, results: Path, *, slow: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.benchmarks.test_trackers", tracker, str(results), str(slow)]
+    command = [sys.executable, "-m", "tests.benchmarks.running.test_trackers", tracker, str(results), str(slow)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -123,7 +123,7 @@ def test_a_run_that_is_done_again_takes_the_place_of_the_first(tmp_path: Path) -
 def test_only_the_first_rank_tracks(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, "-m", "tests.benchmarks.test_trackers", "tensorboard", str(tmp_path), "0"]
+    command = [*torchrun, "-m", "tests.benchmarks.running.test_trackers", "tensorboard", str(tmp_path), "0"]
     subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT, env=os.environ | {"OMP_NUM_THREADS": "1"})
     cache = folder_of(tmp_path) / "cache"
     assert len(list(cache.rglob("events.*"))) == 1

@@ -1,4 +1,4 @@
-"""Runs by torchrun, of the toy task: the processes are `-m tests.benchmarks.test_torchrun <results> <tasks>`."""
+"""Runs by torchrun, of the toy task: the processes are `-m tests.benchmarks.running.test_torchrun <results> <tasks>`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from benchmarks.run import run
 from benchmarks.running.launchers.launch import among_ranks
 from tasks.task import CPU, WHOLE, Shard
 from tasks.training.ranks import Ranks
+from tests.benchmarks.running.toy_run import toy_settings
 from tests.benchmarks.test_runner import TABLES, folder_of, records_of, tables_of, wait_for_steps
-from tests.benchmarks.toy_run import toy_settings
-from tests.tasks.test_ranks import PlainTask
-from tests.tasks.toy import ToyTask
+from tests.tasks.training.test_ranks import PlainTask
+from tests.tasks.training.toy import ToyTask
 
 TIMEOUT = 240
 SETTINGS: dict[str, Any] = {"seeds": (0,)}
@@ -67,7 +67,7 @@ def place(results: Path, name: str) -> Path:
 def start(results: Path, *names: str) -> subprocess.Popen[str]:
     """Two processes that do the work."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, "-m", "tests.benchmarks.test_torchrun", str(results), *names]
+    command = [*torchrun, "-m", "tests.benchmarks.running.test_torchrun", str(results), *names]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 

@@ -19,7 +19,7 @@ from tasks.training.ranks import ALONE, Ranks, joined, ranks_of
 from tasks.training.recipe import Recipe
 from tasks.training.scoring import TrainingFailed, WidthResult
 from tasks.training.supervised import Interrupted, Watch, train_recipe
-from tests.tasks.toy import ToyTask
+from tests.tasks.training.toy import ToyTask
 
 STEPS = 6
 INDIVIDUAL = Recipe("individual", kind="individual")

@@ -1,4 +1,4 @@
-"""A run of the toy task; as a process of its own: `python -m tests.benchmarks.toy_run <results> <slow> <launcher>`."""
+"""A run of the toy task; as a process of its own: `python -m tests.benchmarks.running.toy_run <results> <slow> <launcher>`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.run import run
 from benchmarks.settings.launcher import Joblib, Launcher, Ray, Serial, Slurm
 from benchmarks.settings.run import RunSettings
 from tasks.training.recipe import Recipe
-from tests.tasks.toy import ToyTask
+from tests.tasks.training.toy import ToyTask
 
 RECIPES = (
     Recipe("individual", kind="individual"),

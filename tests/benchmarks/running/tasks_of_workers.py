@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tasks.task import CPU, WHOLE, Shard
-from tests.tasks.toy import ToyTask
+from tests.tasks.training.toy import ToyTask
 
 
 class SaysWhere(ToyTask):

@@ -12,7 +12,7 @@ from benchmarks.analysis.results import Results
 from benchmarks.records.folder import ResultsFolder
 from benchmarks.records.record import Record
 from benchmarks.tables.writing import write_tables
-from tests.benchmarks.records_of import Points, policy, record
+from tests.benchmarks.records.records_of import Points, policy, record
 
 
 def trained(recipe: str, seed: int, points: Points) -> Record:

@@ -18,7 +18,7 @@ import slimlib as slim
 from slimlib.training import gradients
 from slimlib.training.sandwich import Rule
 from tests.networks import MLP, NETWORKS, Residual
-from tests.slimlib.gradient_steps import (
+from tests.slimlib.training.gradient_steps import (
     RANGE,
     RULES,
     Case,

@@ -17,7 +17,7 @@ from benchmarks.analysis.figures import figure
 from benchmarks.analysis.findings import finding
 from benchmarks.analysis.results import Results
 from benchmarks.records.record import MetricInfo, Record
-from tests.benchmarks.records_of import COSTS, policy, record
+from tests.benchmarks.records.records_of import COSTS, policy, record
 
 THREE_SEEDS = [
     record("individual", 0, {0.25: 30.0, 1.0: 32.0}),

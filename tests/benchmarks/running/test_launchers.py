@@ -1,6 +1,6 @@
 """Workers on one machine or many may die, be told to stop, or do a job twice: the table is the serial one.
 
-A run is a process of its own: `python -m tests.benchmarks.test_launchers <results> <launcher> <slow>`.
+A run is a process of its own: `python -m tests.benchmarks.running.test_launchers <results> <launcher> <slow>`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from benchmarks.running.launchers.work import Stamp, Work, record_file, stamp
 from benchmarks.running.progress import LineReporter
 from benchmarks.settings.composing import choices
 from benchmarks.settings.launcher import LAUNCHERS, Ray, Slurm, read_launcher
-from tests.benchmarks.playing_slurm import write_commands
-from tests.benchmarks.tasks_of_workers import SaysWhere
+from tests.benchmarks.running.playing_slurm import write_commands
+from tests.benchmarks.running.tasks_of_workers import SaysWhere
+from tests.benchmarks.running.toy_run import RECIPES, toy_run, toy_settings
 from tests.benchmarks.test_runner import folder_of, records_of, start_process, wait_for_steps
-from tests.benchmarks.toy_run import RECIPES, toy_run, toy_settings
-from tests.tasks.toy import ToyTask
+from tests.tasks.training.toy import ToyTask
 
 TIMEOUT = 400
 SETTINGS: dict[str, Any] = {"seeds": (0,), "recipes": RECIPES[:2]}
@@ -43,7 +43,7 @@ MANY = [
 
 
 def start(results: Path, launcher: str, *, slow: float = 0.1) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.benchmarks.test_launchers", str(results), launcher, str(slow)]
+    command = [sys.executable, "-m", "tests.benchmarks.running.test_launchers", str(results), launcher, str(slow)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

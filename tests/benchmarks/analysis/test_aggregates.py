@@ -17,7 +17,7 @@ from benchmarks.analysis.figures import figure
 from benchmarks.analysis.findings import finding
 from benchmarks.analysis.results import Results
 from benchmarks.records.record import Record
-from tests.benchmarks.records_of import policy, record
+from tests.benchmarks.records.records_of import policy, record
 
 SCORES = (500.0, 120.0, 480.0, 490.0, 440.0)  # without the best and the worst seed: 470 on the average
 IQM_GRID = "IQM of return on CartPole-v1, 95 % bootstrap interval"
