@@ -1,4 +1,4 @@
-"""Runs by torchrun, of the toy task: the processes are `-m tests.benchmarks.running.test_torchrun <results> <tasks>`."""
+"""Runs of the toy task by torchrun: `-m tests.benchmarks.running.test_torchrun <results> <tasks>` is a process."""
 
 from __future__ import annotations
 

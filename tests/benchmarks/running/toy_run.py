@@ -1,4 +1,4 @@
-"""A run of the toy task; as a process of its own: `python -m tests.benchmarks.running.toy_run <results> <slow> <launcher>`."""
+"""A run of the toy task, also as a process: `-m tests.benchmarks.running.toy_run <results> <slow> <launcher>`."""
 
 from __future__ import annotations
 
