@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from slimlib.core.layout import Layout
-from slimlib.flow.errors import FlowError
 from slimlib.flow.proof.check import Failure, Followed, Proof, prepare
 from slimlib.flow.proof.repair import repair
 from slimlib.flow.solve import Rounding, Solution, layout
-from slimlib.flow.steps import Choices, Step
+from slimlib.flow.steps import Choices, FlowError, Step
 from slimlib.flow.ties import Ties
 from slimlib.flow.trace import Trace
 
@@ -81,7 +80,7 @@ def analyse(
     for training in (False, True):
         trace = Trace(copied.train(training), ties, choices, net)
         with torch.random.fork_rng():
-            trace.run(copy.deepcopy(args))
+            trace.follow(copy.deepcopy(args))
         logs[training] = trace.log
         entered |= trace.entered
     for (name, dim), ids in ties.atoms.items():

@@ -6,16 +6,14 @@ recurrent layer a loop over literal sizes, and dropout draws numbers that depend
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from slimlib.flow.context import Context
 from slimlib.flow.ids import varies
-
-if TYPE_CHECKING:
-    from slimlib.flow.trace import Trace
 
 NORMS = {"rms_norm", "instance_norm"}
 DROPOUTS = {
@@ -28,43 +26,36 @@ DROPOUTS = {
     "feature_alpha_dropout",
 }
 RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
-WHOLE = NORMS | DROPOUTS | RECURRENT
+FOLLOWED = NORMS | DROPOUTS | RECURRENT
 
 
-class WholeFunctions(TorchFunctionMode):
-    """Hands functions whose meaning is lost in their parts to the trace as one operation."""
+class FunctionsAsOperations(TorchFunctionMode):
+    """Hands functions whose meaning is lost in their parts to `step`, as one operation."""
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, context: Context, step: Callable[..., Any]) -> None:
         super().__init__()
-        self.trace = trace
+        self.context, self.step = context, step
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        trace = self.trace
-        name = getattr(func, "__name__", "")
-        if trace.whole or name not in WHOLE:
-            if name == "scaled_dot_product_attention" and not trace.whole:
-                attention_scale(trace, args, kwargs)
+        context, name = self.context, getattr(func, "__name__", "")
+        if context.paused or name not in FOLLOWED:
+            if name == "scaled_dot_product_attention" and not context.paused:
+                attention_scale(context, args, kwargs)
             return func(*args, **kwargs)
-        trace.whole = True
-        try:
-            return trace.step(name, func, args, kwargs, False)
-        finally:
-            trace.whole = False
+        with context.pause():
+            return self.step(name, func, args, kwargs, False)
 
 
-def attention_scale(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def attention_scale(context: Context, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """The default scale of attention depends on the size of a head: channels inside a single head stay."""
     query = args[0] if args else kwargs.get("query")
     if kwargs.get("scale") is not None or not isinstance(query, Tensor):
         return
-    trace.whole = True
-    try:
-        ids = trace.shadow(query, as_weight=False)
+    with context.pause():
+        ids = context.shadow(query, as_weight=False)
         if varies(ids, -1) and not any(varies(ids, dim) for dim in range(ids.dim() - 2)):
-            trace.operation = "scaled_dot_product_attention"
-            trace.ties.fix(ids, f"its default scale depends on the number of channels: {trace.here}")
-    finally:
-        trace.whole = False
+            context.operation = "scaled_dot_product_attention"
+            context.ties.fix(ids, f"its default scale depends on the number of channels: {context.here}")

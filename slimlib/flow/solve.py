@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from slimlib.core.layout import Axis, Group, Layout, Segment
 from slimlib.core.width import fitting_divisor
-from slimlib.flow.errors import FlowError
+from slimlib.flow.steps import FlowError
 from slimlib.flow.ties import AtomKey, Ties
 
 Place = tuple[int, int]  # (group, unit)
@@ -68,16 +68,16 @@ class Solution:
         return Group(layers[0], len(units), divisor, layers)
 
     def _units_of_divisor(self, keys: tuple[AtomKey, ...], unit: int, rounding: Rounding) -> int:
-        """The divisor in units: what is given counts the outputs of its layer, else the axis with fewest channels."""
-        given: dict[str, int] = {}
+        """The divisor in units: that of a layer counts its outputs, the common one the axis with fewest channels."""
+        chosen: dict[str, int] = {}
         for key in keys:
             if (layer := _layer(key[0])) in rounding.divisors:
                 channels = int((self.labels[self.ties.atoms[key]] == unit).sum())
-                given[layer] = max(1, rounding.divisors[layer] // channels)
-        if len(set(given.values())) > 1:
-            told = " and ".join(f"'{layer}' ({rounding.divisors[layer]})" for layer in given)
+                chosen[layer] = max(1, rounding.divisors[layer] // channels)
+        if len(set(chosen.values())) > 1:
+            told = " and ".join(f"'{layer}' ({rounding.divisors[layer]})" for layer in chosen)
             raise ValueError(f"divisors of layers that must have the same channels differ: {told}; give them one")
-        return next(iter(given.values()), max(1, rounding.divisor // self._fewest_channels[unit]))
+        return next(iter(chosen.values()), max(1, rounding.divisor // self._fewest_channels[unit]))
 
     @cached_property
     def _fewest_channels(self) -> dict[int, int]:

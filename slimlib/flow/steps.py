@@ -1,4 +1,4 @@
-"""The operations of a run as they were followed, their places, and what failures at a place have taught."""
+"""The operations of a run as they were followed, their places, and what is known of places where slimming fails."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ SIZED = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecode
 
 # An operation's place: the class of its module (or the module's name), how many operations of it came before, its name.
 Site: TypeAlias = tuple[str, int, str]
+
+
+class FlowError(ValueError):
+    """A network whose channels cannot be followed; the message names the layer and the operation."""
 
 
 @dataclass

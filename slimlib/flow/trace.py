@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from slimlib.flow.errors import FlowError
-from slimlib.flow.functions import WholeFunctions
-from slimlib.flow.ids import Shadow, WeightRef, everywhere, tracked, untracked
+from slimlib.flow.context import Context
+from slimlib.flow.functions import FunctionsAsOperations
+from slimlib.flow.ids import Shadow, WeightRef, everywhere, tracked
 from slimlib.flow.operations import Operation, apply_rule, keeps_weights
-from slimlib.flow.steps import Choices, Site, Step, class_of_many
+from slimlib.flow.steps import Choices, FlowError, Step
 from slimlib.flow.ties import Ties
 
 INPUT, OUTPUT = "is joined with the network's input", "reaches the network's output"
@@ -30,78 +29,36 @@ class Trace(TorchDispatchMode):
         """`origin` is the user's network, which `net` is a copy of: it tells the classes of the modules."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.net, self.ties, self.choices = net, ties, choices
+        self.context = Context(net, ties, choices, dict(origin.named_modules()))
         self.log: list[Step] = []
         self.entered: dict[str, list[Tensor]] = {}  # the ids that enter each module
-        self.modules = dict(origin.named_modules())
-        self.parameters = parameter_names(net)
-        self.shadows: Any = WeakTensorKeyDictionary()
-        self.computed: Any = WeakTensorKeyDictionary()  # tensor computed from parameters alone -> (weight, operation)
-        self.statistics: Any = WeakTensorKeyDictionary()  # a number computed from all channels -> (ids, reason)
-        self.stack: list[str] = [""]  # the modules that run now, innermost last
-        self.counts = [0]  # operations that each of them has run
-        self.operation = ""
-        self.whole = False
         self.phase: Literal["forward", "operation", "rule"] = "forward"  # whose code runs now
 
-    @property
-    def module(self) -> str:
-        """Name of the innermost module that runs."""
-        return self.stack[-1]
-
-    @property
-    def site(self) -> Site:
-        kind = class_of_many(self.modules[self.module]) or f"'{self.module}'"
-        return kind, self.counts[-1], self.operation
-
-    @property
-    def here(self) -> str:
-        """The operation and the module, for messages."""
-        if not self.module:
-            return f"{self.operation} in the network's own forward"
-        return f"{self.operation} in '{self.module}' ({type(self.modules[self.module]).__name__})"
-
-    def run(self, args: tuple[Any, ...]) -> list[Any]:
+    def follow(self, args: tuple[Any, ...]) -> list[Any]:
         """Run the network; the leaves of its output."""
         for leaf in tree_leaves(args):
             if isinstance(leaf, Tensor):
-                self.shadows[leaf] = everywhere(self.ties.stay(INPUT), leaf.shape)
-        with torch.no_grad(), _plain_attention(), self._module_names(), WholeFunctions(self), self:
+                self.context.shadows[leaf] = everywhere(self.ties.stay(INPUT), leaf.shape)
+        with (
+            torch.no_grad(),
+            _plain_attention(),
+            self._module_names(),
+            FunctionsAsOperations(self.context, self.step),
+            self,
+        ):
             outputs = tree_leaves(self.net(*args))
         for output in outputs:
             if isinstance(output, Tensor):
-                ids = self.shadow(output, as_weight=False)
+                ids = self.context.shadow(output, as_weight=False)
                 assert isinstance(ids, Tensor)
                 self.ties.fix(ids, OUTPUT)
         return outputs
-
-    def shadow(self, x: Any, as_weight: bool) -> Any:
-        """The ids of a tensor; a `WeightRef` for a weight, where the operation can use one. Other things unchanged."""
-        if not isinstance(x, Tensor):
-            return x
-        found: Shadow | None = self.shadows.get(x)
-        name = self.parameters.get(id(x), (None, None))[0]
-        if found is None and name is not None and x.is_floating_point():
-            if as_weight and x.dim() > 1:
-                return WeightRef(name, tuple(range(x.dim())))
-            if x.numel() > 1:
-                return self.ties.fresh((name, None), x.numel()).view(x.shape)
-        if isinstance(found, WeightRef) and not as_weight:
-            return self._as_data(found, x)
-        return untracked(x.shape) if found is None else found
-
-    def _as_data(self, weight: WeightRef, x: Tensor) -> Tensor:
-        """The elements of a weight that was moved about before it is used as data."""
-        order = [d for d in weight.dims if d is not None]
-        size = dict(zip(weight.dims, x.shape, strict=True))
-        shape = [size[d] for d in sorted(order)]
-        ids = self.ties.fresh((weight.name, None), x.numel()).view(shape)
-        return ids.permute([sorted(order).index(d) for d in order]).reshape(x.shape)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if self.whole:
+        if self.context.paused:
             return func(*args, **kwargs)
         packet = func.overloadpacket
         name = packet.__name__ if func.namespace == "aten" else f"{func.namespace}.{packet.__name__}"
@@ -114,15 +71,15 @@ class Trace(TorchDispatchMode):
         self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], in_place: bool
     ) -> Any:
         """Run one operation, then its rule."""
-        self.operation, self.phase = name, "rule"
+        self.context.operation, self.phase = name, "rule"
         as_weight = keeps_weights(name)
-        ids, kwids = tree_map(lambda x: self.shadow(x, as_weight), (args, kwargs))
-        op = Operation(self, name, func, args, kwargs, ids, kwids)
+        ids, kwids = tree_map(lambda x: self.context.shadow(x, as_weight), (args, kwargs))
+        op = Operation(self.context, name, func, args, kwargs, ids, kwids)
         if in_place:
             self._refuse_writes_into_views(op)
         self._use_statistics(op)
         inputs, weights = op.tensors, [ref for ref in tree_leaves(ids) if isinstance(ref, WeightRef)]
-        if why := self.choices.keep.get(self.site):
+        if why := self.choices.keep.get(self.context.site):
             for entering in inputs:
                 self.ties.fix(entering, why)
         self.phase = "operation"
@@ -132,19 +89,19 @@ class Trace(TorchDispatchMode):
         outs = list(out) if isinstance(out, (tuple, list)) else [out]
         results: list[Any] = list(result) if isinstance(result, (tuple, list)) else [result] * len(outs)
         weight = self._computed_from(op)
-        seen: list[Shadow | None] = []
+        shadows: list[Shadow | None] = []
         for o, r in zip(outs, results, strict=False):
             fits = isinstance(o, Tensor) and (
                 isinstance(r, WeightRef) or (isinstance(r, Tensor) and r.shape == o.shape)
             )
-            seen.append(r if fits else None)
+            shadows.append(r if fits else None)
             if fits:
-                self.shadows[o] = r
+                self.context.shadows[o] = r
             if isinstance(o, Tensor) and weight is not None and not isinstance(r, WeightRef):
-                self.computed[o] = weight
-        self.log.append(Step(self.site, self.here, inputs, weights, seen))
+                self.context.computed[o] = weight
+        self.log.append(Step(self.context.site, self.context.here, inputs, weights, shadows))
         self.finished(op, outs)
-        self.counts[-1] += 1
+        self.context.counts[-1] += 1
         self.phase = "forward"
         return out
 
@@ -162,9 +119,9 @@ class Trace(TorchDispatchMode):
         source: tuple[str, str] | None = None
         for x in tree_leaves((op.args, op.kwargs)):
             if isinstance(x, Tensor):
-                name, shadow = self.parameters.get(id(x), (None, None))[0], self.shadows.get(x)
-                if x in self.computed:
-                    source = source or self.computed[x]
+                name, shadow = self.context.name_of(x), self.context.shadows.get(x)
+                if x in self.context.computed:
+                    source = source or self.context.computed[x]
                 elif isinstance(shadow, WeightRef):
                     source = source or (shadow.name, op.name)
                 elif name is not None and x.dim() > 1:
@@ -178,8 +135,8 @@ class Trace(TorchDispatchMode):
         if op.name in {"_local_scalar_dense", "item", "gt", "lt", "ge", "le", "eq", "ne", "is_nonzero"}:
             return
         for x in tree_leaves((op.args, op.kwargs)):
-            if isinstance(x, Tensor) and x.dim() == 0 and x in self.statistics:
-                ids, why = self.statistics[x]
+            if isinstance(x, Tensor) and x.dim() == 0 and x in self.context.statistics:
+                ids, why = self.context.statistics[x]
                 self.ties.fix(ids, why)
 
     def _refuse_writes_into_views(self, op: Operation) -> None:
@@ -192,7 +149,7 @@ class Trace(TorchDispatchMode):
         if not others or (op.name != "copy" and isinstance(mine, Tensor) and bool((mine > 0).all())):
             return
         raise FlowError(
-            f"{self.here} writes channels into a view of another tensor (slice assignment, index_put, copy_): "
+            f"{self.context.here} writes channels into a view of another tensor (slice assignment, index_put, copy_): "
             "they cannot be followed there. Build the tensor with torch.cat or torch.where instead."
         )
 
@@ -201,18 +158,18 @@ class Trace(TorchDispatchMode):
         """Keep `stack` while modules run; after an exception it still shows where."""
 
         def enter(name: str, args: Any) -> None:
-            shadows = [self.shadows.get(x) for x in tree_leaves(args) if isinstance(x, Tensor)]
+            shadows = [self.context.shadows.get(x) for x in tree_leaves(args) if isinstance(x, Tensor)]
             ids = [shadow for shadow in shadows if isinstance(shadow, Tensor)]
             self.entered.setdefault(name, []).extend(ids)
             if why := self.choices.entering.get(name):
                 for entering in ids:
                     self.ties.fix(entering, why)
-            self.stack.append(name)
-            self.counts.append(0)
+            self.context.stack.append(name)
+            self.context.counts.append(0)
 
         def leave(*_: Any) -> None:
-            self.stack.pop()
-            self.counts.pop()
+            self.context.stack.pop()
+            self.context.counts.pop()
 
         handles = []
         for name, module in self.net.named_modules():
@@ -224,19 +181,6 @@ class Trace(TorchDispatchMode):
         finally:
             for handle in handles:
                 handle.remove()
-
-
-def parameter_names(net: nn.Module) -> dict[int, tuple[str, Tensor]]:
-    """id of every parameter and buffer, as its module shows it -> its first name, and itself to keep the id valid."""
-    first: dict[int, str] = {}
-    found: dict[int, tuple[str, Tensor]] = {}
-    for prefix, module in net.named_modules():
-        for name, stored in [*module._parameters.items(), *module._buffers.items()]:
-            if stored is not None:
-                shown = getattr(module, name)
-                own = first.setdefault(id(stored), f"{prefix}.{name}".lstrip("."))
-                found.setdefault(id(shown), (own, shown))
-    return found
 
 
 @contextmanager

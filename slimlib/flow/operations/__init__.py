@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from slimlib.flow.operations import elementwise, movement, norms, products, reductions, spatial, weights
-from slimlib.flow.operations.operation import RULES, Operation, Result
-from slimlib.flow.operations.unknown import no_rule
+from slimlib.flow.operations import elementwise, movement, norms, products, reductions, spatial, unknown, weights
+from slimlib.flow.operations.operation import Operation, Result, Rule
 
-__all__ = ["Operation", "apply_rule", "elementwise", "keeps_weights", "movement"]
-_REGISTERED = (elementwise, movement, norms, products, reductions, spatial, weights)
+__all__ = ["RULES", "Operation", "apply_rule", "keeps_weights"]
 
+TABLES = (elementwise, movement, norms, products, reductions, spatial, unknown, weights)
+RULES: dict[str, Rule] = {name: rule for table in TABLES for name, rule in table.RULES.items()}
 USES_WEIGHTS = {"convolution", "mm", "addmm", "bmm", "embedding", "_weight_norm_interface"} | weights.MOVES
 
 
@@ -22,4 +22,4 @@ def apply_rule(op: Operation) -> Result:
     if weights.moved(op):
         return weights.move(op)
     rule = RULES.get(op.name)
-    return no_rule(op) if rule is None else rule(op)
+    return unknown.no_rule(op) if rule is None else rule(op)

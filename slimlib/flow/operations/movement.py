@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from slimlib.flow.ids import compact, varies
-from slimlib.flow.operations.operation import Operation, Result, rule
+from slimlib.flow.operations.operation import Operation, Result, Rule, by_name
 from slimlib.flow.operations.unknown import no_rule
 
 VIEWS = ("view", "_unsafe_view", "reshape", "_reshape_alias")
@@ -22,36 +22,27 @@ def _replay(op: Operation, *args: object) -> Result:
     return [compact(part) for part in moved] if isinstance(moved, (tuple, list)) else compact(moved)
 
 
-@rule(
-    "permute transpose t expand select unsqueeze squeeze roll pixel_shuffle pixel_unshuffle channel_shuffle flip "
-    "unfold repeat unbind tril triu movedim index index_select gather diagonal narrow rot90"
-)
 def move(op: Operation) -> Result:
     return _replay(op, op.x, *op.args[1:])
 
 
-@rule("clone contiguous _to_copy lift_fresh detach alias positive")
 def same(op: Operation) -> Result:
     return op.x
 
 
-@rule("as_strided")
 def as_strided(op: Operation) -> Result:
     """Adaptive pooling sets a memory format so; other strides are not followed."""
     return op.x if op.x.shape == op.first.shape else no_rule(op)
 
 
-@rule("cat stack")
 def join(op: Operation) -> Result:
     return _replay(op, list(op.ids[0]), *op.args[1:])
 
 
-@rule("constant_pad_nd")
 def pad(op: Operation) -> Result:
     return _replay(op, op.x, op.args[1], 0)
 
 
-@rule("split split_with_sizes chunk")
 def split(op: Operation) -> Result:
     """Equal parts keep equal channels, so that the cut stays in the same place."""
     parts = _replay(op, op.x, *op.args[1:])
@@ -66,7 +57,6 @@ def split(op: Operation) -> Result:
     return parts
 
 
-@rule("slice")
 def cut(op: Operation) -> Result:
     """Both halves of the channels keep equal channels, as parts of a split do."""
     part = _replay(op, op.x, *op.args[1:])
@@ -79,7 +69,6 @@ def cut(op: Operation) -> Result:
     return part
 
 
-@rule(" ".join(VIEWS))
 def view(op: Operation) -> Result:
     """Where one axis becomes several, one of these shrinks with the width, the others keep their size.
 
@@ -91,14 +80,14 @@ def view(op: Operation) -> Result:
     for kept, made in _matching_dims(old.shape, new.shape):
         wide = [dim for dim in made if new.shape[dim] > 1]
         if len(kept) == 1 and len(wide) > 1 and sum(varies(new, dim) for dim in wide) > 1:
-            reading = op.trace.choices.views.get((op.trace.site[0], len(wide)))
+            reading = op.context.choices.views.get((op.context.site[0], len(wide)))
             if reading is None:
                 _tie_along(op, new, wide[:1])
             else:
                 shrinks = readings(len(wide))[reading]
                 _tie_along(op, new, wide[:shrinks])
                 _tie_along(op, new, wide[shrinks + 1 :])
-            new = compact(op.trace.ties.canonical(new))
+            new = compact(op.context.ties.canonical(new))
     return new
 
 
@@ -146,9 +135,25 @@ def _matching_dims(old: torch.Size, new: torch.Size) -> list[tuple[list[int], li
     return runs
 
 
-@rule("glu")
 def glu(op: Operation) -> Result:
     """The first half of the channels times the gate that the second half makes."""
     value, gate = op.x.chunk(2, op.argument(1, "dim", -1))
     op.tie(value, gate)
     return compact(value)
+
+
+RULES: dict[str, Rule] = (
+    by_name(
+        move,
+        "permute transpose t expand select unsqueeze squeeze roll pixel_shuffle pixel_unshuffle channel_shuffle flip "
+        "unfold repeat unbind tril triu movedim index index_select gather diagonal narrow rot90",
+    )
+    | by_name(same, "clone contiguous _to_copy lift_fresh detach alias positive")
+    | {"as_strided": as_strided}
+    | by_name(join, "cat stack")
+    | {"constant_pad_nd": pad}
+    | by_name(split, "split split_with_sizes chunk")
+    | {"slice": cut}
+    | dict.fromkeys(VIEWS, view)
+    | {"glu": glu}
+)

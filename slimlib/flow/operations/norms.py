@@ -6,16 +6,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from slimlib.flow.ids import compact, varies
-from slimlib.flow.operations.operation import Operation, Result, rule
+from slimlib.flow.operations.operation import Operation, Result, Rule, by_name
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 def _enters(op: Operation, column: Tensor) -> None:
     """Remember which channels enter a norm module, also where it has no parameters that tell."""
-    if not isinstance(op.trace.modules[op.trace.module], NORMS):
+    if not isinstance(op.context.modules[op.context.module], NORMS):
         return  # a norm called as a function
-    ids = op.trace.ties.fresh((op.trace.module, "input"), len(column))
+    ids = op.context.ties.fresh((op.context.module, "input"), len(column))
     op.tie(ids, column)
 
 
@@ -28,23 +28,17 @@ def _per_channel(op: Operation, parameters: list[object]) -> Tensor:
     return column
 
 
-@rule(
-    "native_batch_norm _native_batch_norm_legit cudnn_batch_norm miopen_batch_norm _batch_norm_with_update "
-    "_native_batch_norm_legit_no_training _batch_norm_no_update _native_batch_norm_legit_functional"
-)
 def batch_norm(op: Operation) -> Result:
     _per_channel(op, list(op.ids[1:5]))
     return [compact(op.x), None, None, None]
 
 
-@rule("instance_norm")
 def instance_norm(op: Operation) -> Result:
     named = [op.kwids.get(name) for name in ("running_mean", "running_var", "weight", "bias")]
     _per_channel(op, [*op.ids[1:5], *named])
     return compact(op.x)
 
 
-@rule("native_group_norm")
 def group_norm(op: Operation) -> Result:
     """A norm group keeps its size: all its channels are one unit."""
     groups: int = op.args[6]
@@ -54,7 +48,6 @@ def group_norm(op: Operation) -> Result:
     return [compact(op.x), None, None]
 
 
-@rule("native_layer_norm rms_norm")
 def layer_norm(op: Operation) -> Result:
     """Normalises over the last axes; follows channels on the last."""
     axes = len(op.argument(1, "normalized_shape"))
@@ -66,3 +59,15 @@ def layer_norm(op: Operation) -> Result:
     parameters = [*op.ids[2:4], op.kwids.get("weight"), op.kwids.get("bias")]
     out = op.elementwise([op.x, *(ids for ids in parameters if isinstance(ids, Tensor))], op.x.shape)
     return out if op.name == "rms_norm" else [out, None, None]
+
+
+RULES: dict[str, Rule] = (
+    by_name(
+        batch_norm,
+        "native_batch_norm _native_batch_norm_legit cudnn_batch_norm miopen_batch_norm _batch_norm_with_update "
+        "_native_batch_norm_legit_no_training _batch_norm_no_update _native_batch_norm_legit_functional",
+    )
+    | {"instance_norm": instance_norm}
+    | {"native_group_norm": group_norm}
+    | by_name(layer_norm, "native_layer_norm rms_norm")
+)

@@ -1,19 +1,17 @@
-"""An operation of the run, and the register of rules."""
+"""An operation of the run, as its rule sees it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from slimlib.flow.context import Context
 from slimlib.flow.ids import Shadow, compact, distinct, tracked, varies
-
-if TYPE_CHECKING:
-    from slimlib.flow.trace import Trace
 
 Result: TypeAlias = Shadow | Sequence[Shadow | None] | None
 
@@ -22,7 +20,7 @@ Result: TypeAlias = Shadow | Sequence[Shadow | None] | None
 class Operation:
     """One call of an operator: its arguments, and `ids`, the same arguments with shadows instead of tensors."""
 
-    trace: Trace
+    context: Context
     name: str
     func: Callable[..., Any]
     args: tuple[Any, ...]
@@ -53,13 +51,13 @@ class Operation:
         return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
 
     def tie(self, a: Tensor, b: Tensor) -> None:
-        self.trace.ties.tie(a, b, self.trace.here)
+        self.context.ties.tie(a, b, self.context.here)
 
     def fix(self, ids: Tensor, why: str) -> None:
-        self.trace.ties.fix(ids, f"{why}: {self.trace.here}")
+        self.context.ties.fix(ids, f"{why}: {self.context.here}")
 
     def stay(self, why: str) -> int:
-        return self.trace.ties.stay(f"{why}: {self.trace.here}")
+        return self.context.ties.stay(f"{why}: {self.context.here}")
 
     def column(self, ids: Tensor, dim: int) -> Tensor:
         """One id for every position of `dim`; ids that vary along other dimensions are tied."""
@@ -84,7 +82,7 @@ class Operation:
                 self._meets_own(b, a)
             out = torch.where(a == 0, b, a).expand(shape)
         if distinct(out).numel() > max(shape, default=1):
-            out = self.trace.ties.canonical(out)  # ids tied meanwhile become one: the shadow is small again
+            out = self.context.ties.canonical(out)  # ids tied meanwhile become one: the shadow is small again
         return compact(out)
 
     def _meets_own(self, ids: Tensor, other: Tensor) -> None:
@@ -109,15 +107,8 @@ class Operation:
 
 
 Rule: TypeAlias = Callable[[Operation], Result]
-RULES: dict[str, Rule] = {}
 
 
-def rule(names: str) -> Callable[[Rule], Rule]:
-    """Register a rule for operations, by their names in torch.ops.aten (without the underscore of in-place ones)."""
-
-    def register(function: Rule) -> Rule:
-        for name in names.split():
-            RULES[name] = function
-        return function
-
-    return register
+def by_name(rule: Rule, names: str) -> dict[str, Rule]:
+    """The rule for each of the operations, named as in torch.ops.aten, in-place ones without their underscore."""
+    return dict.fromkeys(names.split(), rule)

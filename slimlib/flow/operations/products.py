@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from slimlib.flow.errors import FlowError
 from slimlib.flow.ids import WeightRef, compact, distinct, everywhere, tracked, varies, varying
-from slimlib.flow.operations.operation import Operation, Result, rule
+from slimlib.flow.operations.operation import Operation, Result, Rule
 from slimlib.flow.operations.unknown import no_rule
+from slimlib.flow.steps import FlowError
 
 
 def _weight_channels(op: Operation, ref: WeightRef, weight: Tensor, dim: int, produces: bool) -> Tensor:
@@ -18,21 +18,20 @@ def _weight_channels(op: Operation, ref: WeightRef, weight: Tensor, dim: int, pr
         return torch.zeros(weight.shape[dim], dtype=torch.long)
     key = (ref.name, axis)
     if produces:
-        op.trace.ties.producers[key] = None
-    return op.trace.ties.fresh(key, weight.shape[dim])
+        op.context.ties.producers[key] = None
+    return op.context.ties.fresh(key, weight.shape[dim])
 
 
 def _refuse_computed(op: Operation, weight: Tensor) -> None:
     """A weight that forward computes by other operations than a known parametrization."""
-    if weight in op.trace.computed:
-        name, how = op.trace.computed[weight]
+    if weight in op.context.computed:
+        name, how = op.context.computed[weight]
         raise FlowError(
-            f"the weight of {op.trace.here} is computed from '{name}' by {how}: slimlib follows weights as they are, "
+            f"the weight of {op.context.here} is computed from '{name}' by {how}: slimlib follows weights as they are, "
             "or by torch's weight_norm. Remove the parametrization, or compute the weight outside of the network."
         )
 
 
-@rule("convolution")
 def convolution(op: Operation) -> Result:
     """x [N, C, ...] and weight [O, C/groups, ...], or [C, O/groups, ...] where transposed."""
     ref, weight = op.ids[1], op.args[1]
@@ -46,8 +45,8 @@ def convolution(op: Operation) -> Result:
         return _along_another_axis(op, inputs, outputs)
     arriving = op.column(op.x, 1)
     if groups > 1:
-        given = _transposed_groups if transposed else _groups
-        outputs = given(op, arriving, inputs, outputs, groups)
+        in_groups = _transposed_groups if transposed else _groups
+        outputs = in_groups(op, arriving, inputs, outputs, groups)
     else:
         op.tie(arriving, inputs)
     if isinstance(op.ids[2], Tensor):
@@ -87,20 +86,18 @@ def _transposed_groups(op: Operation, arriving: Tensor, inputs: Tensor, outputs:
     op.tie(arriving, inputs)
     if len(inputs) == groups:
         op.fix(outputs, "the outputs of one group of a transposed convolution")
-        op.trace.ties.producers.pop((op.ids[1].name, op.ids[1].dims[1]), None)
-        op.trace.ties.producers[(op.ids[1].name, op.ids[1].dims[0])] = None
+        op.context.ties.producers.pop((op.ids[1].name, op.ids[1].dims[1]), None)
+        op.context.ties.producers[(op.ids[1].name, op.ids[1].dims[0])] = None
         return inputs.repeat_interleave(len(outputs))
     into = inputs.view(groups, -1)
     op.tie(into, into[:1])
     return outputs.repeat(groups)
 
 
-@rule("mm")
 def mm(op: Operation) -> Result:
     return _product(op, op.x, 1, bias=None)
 
 
-@rule("addmm")
 def addmm(op: Operation) -> Result:
     bias = op.ids[0]
     return _product(op, op.ids[1], 2, bias=bias if isinstance(bias, Tensor) else None)
@@ -112,7 +109,7 @@ def _product(op: Operation, x: Tensor, position: int, bias: Tensor | None) -> Re
     if not isinstance(ref, WeightRef):
         _refuse_computed(op, weight)
     if not isinstance(x, Tensor) and not isinstance(ref, WeightRef):
-        x = op.trace.shadow(op.args[position - 1], as_weight=False)
+        x = op.context.shadow(op.args[position - 1], as_weight=False)
     if not isinstance(x, Tensor):
         return no_rule(_as_data(op))
     if isinstance(ref, WeightRef):
@@ -138,7 +135,6 @@ def _linear(op: Operation, x: Tensor, ref: WeightRef, weight: Tensor, bias: Tens
     return outputs.expand(op.first.shape)
 
 
-@rule("bmm")
 def bmm(op: Operation) -> Result:
     """x [B, M, K] @ y [B, K, N]."""
     x, y = op.ids
@@ -149,7 +145,7 @@ def bmm(op: Operation) -> Result:
     if isinstance(x, WeightRef) or isinstance(y, WeightRef):
         for weight, ref in zip(op.args, (x, y), strict=True):
             if isinstance(ref, WeightRef):
-                op.trace.computed[weight] = (ref.name, "a batched product")
+                op.context.computed[weight] = (ref.name, "a batched product")
                 _refuse_computed(op, weight)
     return _batched(op, x, y, op.first.shape)
 
@@ -162,7 +158,6 @@ def _linear_of_einsum(op: Operation, x: Tensor, ref: WeightRef, weight: Tensor) 
     return shadow if isinstance(shadow, Tensor) else None
 
 
-@rule("baddbmm")
 def baddbmm(op: Operation) -> Result:
     out = _batched(op, op.ids[1], op.ids[2], op.first.shape)
     return op.elementwise([out, op.x], op.first.shape) if out is not None else op.x.expand(op.first.shape)
@@ -200,11 +195,10 @@ def _rows(ids: Tensor) -> Tensor:
 
 def _as_data(op: Operation) -> Operation:
     """The same operation, its weights seen as data."""
-    op.ids = [op.trace.shadow(x, as_weight=False) for x in op.args]
+    op.ids = [op.context.shadow(x, as_weight=False) for x in op.args]
     return op
 
 
-@rule("embedding")
 def embedding(op: Operation) -> Result:
     """weight [rows, O]: rows are looked up, columns are channels."""
     ref, weight = op.ids[0], op.args[0]
@@ -212,3 +206,13 @@ def embedding(op: Operation) -> Result:
         return op.elementwise([op.column(op.x, 1)], op.first.shape)
     op.fix(_weight_channels(op, ref, weight, 0, produces=False), "rows of an embedding")
     return _weight_channels(op, ref, weight, 1, produces=True).expand(op.first.shape)
+
+
+RULES: dict[str, Rule] = (
+    {"convolution": convolution}
+    | {"mm": mm}
+    | {"addmm": addmm}
+    | {"bmm": bmm}
+    | {"baddbmm": baddbmm}
+    | {"embedding": embedding}
+)

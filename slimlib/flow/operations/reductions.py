@@ -6,10 +6,9 @@ from torch import Tensor
 
 from slimlib.flow.ids import varies
 from slimlib.flow.operations.elementwise import elementwise
-from slimlib.flow.operations.operation import Operation, Result, rule
+from slimlib.flow.operations.operation import Operation, Result, Rule, by_name
 
 
-@rule("_softmax _log_softmax _safe_softmax logsumexp")
 def softmax(op: Operation) -> Result:
     dims = op.args[1] if isinstance(op.args[1], (list, tuple)) else [op.args[1]]
     if any(varies(op.x, dim % op.x.dim()) for dim in dims):
@@ -17,10 +16,6 @@ def softmax(op: Operation) -> Result:
     return op.x if op.first.shape == op.x.shape else _without(op, [dim % op.x.dim() for dim in dims])
 
 
-@rule(
-    "mean sum amax amin max min var std var_mean std_mean argmax argmin linalg_vector_norm norm prod median nanmean "
-    "all any aminmax"
-)
 def reduce(op: Operation) -> Result:
     """mean(x, dim) and its like; also max(x, y), which is elementwise."""
     if op.name in {"max", "min"} and len(op.args) > 1 and isinstance(op.args[1], Tensor):
@@ -30,7 +25,7 @@ def reduce(op: Operation) -> Result:
         return _without(op, dims)
     why = "statistic over channels"
     if op.first.dim() == 0:
-        op.trace.statistics[op.first] = (op.x, f"{why}: {op.trace.here}")
+        op.context.statistics[op.first] = (op.x, f"{why}: {op.context.here}")
     elif op.name != "sum":  # the sum of the active channels is what a narrow network should have
         op.fix(op.x, why)
     return None
@@ -38,11 +33,11 @@ def reduce(op: Operation) -> Result:
 
 def _dims(op: Operation) -> list[int]:
     position = 2 if op.name in {"linalg_vector_norm", "norm"} else 1
-    given = op.argument(position, "dim")
-    if given is None or isinstance(given, bool):
+    dim = op.argument(position, "dim")
+    if dim is None or isinstance(dim, bool):
         return list(range(op.x.dim()))
-    dims = [given] if isinstance(given, int) else list(given)
-    return [dim % op.x.dim() for dim in dims] or list(range(op.x.dim()))
+    dims = [dim] if isinstance(dim, int) else list(dim)
+    return [d % op.x.dim() for d in dims] or list(range(op.x.dim()))
 
 
 def _without(op: Operation, dims: list[int]) -> Result:
@@ -54,7 +49,6 @@ def _without(op: Operation, dims: list[int]) -> Result:
     return ids if not isinstance(op.out, (tuple, list)) else [ids] * len(op.out)
 
 
-@rule("cumsum cumprod sort topk")
 def ordered(op: Operation) -> Result:
     """Along space these leave the channels alone."""
     position = {"cumsum": 1, "cumprod": 1, "sort": 1, "topk": 2}[op.name]
@@ -63,3 +57,14 @@ def ordered(op: Operation) -> Result:
         op.fix(op.x, "ordered along channels")
     ids = op.x.narrow(dim, 0, 1).expand(op.first.shape)
     return ids if not isinstance(op.out, (tuple, list)) else [ids] * len(op.out)
+
+
+RULES: dict[str, Rule] = (
+    by_name(softmax, "_softmax _log_softmax _safe_softmax logsumexp")
+    | by_name(
+        reduce,
+        "mean sum amax amin max min var std var_mean std_mean argmax argmin linalg_vector_norm norm prod median nanmean "
+        "all any aminmax",
+    )
+    | by_name(ordered, "cumsum cumprod sort topk")
+)

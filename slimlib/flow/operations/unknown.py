@@ -7,7 +7,7 @@ from torch.utils._pytree import tree_leaves
 
 from slimlib.flow.functions import RECURRENT
 from slimlib.flow.ids import everywhere, tracked
-from slimlib.flow.operations.operation import Operation, Result, rule
+from slimlib.flow.operations.operation import Operation, Result, Rule, by_name
 
 
 def no_rule(op: Operation) -> Result:
@@ -18,23 +18,22 @@ def no_rule(op: Operation) -> Result:
     for ids in op.tensors:
         op.fix(ids, why)
     for leaf in tree_leaves((op.args, op.kwargs)):
-        name = op.trace.parameters.get(id(leaf), (None, None))[0]
+        name = op.context.name_of(leaf)
         if name is not None and leaf.dim() > 1:
-            op.trace.ties.blocked.setdefault(op.trace.module or name, f"{why}: {op.trace.here}")
+            op.context.ties.blocked.setdefault(op.context.module or name, f"{why}: {op.context.here}")
     stay = op.stay(why)
     outs = op.out if isinstance(op.out, (tuple, list)) else [op.out]
     return [everywhere(stay, o.shape) if isinstance(o, Tensor) else None for o in outs]
 
 
-for _name in RECURRENT:
-    rule(_name)(no_rule)
-
-
-@rule(
-    "empty empty_like zeros ones zeros_like ones_like arange full full_like new_zeros new_ones new_empty new_full rand "
-    "randn rand_like randn_like randperm scalar_tensor linspace bernoulli uniform normal random eye empty_strided "
-    "_local_scalar_dense item is_nonzero sym_size set_ resize_ zero"
-)
 def nothing(op: Operation) -> Result:
     """Makes a tensor that has no channels, or reads a number."""
     return op.x if op.name in {"bernoulli", "zero"} and op.out is op.args[0] else None
+
+
+RULES: dict[str, Rule] = dict.fromkeys(RECURRENT, no_rule) | by_name(
+    nothing,
+    "empty empty_like zeros ones zeros_like ones_like arange full full_like new_zeros new_ones new_empty new_full rand "
+    "randn rand_like randn_like randperm scalar_tensor linspace bernoulli uniform normal random eye empty_strided "
+    "_local_scalar_dense item is_nonzero sym_size set_ resize_ zero",
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from slimlib.flow.ids import WeightRef
-from slimlib.flow.operations.operation import Operation, Result, rule
+from slimlib.flow.operations.operation import Operation, Result
 
 REORDERS = {"t", "transpose", "permute"}
 RESHAPES = {"unsqueeze", "squeeze", "view", "_unsafe_view", "reshape", "_reshape_alias", "expand"}
@@ -18,7 +18,7 @@ def moved(op: Operation) -> bool:
     if not isinstance(ref, WeightRef):
         return False
     if op.name in MOVES and _moved_dims(op, ref) is None:
-        op.ids = [op.trace.shadow(op.args[0], as_weight=False), *op.ids[1:]]
+        op.ids = [op.context.shadow(op.args[0], as_weight=False), *op.ids[1:]]
     return isinstance(op.ids[0], WeightRef) and op.name in MOVES
 
 
@@ -50,7 +50,6 @@ def _moved_dims(op: Operation, ref: WeightRef) -> tuple[int | None, ...] | None:
     return tuple(next(left) if size > 1 else None for size in op.first.shape)
 
 
-@rule("_weight_norm_interface")
 def weight_norm(op: Operation) -> Result:
     """v and g -> weight; g has one element for every channel along `dim`."""
     ref, g = op.ids[0], op.ids[1]
@@ -58,9 +57,12 @@ def weight_norm(op: Operation) -> Result:
     if not isinstance(ref, WeightRef):
         return None
     if isinstance(g, WeightRef):  # g has the dimensions of v, all but one of size 1
-        g = op.trace.shadow(op.args[1], as_weight=False)
+        g = op.context.shadow(op.args[1], as_weight=False)
     axis = ref.dims[dim]
     size = op.args[0].shape[dim]
     if size > 1:
-        op.tie(g.reshape(-1), op.trace.ties.fresh((ref.name, axis), size))
+        op.tie(g.reshape(-1), op.context.ties.fresh((ref.name, axis), size))
     return [ref, None]
+
+
+RULES: dict[str, Rule] = {"_weight_norm_interface": weight_norm}

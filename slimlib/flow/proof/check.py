@@ -16,11 +16,10 @@ from slimlib.core.layout import Layout
 from slimlib.core.setting import set_width
 from slimlib.core.swapping import Gathers
 from slimlib.core.width import Width, WidthPlan
-from slimlib.flow.errors import FlowError
-from slimlib.flow.proof.known_ties import GivenTies, Mixture, active_atoms, active_ids
+from slimlib.flow.proof.known_ties import KnownTies, Mixture, active_atoms, active_ids
 from slimlib.flow.proof.replay import Masked, Misfit, Sliced, active_positions, select
 from slimlib.flow.solve import Solution
-from slimlib.flow.steps import Choices, Step
+from slimlib.flow.steps import Choices, FlowError, Step
 from slimlib.flow.ties import Ties
 
 WIDTHS = (0.25, 0.5, 0.8)
@@ -101,8 +100,8 @@ class Proof:
 
     def _masked(self, width: Width, record: bool = False) -> Any:
         ties, active = self.found.ties, active_ids(self.found.solution, self._channels(width))
-        masked = Masked(self.full, GivenTies(ties, ties.atoms), self.choices, self.subject.origin, active, record)
-        outputs = masked.run(copy.deepcopy(self.subject.args))
+        masked = Masked(self.full, KnownTies(ties, ties.atoms), self.choices, self.subject.origin, active, record)
+        outputs = masked.follow(copy.deepcopy(self.subject.args))
         return masked if record else outputs
 
     def _channels(self, width: Width) -> tuple[int, ...]:
@@ -112,7 +111,7 @@ class Proof:
     def _attempt(self, sliced: Sliced) -> list[Any]:
         """Run the sliced network; a fault of ours is no failure of the layout, and stays an error."""
         try:
-            return sliced.run(copy.deepcopy(self.subject.args))
+            return sliced.follow(copy.deepcopy(self.subject.args))
         except Exception as error:
             position = len(sliced.log)
             told = isinstance(error, Misfit | Mixture)
@@ -121,7 +120,7 @@ class Proof:
             in_step = told or sliced.phase == "operation"
             step = sliced.expected[position] if in_step and sliced.aligned else None
             text = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-            raise Failure(text, step, sliced.module) from error
+            raise Failure(text, step, sliced.context.module) from error
 
     def _close(self, a: Tensor, b: Tensor) -> bool:
         if a.shape != b.shape:

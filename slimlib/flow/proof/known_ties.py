@@ -16,7 +16,7 @@ class Mixture(Exception):
     """Channels meet that the layout keeps apart."""
 
 
-class GivenTies(Ties):
+class KnownTies(Ties):
     """A run with known ties checks that only channels of one unit meet; it learns nothing new."""
 
     def __init__(self, known: Ties, atoms: Mapping[AtomKey, Tensor]) -> None:
@@ -73,4 +73,4 @@ def active_atoms(ties: Ties, layout: Layout, channels: tuple[int, ...], shapes: 
             for d, axis in axes.items():
                 elements = index(axis, elements, d)
             atoms[name, dim] = elements.reshape(-1)
-    return GivenTies(ties, atoms)
+    return KnownTies(ties, atoms)

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from slimlib.flow.errors import FlowError
 from slimlib.flow.operations.movement import VIEWS, is_split_axis, readings
 from slimlib.flow.proof.check import Failure, Followed
-from slimlib.flow.steps import Choices, Step, class_of_many
+from slimlib.flow.steps import Choices, FlowError, Step, class_of_many
 
 
 def repair(net: nn.Module, found: Followed, failure: Failure, choices: Choices) -> None:

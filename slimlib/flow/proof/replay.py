@@ -66,8 +66,8 @@ class Sliced(Replay):
 
     def step(self, name: str, *rest: Any) -> Any:
         position = len(self.log)
-        self.operation = name
-        if position >= len(self.expected) or self.expected[position].site != self.site:
+        self.context.operation = name
+        if position >= len(self.expected) or self.expected[position].site != self.context.site:
             self.aligned = False
         return super().step(name, *rest)
 
@@ -90,8 +90,8 @@ class Sliced(Replay):
                 raise Misfit(f"gives {list(out.shape)} where {shape} is expected")
             wanted = labels[select(distinct_along(ids, picks), picks)]
             if isinstance(got, Tensor):
-                given = labels[distinct(got)]
-                if not bool(((given == wanted) | (given == 0) | (wanted == 0)).all()):
+                found = labels[distinct(got)]
+                if not bool(((found == wanted) | (found == 0) | (wanted == 0)).all()):
                     self.log.pop()
                     raise Misfit("gives other channels than expected")
 
