@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from slimlib.flow.ids import compact, varies
-from slimlib.flow.operations.operation import Operation, Result, Rule, by_name
+from slimlib.flow.operations.operation import Operation, Result, table
 from slimlib.flow.operations.unknown import no_rule
 
 VIEWS = ("view", "_unsafe_view", "reshape", "_reshape_alias")
@@ -142,18 +142,18 @@ def glu(op: Operation) -> Result:
     return compact(value)
 
 
-RULES: dict[str, Rule] = (
-    by_name(
+RULES = table(
+    (
         move,
-        "permute transpose t expand select unsqueeze squeeze roll pixel_shuffle pixel_unshuffle channel_shuffle flip "
-        "unfold repeat unbind tril triu movedim index index_select gather diagonal narrow rot90",
-    )
-    | by_name(same, "clone contiguous _to_copy lift_fresh detach alias positive")
-    | {"as_strided": as_strided}
-    | by_name(join, "cat stack")
-    | {"constant_pad_nd": pad}
-    | by_name(split, "split split_with_sizes chunk")
-    | {"slice": cut}
-    | dict.fromkeys(VIEWS, view)
-    | {"glu": glu}
+        "permute transpose t expand select unsqueeze squeeze roll pixel_shuffle pixel_unshuffle channel_shuffle "
+        "flip unfold repeat unbind tril triu movedim index index_select gather diagonal narrow rot90",
+    ),
+    (same, "clone contiguous _to_copy lift_fresh detach alias positive"),
+    (as_strided, "as_strided"),
+    (join, "cat stack"),
+    (pad, "constant_pad_nd"),
+    (split, "split split_with_sizes chunk"),
+    (cut, "slice"),
+    (view, " ".join(VIEWS)),
+    (glu, "glu"),
 )

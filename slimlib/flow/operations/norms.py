@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from slimlib.flow.ids import compact, varies
-from slimlib.flow.operations.operation import Operation, Result, Rule, by_name
+from slimlib.flow.operations.operation import Operation, Result, table
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
@@ -61,13 +61,13 @@ def layer_norm(op: Operation) -> Result:
     return out if op.name == "rms_norm" else [out, None, None]
 
 
-RULES: dict[str, Rule] = (
-    by_name(
+RULES = table(
+    (
         batch_norm,
         "native_batch_norm _native_batch_norm_legit cudnn_batch_norm miopen_batch_norm _batch_norm_with_update "
         "_native_batch_norm_legit_no_training _batch_norm_no_update _native_batch_norm_legit_functional",
-    )
-    | {"instance_norm": instance_norm}
-    | {"native_group_norm": group_norm}
-    | by_name(layer_norm, "native_layer_norm rms_norm")
+    ),
+    (instance_norm, "instance_norm"),
+    (group_norm, "native_group_norm"),
+    (layer_norm, "native_layer_norm rms_norm"),
 )

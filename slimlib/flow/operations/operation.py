@@ -109,6 +109,6 @@ class Operation:
 Rule: TypeAlias = Callable[[Operation], Result]
 
 
-def by_name(rule: Rule, names: str) -> dict[str, Rule]:
-    """The rule for each of the operations, named as in torch.ops.aten, in-place ones without their underscore."""
-    return dict.fromkeys(names.split(), rule)
+def table(*rules: tuple[Rule, str]) -> dict[str, Rule]:
+    """Name of each operation -> its rule. Named as in torch.ops.aten, in-place ones without their underscore."""
+    return {name: rule for rule, names in rules for name in names.split()}

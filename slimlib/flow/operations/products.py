@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from slimlib.flow.ids import WeightRef, compact, distinct, everywhere, tracked, varies, varying
-from slimlib.flow.operations.operation import Operation, Result, Rule
+from slimlib.flow.operations.operation import Operation, Result, table
 from slimlib.flow.operations.unknown import no_rule
 from slimlib.flow.steps import FlowError
 
@@ -208,11 +208,11 @@ def embedding(op: Operation) -> Result:
     return _weight_channels(op, ref, weight, 1, produces=True).expand(op.first.shape)
 
 
-RULES: dict[str, Rule] = (
-    {"convolution": convolution}
-    | {"mm": mm}
-    | {"addmm": addmm}
-    | {"bmm": bmm}
-    | {"baddbmm": baddbmm}
-    | {"embedding": embedding}
+RULES = table(
+    (convolution, "convolution"),
+    (mm, "mm"),
+    (addmm, "addmm"),
+    (bmm, "bmm"),
+    (baddbmm, "baddbmm"),
+    (embedding, "embedding"),
 )

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from slimlib.flow.ids import varies
 from slimlib.flow.operations.elementwise import elementwise
-from slimlib.flow.operations.operation import Operation, Result, Rule, by_name
+from slimlib.flow.operations.operation import Operation, Result, table
 
 
 def softmax(op: Operation) -> Result:
@@ -59,12 +59,12 @@ def ordered(op: Operation) -> Result:
     return ids if not isinstance(op.out, (tuple, list)) else [ids] * len(op.out)
 
 
-RULES: dict[str, Rule] = (
-    by_name(softmax, "_softmax _log_softmax _safe_softmax logsumexp")
-    | by_name(
+RULES = table(
+    (softmax, "_softmax _log_softmax _safe_softmax logsumexp"),
+    (
         reduce,
-        "mean sum amax amin max min var std var_mean std_mean argmax argmin linalg_vector_norm norm prod median nanmean "
-        "all any aminmax",
-    )
-    | by_name(ordered, "cumsum cumprod sort topk")
+        "mean sum amax amin max min var std var_mean std_mean argmax argmin linalg_vector_norm norm prod median "
+        "nanmean all any aminmax",
+    ),
+    (ordered, "cumsum cumprod sort topk"),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from slimlib.flow.ids import compact, varies
-from slimlib.flow.operations.operation import Operation, Result, Rule, by_name
+from slimlib.flow.operations.operation import Operation, Result, table
 
 
 def spatial(op: Operation) -> Result:
@@ -22,12 +22,14 @@ def spatial(op: Operation) -> Result:
     return compact(ids.expand(shape))
 
 
-RULES: dict[str, Rule] = by_name(
-    spatial,
-    "avg_pool1d avg_pool2d avg_pool3d max_pool2d_with_indices max_pool3d_with_indices max_pool1d max_pool2d max_pool3d "
-    "_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d adaptive_max_pool2d adaptive_max_pool3d "
-    "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d upsample_linear1d "
-    "upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa "
-    "reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d "
-    "grid_sampler_2d grid_sampler_3d im2col fractional_max_pool2d",
+RULES = table(
+    (
+        spatial,
+        "avg_pool1d avg_pool2d avg_pool3d max_pool2d_with_indices max_pool3d_with_indices max_pool1d max_pool2d "
+        "max_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d adaptive_max_pool2d "
+        "adaptive_max_pool3d upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d "
+        "upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa "
+        "_upsample_bicubic2d_aa reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d "
+        "replication_pad2d replication_pad3d grid_sampler_2d grid_sampler_3d im2col fractional_max_pool2d",
+    ),
 )

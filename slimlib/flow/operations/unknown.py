@@ -7,7 +7,7 @@ from torch.utils._pytree import tree_leaves
 
 from slimlib.flow.functions import RECURRENT
 from slimlib.flow.ids import everywhere, tracked
-from slimlib.flow.operations.operation import Operation, Result, Rule, by_name
+from slimlib.flow.operations.operation import Operation, Result, table
 
 
 def no_rule(op: Operation) -> Result:
@@ -31,9 +31,12 @@ def nothing(op: Operation) -> Result:
     return op.x if op.name in {"bernoulli", "zero"} and op.out is op.args[0] else None
 
 
-RULES: dict[str, Rule] = dict.fromkeys(RECURRENT, no_rule) | by_name(
-    nothing,
-    "empty empty_like zeros ones zeros_like ones_like arange full full_like new_zeros new_ones new_empty new_full rand "
-    "randn rand_like randn_like randperm scalar_tensor linspace bernoulli uniform normal random eye empty_strided "
-    "_local_scalar_dense item is_nonzero sym_size set_ resize_ zero",
+RULES = table(
+    (no_rule, " ".join(RECURRENT)),
+    (
+        nothing,
+        "empty empty_like zeros ones zeros_like ones_like arange full full_like new_zeros new_ones new_empty "
+        "new_full rand randn rand_like randn_like randperm scalar_tensor linspace bernoulli uniform normal random "
+        "eye empty_strided _local_scalar_dense item is_nonzero sym_size set_ resize_ zero",
+    ),
 )

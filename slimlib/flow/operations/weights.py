@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from slimlib.flow.ids import WeightRef
-from slimlib.flow.operations.operation import Operation, Result
+from slimlib.flow.operations.operation import Operation, Result, table
 
 REORDERS = {"t", "transpose", "permute"}
 RESHAPES = {"unsqueeze", "squeeze", "view", "_unsafe_view", "reshape", "_reshape_alias", "expand"}
@@ -65,4 +65,6 @@ def weight_norm(op: Operation) -> Result:
     return [ref, None]
 
 
-RULES: dict[str, Rule] = {"_weight_norm_interface": weight_norm}
+RULES = table(
+    (weight_norm, "_weight_norm_interface"),
+)
