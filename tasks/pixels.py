@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import struct
+import warnings
 import zipfile
 import zlib
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path, PurePath
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff"}
+    | {".ppm", ".pgm", ".pbm", ".pnm"}
+)
 
 UNREADABLE = (
     OSError,
@@ -28,7 +36,8 @@ GREY = ("1", "L", "LA", "La")
 def pixels(image: Image.Image) -> np.ndarray:
     """Decode an image that Pillow has opened.
 
-    Palettes are looked up, CMYK is converted, transparency is dropped, 16 bits become 8 (rounded).
+    Turned upright as its EXIF data say, which is how viewers show it. Palettes are looked up, CMYK is converted,
+    transparency is dropped, 16 bits become 8 (rounded). Of an animation the first picture.
 
     Returns:
         uint8 [H, W, 3], or [H, W] of a grey image.
@@ -36,14 +45,49 @@ def pixels(image: Image.Image) -> np.ndarray:
     Raises:
         One of `UNREADABLE`: the image is damaged, or has floating-point pixels.
     """
-    mode = image.mode
+    image.load()
+    orientation, mode = _orientation(image), image.mode
     if mode == "F":
         raise ValueError("floating-point pixels; save it with 8 or 16 bits a channel")
     if mode == "I" or mode.startswith("I;16"):
-        return _eight_bits(np.asarray(image))
+        return _upright(_eight_bits(np.asarray(image)), orientation)
     if "transparency" in image.info:
         image = image.convert("RGBA")  # straight to RGB, a palette with transparency would warn
-    return np.array(image.convert("L" if mode in GREY else "RGB"))
+    return _upright(np.array(image.convert("L" if mode in GREY else "RGB")), orientation)
+
+
+def size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) of an upright image, from the header: a PNG that says only behind its pixels is not read."""
+    late = image.format == "PNG" and "exif" not in image.info
+    upright = image.format == "TIFF"  # Pillow has turned its size, and turns its pixels
+    sideways = not late and not upright and _orientation(image) >= 5
+    return (image.width, image.height) if sideways else (image.height, image.width)
+
+
+def tell_left_out(folder: Path, names: Iterable[str | PurePath]) -> None:
+    """Warn once of the files in a folder of images that are not read, by their endings."""
+    endings = Counter(PurePath(name).suffix.lower() or "without ending" for name in names)
+    if endings:
+        counted = ", ".join(f"{count} {ending}" for ending, count in sorted(endings.items()))
+        kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+        warnings.warn(f"{folder}: files that are not read as images: {counted}; what is read: {kinds}", stacklevel=2)
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8, as EXIF counts them: 1 is upright, from 5 on height and width are swapped."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (*UNREADABLE, struct.error, KeyError, TypeError, AttributeError):
+        return 1  # damaged EXIF data do not damage the picture: viewers show it as it is stored
+    return found if found in range(1, 9) else 1
+
+
+def _upright(stored: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo a turn and a reflection. Source: EXIF 2.32 (CIPA DC-008), tag 274."""
+    turned = stored.swapaxes(0, 1) if orientation >= 5 else stored
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return np.ascontiguousarray(turned[::rows, ::columns])
 
 
 def _eight_bits(wide: np.ndarray) -> np.ndarray:

@@ -8,13 +8,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tasks.pixels import pixels
+from tasks.pixels import pixels, size
 
 
 def decode(file: BinaryIO, at_least: int = 0) -> Tensor:
     """Decode an image (see `tasks.pixels`); grey becomes three equal channels.
-
-    A turn that the camera noted is not applied: the published results on ImageNet do not either.
 
     Args:
         file: opened for reading.
@@ -35,6 +33,6 @@ def decode(file: BinaryIO, at_least: int = 0) -> Tensor:
 
 
 def image_size(file: BinaryIO) -> tuple[int, int]:
-    """(height, width) from the header; raises as `decode` does."""
+    """(height, width) from the header (see `tasks.pixels.size`); raises as `decode` does."""
     with Image.open(file) as image:
-        return image.height, image.width
+        return size(image)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.pixels import SUFFIXES
+from tasks.pixels import SUFFIXES, tell_left_out
 
 _ENDINGS = frozenset(os.fsencode(suffix) for suffix in SUFFIXES)
 _KINDS = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
@@ -34,7 +34,7 @@ class Listing:
 
 
 def list_folder(folder: Path, classes: Sequence[str] | None = None) -> Listing:
-    """The images in `folder/<class>/`, at any depth; hidden files and what is no image are passed over.
+    """The images in `folder/<class>/`, at any depth. Hidden files are passed over, and others with a warning.
 
     Args:
         folder: that holds the class folders.
@@ -50,7 +50,10 @@ def list_folder(folder: Path, classes: Sequence[str] | None = None) -> Listing:
     if not found:
         loose = next((entry.name for entry in entries if _is_image(os.fsencode(entry.name))), None)
         raise ValueError(_no_classes(folder, loose))
-    return _listing(folder, {name: sorted(_below(os.fsencode(folder / name))) for name in found}, classes)
+    others: list[bytes] = []
+    images = {name: sorted(_below(os.fsencode(folder / name), others)) for name in found}
+    tell_left_out(folder, map(os.fsdecode, others))
+    return _listing(folder, images, classes)
 
 
 def list_zip(archive: Path, classes: Sequence[str] | None = None) -> Listing:
@@ -65,11 +68,17 @@ def list_zip(archive: Path, classes: Sequence[str] | None = None) -> Listing:
     except (OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"cannot read the archive {archive}: {error}; download it again") from error
     found: dict[str, list[bytes]] = {}
+    others: list[str] = []
     for name in sorted(names):
         parts = PurePosixPath(name).parts
         hidden = any(part.startswith((".", "__MACOSX")) for part in parts)
-        if len(parts) > 1 and not hidden and _is_image(os.fsencode(name)):
+        if len(parts) < 2 or hidden:
+            continue
+        if _is_image(os.fsencode(name)):
             found.setdefault(parts[-2], []).append(os.fsencode(name))
+        else:
+            others.append(name)
+    tell_left_out(archive, others)
     if not found:
         raise ValueError(_no_classes(archive, None))
     return _listing(archive, dict(sorted(found.items())), classes)
@@ -93,8 +102,8 @@ def _listing(place: Path, found: Mapping[str, Sequence[bytes]], classes: Sequenc
     return Listing(classes, labels, np.array([path for paths in found.values() for path in paths]))
 
 
-def _below(folder: bytes, start: bytes | None = None) -> Iterator[bytes]:
-    """Images below a class folder, their paths beginning with its name."""
+def _below(folder: bytes, others: list[bytes], start: bytes | None = None) -> Iterator[bytes]:
+    """Images below a class folder, their paths beginning with its name; `others` takes the other files."""
     prefix = os.path.basename(folder) if start is None else start
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -104,7 +113,9 @@ def _below(folder: bytes, start: bytes | None = None) -> Iterator[bytes]:
             if _is_image(entry.name) and entry.is_file():
                 yield path
             elif entry.is_dir(follow_symlinks=False):  # links could lead in circles
-                yield from _below(entry.path, path)
+                yield from _below(entry.path, others, path)
+            elif entry.is_file():
+                others.append(path)
 
 
 def _is_image(name: bytes) -> bool:

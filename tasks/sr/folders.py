@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tasks.pixels import SUFFIXES
+from tasks.pixels import SUFFIXES, tell_left_out
 
 Split = Literal["train", "eval"]
 
@@ -109,12 +109,10 @@ def _paired(high: Path, low_folders: Sequence[Path], scale: int) -> list[Pair]:
 
 
 def _images(folder: Path) -> list[Path]:
-    paths = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+    files = sorted(path for path in folder.rglob("*") if not path.name.startswith(".") and path.is_file())
+    paths = [path for path in files if path.suffix.lower() in SUFFIXES]
     if not paths:
         kinds = ", ".join(sorted(s[1:] for s in SUFFIXES))
         raise ValueError(f"no images ({kinds}) in {folder} or below it")
+    tell_left_out(folder, (path for path in files if path.suffix.lower() not in SUFFIXES))
     return paths

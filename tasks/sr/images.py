@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tasks.pixels import UNREADABLE, pixels
+from tasks.pixels import UNREADABLE, pixels, size
 
 
 def read_image(path: Path) -> Tensor:
@@ -29,14 +29,14 @@ def read_image(path: Path) -> Tensor:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) from the file's header.
+    """(height, width) from the file's header (see `tasks.pixels.size`).
 
     Raises:
         ValueError: the file is no image.
     """
     try:
         with Image.open(path) as image:
-            return image.height, image.width
+            return size(image)
     except UNREADABLE as error:
         raise ValueError(f"cannot read the image {path}: {error}") from error
 

@@ -65,7 +65,7 @@ def test_unknown_classes_are_named(tmp_path):
 
 
 def test_a_class_without_images_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"the class 'dog' in .* has no images \(bmp, jpeg.*remove its folder"):
+    with pytest.raises(ValueError, match=r"the class 'dog' in .* has no images \(avif, bmp, gif.*remove its folder"):
         list_folder(touch(tmp_path, "cat/1.png", "dog/notes.txt"))
 
 
