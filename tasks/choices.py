@@ -4,19 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
-from difflib import get_close_matches
 from typing import Any
 
-
-def unknown(what: str, given: object, allowed: Iterable[object]) -> ValueError:
-    """The error for a name that does not exist: `unknown width rule 'sandwitch'; did you mean 'sandwich'?`"""
-    names = [str(name) for name in allowed]
-    close = get_close_matches(str(given), names, n=1, cutoff=0.5)
-    all_of_them = ", ".join(names)
-    advice = f"choose one of {all_of_them}"
-    if close:
-        advice = f"did you mean '{close[0]}'?" + (f" (there are: {all_of_them})" if len(names) <= 10 else "")
-    return ValueError(f"unknown {what} '{given}'; {advice}")
+from tasks.settings import unknown
 
 
 def check_choice(what: str, given: object, allowed: Iterable[object]) -> None:

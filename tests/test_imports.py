@@ -22,6 +22,7 @@ FLOORS = {
         ("rl",),
     ),
     "tasks": (
+        ("settings",),
         ("atomic", "choices", "pixels", "task"),
         ("training",),
         ("classification", "sr", "rl", "detection"),

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from tasks.choices import unknown
+from tasks.settings import unknown
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
 Words = tuple[str, ...]

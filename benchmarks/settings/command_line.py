@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from tasks.choices import unknown
+from tasks.settings import unknown
 
 
 def key_values(arguments: Sequence[str], keys: Collection[str], *, example: str) -> dict[str, str]:

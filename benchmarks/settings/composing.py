@@ -17,7 +17,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tasks.choices import check_choice, unknown
+from tasks.choices import check_choice
+from tasks.settings import unknown
 
 CONF = Path(__file__).parent.parent / "conf"
 GROUPS = ("task", "data", "ablation", "scale", "launcher", "tracker")

@@ -15,7 +15,8 @@ from benchmarks.settings.identity import settings_hash, slug
 from benchmarks.settings.launcher import SERIAL, Launcher, Ray, Slurm, read_launcher
 from benchmarks.settings.task import check_task_settings, deciding
 from benchmarks.settings.tracker import NO_TRACKER, Tracker, read_tracker
-from tasks.choices import as_tuple, check_choice, check_whole, unknown
+from tasks.choices import as_tuple, check_choice, check_whole
+from tasks.settings import unknown
 from tasks.training.recipe import Recipe
 from tasks.training.supervised import PRECISIONS
 

@@ -14,7 +14,8 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.utils import LinearSchedule
 from torch import nn, optim
 
-from tasks.choices import as_tuple, check_choice, check_number, check_text, check_whole, unknown
+from tasks.choices import as_tuple, check_choice, check_number, check_text, check_whole
+from tasks.settings import unknown
 
 ALGORITHMS: Mapping[str, type[BaseAlgorithm]] = {"ppo": PPO, "a2c": A2C, "dqn": DQN, "sac": SAC}
 POLICIES = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy")

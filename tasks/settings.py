@@ -1,0 +1,225 @@
+"""Settings are models: each key, its type, range, default and a line of help are written once.
+
+What is wrong is one `ValueError` of one line: the dotted key, what was given, what is allowed, the nearest right word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+Schema = Mapping[str, Any]
+
+
+class Settings(BaseModel):
+    """The keys of one group of settings, checked when they are made; then they never change.
+
+    Attributes:
+        group: what its keys begin with where a user types them: `task` for `task.lr`; empty: nothing.
+
+    Raises:
+        ValueError: in one line: a key that does not exist, or a value that is impossible or without effect.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    group: ClassVar[str] = ""
+
+    def __init__(self, /, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            raise ValueError(" ".join(_told(type(self), error).split())) from None
+
+    @model_validator(mode="after")
+    def _check_owners(self) -> Self:
+        """Refuse a key that another key's value leaves without effect."""
+        for name, schema in self.schema_of_keys().items():
+            for owner, choices in schema.get("only_for", {}).items():
+                if getattr(self, name) != type(self).model_fields[name].default and getattr(self, owner) not in choices:
+                    key, owned = self.key(name), self.key(owner)
+                    raise ValueError(
+                        f"{key} has no meaning for {owned}={shown(getattr(self, owner))}; "
+                        f"it belongs to {owned}={' or '.join(map(shown, choices))}"
+                    )
+        return self
+
+    def replace(self, **changes: Any) -> Self:
+        """The same with other values, checked again."""
+        return type(self)(**dict(self) | changes)
+
+    @classmethod
+    def schema_of_keys(cls) -> Mapping[str, Schema]:
+        """What JSON Schema says about each key."""
+        if "_schema" not in cls.__dict__:
+            cls._schema = cls.model_json_schema().get("properties", {})
+        return cls._schema
+
+    @classmethod
+    def key(cls, name: str) -> str:
+        """The name as a user types it."""
+        group = cls.schema_of_keys().get(name, {}).get("group", cls.group)
+        return f"{group}.{name}" if group else name
+
+    _schema: ClassVar[Mapping[str, Schema]]
+
+
+def setting(
+    default: Any,
+    about: str,
+    *,
+    group: str | None = None,
+    only_for: Mapping[str, Iterable[Any]] | None = None,
+    **constraints: Any,
+) -> Any:
+    """A key of `Settings`.
+
+    Args:
+        default: `...`: it must be given.
+        about: one line of help.
+        group: where a user sets it, if that is not the group of its class: `data` for `data.root`.
+        only_for: it has no meaning unless another key has one of these values: `{"schedule": ["step"]}`.
+        constraints: as of `pydantic.Field`: `ge=1`, `examples=[0.1]`.
+    """
+    extra = {"group": group} if group is not None else {}
+    extra |= {"only_for": {key: list(values) for key, values in only_for.items()}} if only_for else {}
+    return Field(default, description=about, json_schema_extra=extra, **constraints)
+
+
+def _each_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("each only once")
+    return values
+
+
+def _whole(given: object) -> object:
+    if isinstance(given, bool) or not isinstance(given, int):
+        raise PydanticCustomError("whole", "a whole number")
+    return given
+
+
+OneOfWhole = BeforeValidator(_whole)
+"""For a `Literal` of whole numbers: 2.0 is none."""
+Width = Annotated[float, Field(gt=0, le=1)]
+Widths = Annotated[
+    tuple[Width, ...],
+    Field(strict=False, min_length=1, examples=[[0.25, 0.5, 1.0]]),
+    AfterValidator(_each_once),
+]
+"""At least one width, each once; a list will do."""
+Words = Annotated[tuple[str, ...], Field(strict=False)]
+"""Any number of names; a list will do."""
+
+
+def unknown(what: str, given: object, allowed: Iterable[object]) -> ValueError:
+    """The error for a word that does not exist: `unknown width rule 'sandwitch'; did you mean 'sandwich'?`
+
+    Where dotted keys have the same parent, what follows it decides which is the nearest.
+    """
+    names, (parent, dot, end) = [str(name) for name in allowed], str(given).rpartition(".")
+    same = [name for name in names if dot and name.rpartition(".")[0] == parent]
+    ends = {name.rpartition(".")[2]: name for name in [*names, *same]} if same else {name: name for name in names}
+    close = get_close_matches(end if same else str(given), ends, n=1, cutoff=0.5)
+    all_of_them = ", ".join(names)
+    advice = f"choose one of {all_of_them}"
+    if close:
+        advice = f"did you mean '{ends[close[0]]}'?" + (f" (there are: {all_of_them})" if len(names) <= 10 else "")
+    return ValueError(f"unknown {what} '{given}'; {advice}")
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key as a user sees it: `task.lr`, `a number above 0`, `0.5`, and a line of help."""
+
+    name: str
+    allowed: str
+    default: str
+    about: str
+
+
+def keys_of(settings: type[Settings]) -> Iterator[Key]:
+    """All keys of a group, for help and documentation."""
+    for name, field in settings.model_fields.items():
+        schema = settings.schema_of_keys()[name]
+        about = schema.get("description", "")
+        for owner, choices in schema.get("only_for", {}).items():
+            about += f" (only for {settings.key(owner)}={' or '.join(map(shown, choices))})"
+        default = "must be given" if field.is_required() else shown(field.get_default(call_default_factory=True))
+        yield Key(settings.key(name), allowed(schema), default, about)
+
+
+def shown(value: object) -> str:
+    """A value as it is typed: `[0.25, 1.0]`, `{a: 1}`, `true`, `null`."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {shown(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(shown, value)) + "]"
+    return str(value) if str(value) else '""'
+
+
+def allowed(schema: Schema) -> str:
+    """What a key's JSON Schema allows, in words."""
+    if "anyOf" in schema:
+        return ", or ".join(allowed(option) for option in schema["anyOf"])
+    if options := _options(schema):
+        return f"one of {', '.join(map(shown, options))}" if len(options) > 1 else shown(options[0])
+    items = schema.get("items") or next(iter(schema.get("prefixItems", ())), None)
+    count = schema.get("minItems", 0)
+    exactly = f" of {count}" if count and count == schema.get("maxItems") else ""
+    several = "at least one, " if count and not exactly else ""
+    words = {
+        "integer": "a whole number",
+        "number": "a number",
+        "boolean": "true or false",
+        "string": "text" if not schema.get("minLength") else "text that is not empty",
+        "array": f"a list{exactly}" + (f" ({several}each {allowed(items)})" if items else ""),
+        "object": "keys and values",
+        "null": "null",
+    }
+    return words.get(schema.get("type", ""), "anything") + _range(schema)
+
+
+def _range(schema: Schema) -> str:
+    low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
+    high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
+    upper = f"at most {high}" if high is not None else f"below {below}" if below is not None else ""
+    if above is not None:
+        return f" above {above}" + (f" and {upper}" if upper else "")
+    if low is not None:
+        return f" from {low} to {upper.removeprefix('at most ')}" if upper else f", at least {low}"
+    return f", {upper}" if upper else ""
+
+
+def _options(schema: Schema) -> list[Any]:
+    """The values of a fixed list, where the schema is one."""
+    return list(schema["enum"]) if "enum" in schema else [schema["const"]] if "const" in schema else []
+
+
+def _told(settings: type[Settings], error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    place, given = first["loc"], first["input"]
+    if first["type"] == "value_error":
+        reason = str(first["ctx"]["error"])
+        return f"{settings.key(str(place[0]))}={given!r}: {reason}" if place else reason
+    key = settings.key(str(place[0]))
+    if first["type"] == "extra_forbidden":
+        return str(unknown("key", key, map(settings.key, settings.model_fields)))
+    schema = settings.schema_of_keys()[str(place[0])]
+    if first["type"] == "missing" and len(place) == 1:
+        return f"{key} must be given: {allowed(schema)}"
+    examples = schema.get("examples", [schema.get("default")])
+    if place[-1] == "[key]":
+        return f"{key}: the key {given!r} must be a word; '{given}' in quotes is one"
+    if len(place) > 1 and schema.get("type") == "array" and first["type"] != "missing":
+        schema = schema.get("items") or schema["prefixItems"][0]
+    options = [option for part in schema.get("anyOf", [schema]) for option in _options(part)]
+    if options and isinstance(given, str):
+        return str(unknown(key, given, options))
+    example = f", for example {shown(examples[0])}" if examples[0] and not options else ""
+    return f"{key}={given!r} must be {allowed(schema)}{example}"
