@@ -12,7 +12,7 @@ from slimlib.core.layers import SLIM_LAYERS
 from slimlib.core.layout import Layout, axis_index
 from slimlib.core.norms.batchnorm import PLAIN_NORMS, Norm, PlainBatchNorm, SlimBatchNorm, add_switch, tracks
 from slimlib.core.slimming import FULL_STATISTICS, Slimming, find_parts
-from slimlib.core.swapping import Gathers, Part, SwapsOut, slim_class
+from slimlib.core.swapping import Gathers, GathersFlat, Part, SwapsOut, slim_class
 from slimlib.core.width import Switches, WidthRange, Widths
 
 EVERY_WIDTH = WidthRange(1e-3, 1.0)
@@ -64,7 +64,7 @@ def apply_layout(
     names = {module: name for name, module in net.named_modules()}
     parts = {part.module: part for part in find_parts(net, layout)}
     for module in [m for m in net.modules() if parametrize.is_parametrized(m)]:
-        parts.setdefault(module, Part(module, [], None, None))  # so that it can be copied and pickled, too
+        parts.setdefault(module, Part(module, []))  # so that it can be copied and pickled, too
     for part in parts.values():
         _slim_module(part, None if by_hand else names[part.module], slimming)
         if norm == "switchable" and tracks(part.module):
@@ -85,7 +85,9 @@ def _slim_module(part: Part, name: str | None, slimming: Slimming) -> None:
     if tracks(module):
         numbers |= FULL_STATISTICS
         mixins.append(PlainBatchNorm if type(module) in PLAIN_NORMS else SlimBatchNorm)
-    if part.gathers:
+    if isinstance(module, nn.RNNBase):
+        mixins.insert(0, GathersFlat)
+    elif part.gathers:
         mixins.insert(0, Gathers)
     module.__dict__.update(full_numbers=numbers, slimming=slimming)
     computed = tuple(module.parametrizations) if parametrize.is_parametrized(module) else ()  # type: ignore[arg-type]

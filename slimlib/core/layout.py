@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FORMAT = 1  # of the JSON form that `save` writes
+FORMAT = 2  # of the JSON form that `save` writes
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Layout:
 
     axes: name of a parameter or buffer -> {dimension: axis}, only where something slims.
     norm_inputs: name of a norm module -> the axis of channels that enters it, only where it slims.
+    numbers: name of a module -> {attribute: the axis whose active length it holds}, see `slimlib.core.numbers`.
     kept: name of a layer that stays full -> the reason (operation and module).
     idle: layers that never ran on the example (they stay full).
     """
@@ -69,6 +70,7 @@ class Layout:
     norm_inputs: Mapping[str, Axis] = field(default_factory=dict)
     kept: Mapping[str, str] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
+    numbers: Mapping[str, Mapping[str, Axis]] = field(default_factory=dict)
 
     @property
     def full(self) -> tuple[int, ...]:
@@ -84,6 +86,10 @@ class Layout:
             "norm_inputs": {name: _plain(axis) for name, axis in self.norm_inputs.items()},
             "kept": dict(self.kept),
             "idle": list(self.idle),
+            "numbers": {
+                name: {attribute: _plain(axis) for attribute, axis in found.items()}
+                for name, found in self.numbers.items()
+            },
         }
 
     @staticmethod
@@ -93,7 +99,7 @@ class Layout:
         Raises:
             ValueError: the data is of another format, or no layout.
         """
-        if data.get("format") != FORMAT:
+        if data.get("format") not in (1, FORMAT):  # 1 had no numbers
             raise ValueError(f"channel layout of format {data.get('format')!r}; this slimlib reads format {FORMAT}")
         return Layout(
             groups=tuple(Group(name, units, divisor, tuple(layers)) for name, units, divisor, layers in data["groups"]),
@@ -101,6 +107,10 @@ class Layout:
             norm_inputs={name: _axis(axis) for name, axis in data["norm_inputs"].items()},
             kept=dict(data["kept"]),
             idle=tuple(data["idle"]),
+            numbers={
+                name: {attribute: _axis(axis) for attribute, axis in found.items()}
+                for name, found in data.get("numbers", {}).items()
+            },
         )
 
 

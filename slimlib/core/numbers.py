@@ -6,7 +6,8 @@ others (`out_channels`, `in_features` ...) are what a forward may read to shape 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -54,3 +55,27 @@ def _conv_numbers(conv: _ConvNd, size: Size) -> dict[str, int]:
     if 1 < groups == conv.in_channels:  # weight [C_out, C_in / groups, ...]
         groups = size(0) * groups // conv.out_channels
     return {"in_channels": size(1) * groups, "out_channels": size(0), "groups": groups}
+
+
+def held_numbers(module: nn.Module, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """The attributes of `module` at a width; it shows its full ones while this is called.
+
+    Args:
+        sizes: "heads" -> 4, or "shape.1" -> 4 for an item of a tuple or list, or "config.heads" -> 4 for an
+            attribute of an object, of which the module gets a copy of its own (others may hold it, too).
+    """
+    found: dict[str, Any] = {}
+    for path, size in sizes.items():
+        name, _, inner = path.partition(".")
+        held = found.get(name, module.__dict__[name])
+        if not inner:
+            found[name] = size
+        elif isinstance(held, tuple | list):
+            items = [*held[: int(inner)], size, *held[int(inner) + 1 :]]
+            found[name] = items if isinstance(held, list) else tuple(items)
+        elif getattr(held, inner) == size:
+            found[name] = held
+        else:
+            found[name] = copy.copy(held)
+            found[name].__dict__[inner] = size
+    return found

@@ -218,8 +218,9 @@ def find_parts(net: nn.Module, layout: Layout) -> list[Part]:
         slots = [Slot(_store(module, key), sys.intern(key), dims) for key, dims in own.items()]
         weight = _weight_slot(module, name, net, axes)
         entering: Axis | None = layout.norm_inputs.get(name)
-        if slots or weight or entering:
-            parts.append(Part(module, slots, weight, entering))
+        held = layout.numbers.get(name, {})
+        if slots or weight or entering or held:
+            parts.append(Part(module, slots, weight, entering, held))
     return parts
 
 

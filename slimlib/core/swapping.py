@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from slimlib.core.layout import Axis, axis_index, axis_size
-from slimlib.core.numbers import layer_numbers
+from slimlib.core.numbers import held_numbers, layer_numbers
 
 STATISTICS = ("running_mean", "running_var")  # of a BatchNorm
 Swaps = dict[str, Any]
@@ -77,17 +77,46 @@ class Gathers(SwapsOut):
 
     to_gather: tuple[Gather, ...] = ()
 
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def gather(self: Any) -> None:
+        """Put what is gathered into `__dict__`."""
         for name, source, picks in self.to_gather:
-            for dim, index in picks:
-                source = source.index_select(dim, index)
-            self.__dict__[name] = source
+            self.__dict__[name] = gathered(source, picks)
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self.gather()
         out = super().forward(*args, **kwargs)  # type: ignore[misc]
-        if self.training:  # statistics that the forward has moved on go back to where they were gathered
-            for name, source, picks in self.to_gather:
-                if name in self._buffers and name in STATISTICS:
-                    source.index_copy_(*picks[0], self.__dict__[name])
+        for name, source, picks in self.to_gather:
+            if self.training and name in self._buffers and name in STATISTICS:
+                source.index_copy_(*picks[0], self.__dict__[name])  # the forward has moved it on
+            if not torch.compiler.is_compiling():
+                self.__dict__.pop(name, None)
         return out
+
+    def __getattr__(self: Any, name: str) -> Any:
+        """What another module than this one reads outside of its forward, as attention does in torch's layers."""
+        for gathers, source, picks in self.__dict__.get("to_gather", ()):
+            if gathers == name:
+                return gathered(source, picks)
+        return super().__getattr__(name)  # type: ignore[misc]
+
+
+def gathered(source: Tensor, picks: Sequence[tuple[int, Tensor]]) -> Tensor:
+    """The positions picked, of each dimension."""
+    for dim, index in picks:
+        source = source.index_select(dim, index)
+    return source
+
+
+class GathersFlat(Gathers):
+    """Mixin of torch's LSTM, GRU and RNN, which compute with a list of their weights."""
+
+    def gather(self: Any) -> None:
+        super().gather()
+        self.__dict__["_flat_weights"] = [getattr(self, name, None) for name in self._flat_weights_names]
+
+    def __getstate__(self: Any) -> dict[str, Any]:
+        full = [self._parameters.get(name) for name in self._flat_weights_names]
+        return super().__getstate__() | {"_flat_weights": full}
 
 
 @dataclass(frozen=True)
@@ -153,8 +182,17 @@ class Slot:
 class Part:
     """One module of a converted network, with everything in it that depends on the width."""
 
-    def __init__(self, module: nn.Module, slots: list[Slot], weight: Slot | None, entering: Axis | None) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        slots: list[Slot],
+        weight: Slot | None = None,
+        entering: Axis | None = None,
+        held: Mapping[str, Axis] | None = None,
+    ) -> None:
+        """`weight` and `entering` tell the numbers of a layer that is known; `held` are attributes -> their axes."""
         self.module, self.slots, self.weight, self.entering = module, slots, weight, entering
+        self.held = held or {}
 
     @property
     def gathers(self) -> bool:
@@ -187,8 +225,9 @@ class Part:
 
     def numbers(self, channels: tuple[int, ...]) -> Swaps:
         """The numbers of the module at these channels; it must show its full ones when this is called."""
+        held = held_numbers(self.module, {name: axis_size(axis, channels) for name, axis in self.held.items()})
         if self.weight is None and self.entering is None:
-            return {}
+            return held
         slot = self.weight
 
         def size(dim: int) -> int:
@@ -198,7 +237,7 @@ class Part:
             return axis_size(slot.axes[dim], channels) if dim in slot.axes else tensor.shape[dim]
 
         entering = None if self.entering is None else axis_size(self.entering, channels)
-        return layer_numbers(self.module, size, entering)
+        return layer_numbers(self.module, size, entering) | held
 
 
 def leading(tensor: Tensor, shape: Sequence[int]) -> Tensor:

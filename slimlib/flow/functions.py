@@ -26,7 +26,8 @@ DROPOUTS = {
     "feature_alpha_dropout",
 }
 RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
-FOLLOWED = NORMS | DROPOUTS | RECURRENT
+PACKED = {"_pack_padded_sequence", "_pad_packed_sequence"}  # a copy for each step, and slice writes
+FOLLOWED = NORMS | DROPOUTS | RECURRENT | PACKED
 
 
 class FunctionsAsOperations(TorchFunctionMode):

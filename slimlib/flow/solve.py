@@ -117,7 +117,17 @@ def layout(net: nn.Module, ties: Ties, solution: Solution, rounding: Rounding) -
         for alias in names[name][1] if found else []:
             axes.setdefault(alias, {}).update(found)
     groups = tuple(solution.group(keys, rounding) for keys in solution.groups)
-    return Layout(groups, axes, norm_inputs, solution.kept(), tuple(_idle(net, ties)))
+    return Layout(groups, axes, norm_inputs, solution.kept(), tuple(_idle(net, ties)), _numbers(ties, solution))
+
+
+def _numbers(ties: Ties, solution: Solution) -> dict[str, dict[str, Axis]]:
+    """Attributes of modules that hold a number of channels, where these slim."""
+    found: dict[str, dict[str, Axis]] = {}
+    for (module, attribute), ids in ties.numbers.items():
+        axis = solution.axis(ids)
+        if _slims(axis):
+            found.setdefault(module, {})[attribute] = axis
+    return found
 
 
 def _check_names(ties: Ties, rounding: Rounding) -> None:

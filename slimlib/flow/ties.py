@@ -14,13 +14,15 @@ class Ties:
     """Collects ties while a network runs.
 
     Ids count up from 1; `labels` maps each id to the smallest id that it is tied to. `atoms` are the ids of the
-    parameters, `producers` the weight axes that hand out channels.
+    parameters, `producers` the weight axes that hand out channels, `numbers` the ids of the channels whose number an
+    attribute of a module holds: (module, attribute) -> ids.
     """
 
     def __init__(self) -> None:
         self.count = 1
         self.atoms: dict[AtomKey, Tensor] = {}
         self.producers: dict[AtomKey, None] = {}
+        self.numbers: dict[tuple[str, str], Tensor] = {}
         self.reasons: dict[int, str] = {}
         self.blocked: dict[str, str] = {}  # layers that an operation without a rule computes -> reason
         self.stays: dict[str, int] = {}

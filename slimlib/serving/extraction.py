@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from slimlib.core.layers import SLIM_LAYERS
 from slimlib.core.norms.batchnorm import is_private, refuse_uncalibrated
 from slimlib.core.setting import slimming_of
-from slimlib.core.swapping import Gather, Gathers, dense_class, without_weight_norm_hooks
+from slimlib.core.swapping import Gather, Gathers, dense_class, gathered, without_weight_norm_hooks
 from slimlib.core.width import Width
 from slimlib.serving import folding
 
@@ -82,12 +82,10 @@ def compact(t: Tensor, like: Tensor) -> Tensor:
 
 def active_tensor(module: nn.Module, name: str) -> Tensor | None:
     """What `module` computes with under this name at the width that is set; gathered where it has to be."""
-    gathers: tuple[Gather, ...] = module.__dict__.get("to_gather", ()) if isinstance(module, Gathers) else ()
-    for gathered, source, picks in gathers:
-        if gathered == name:
-            for dim, index in picks:
-                source = source.index_select(dim, index)
-            return source
+    gathered_now: tuple[Gather, ...] = module.__dict__.get("to_gather", ()) if isinstance(module, Gathers) else ()
+    for gathers, source, picks in gathered_now:
+        if gathers == name:
+            return gathered(source, picks)
     value = module.__dict__.get(name, module._parameters.get(name, module._buffers.get(name)))
     return value if isinstance(value, Tensor) else None
 
@@ -116,6 +114,8 @@ def _make_plain(module: nn.Module) -> None:
     for name in OURS:
         module.__dict__.pop(name, None)
     module.__class__ = plain_class(module)
+    if isinstance(module, nn.RNNBase):
+        module._init_flat_weights()
 
 
 def fold_weight_norm(module: nn.Module) -> None:

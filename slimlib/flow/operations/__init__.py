@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from slimlib.flow.operations import elementwise, movement, norms, products, reductions, spatial, unknown, weights
+from slimlib.flow.operations import (
+    elementwise,
+    movement,
+    norms,
+    products,
+    recurrent,
+    reductions,
+    spatial,
+    unknown,
+    weights,
+)
 from slimlib.flow.operations.operation import Operation, Result, Rule
 
 __all__ = ["RULES", "Operation", "apply_rule", "keeps_weights"]
 
-TABLES = (elementwise, movement, norms, products, reductions, spatial, unknown, weights)
+TABLES = (elementwise, movement, norms, products, recurrent, reductions, spatial, unknown, weights)
 RULES: dict[str, Rule] = {name: rule for table in TABLES for name, rule in table.RULES.items()}
-USES_WEIGHTS = {"convolution", "mm", "addmm", "bmm", "embedding", "_weight_norm_interface"} | weights.MOVES
+USES_WEIGHTS = {
+    "convolution",
+    "mm",
+    "addmm",
+    "bmm",
+    "embedding",
+    "_weight_norm_interface",
+    *recurrent.RULES,
+} | weights.MOVES
 
 
 def keeps_weights(name: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from slimlib.flow.functions import RECURRENT
 from slimlib.flow.ids import everywhere, tracked
 from slimlib.flow.operations.operation import Operation, Result, table
 
@@ -32,7 +31,6 @@ def nothing(op: Operation) -> Result:
 
 
 RULES = table(
-    (no_rule, " ".join(RECURRENT)),
     (
         nothing,
         "empty empty_like zeros ones zeros_like ones_like arange full full_like new_zeros new_ones new_empty "

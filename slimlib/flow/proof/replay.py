@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimlib.flow.functions import DROPOUTS
+from slimlib.flow.functions import DROPOUTS, RECURRENT
 from slimlib.flow.ids import WeightRef, distinct, varies, varying
-from slimlib.flow.operations import Operation
+from slimlib.flow.operations import Operation, recurrent
 from slimlib.flow.steps import Choices, Step
 from slimlib.flow.ties import Ties
 from slimlib.flow.trace import Trace
@@ -32,11 +32,17 @@ class Replay(Trace):
             return op.args[0]
         if op.name == "native_dropout":
             return op.args[0].clone(), torch.ones_like(op.args[0], dtype=torch.bool)
+        if op.name in RECURRENT:
+            return op.func(*recurrent.replayed(op, self.active_part))
         out = self.exact(op)
         return out.fill_(0.5) if op.name in NOISE else out
 
     def exact(self, op: Operation) -> Any:
         return op.func(*op.args, **op.kwargs)
+
+    def active_part(self, x: Any, ids: Any) -> Any:
+        """What of `x` is computed with: all of it."""
+        return x
 
     def finished(self, op: Operation, outs: list[Any]) -> None:
         if self.record:
@@ -108,16 +114,16 @@ class Masked(Replay):
     def exact(self, op: Operation) -> Any:
         args = list(op.args)
         for position in PRODUCTS.get(op.name, ()):
-            args[position] = self._mask(args[position], op.ids[position])
+            args[position] = self.active_part(args[position], op.ids[position])
         if op.name == "sum":
-            args[0] = self._mask(args[0], op.ids[0])
+            args[0] = self.active_part(args[0], op.ids[0])
         if op.name == "_weight_norm_interface":
             args[0] = self._mask_inputs(args[0], op.ids[0], op.argument(2, "dim", 0))
         if op.name in {"native_layer_norm", "rms_norm"} and varies(op.ids[0], -1):
             return self._norm(op)
         return op.func(*args, **op.kwargs)
 
-    def _mask(self, x: Any, ids: Any) -> Any:
+    def active_part(self, x: Any, ids: Any) -> Any:
         if not isinstance(ids, Tensor) or not isinstance(x, Tensor):
             return x
         on = self.active[distinct(ids)]

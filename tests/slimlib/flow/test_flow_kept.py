@@ -29,12 +29,6 @@ def attention_of_cbam(middle, x):
     return x * middle.conv(both).sigmoid()
 
 
-def recurrent(middle, x):
-    n, c, h, w = x.shape
-    y, _ = middle.lstm(x.flatten(2).transpose(1, 2))
-    return y.transpose(1, 2).reshape(n, c, h, w)
-
-
 def index_put(middle, x):
     y = torch.zeros_like(x)
     y[:, torch.arange(16)] = x
@@ -49,11 +43,6 @@ KEPT = {
         "statistic over channels: linalg_vector_norm in 'middle'",
     ),
     "cbam": (attention_of_cbam, {"conv": nn.Conv2d(2, 1, 7, padding=3)}, "statistic over channels: mean in 'middle'"),
-    "lstm": (
-        recurrent,
-        {"lstm": nn.LSTM(16, 16, batch_first=True)},
-        "no rule for this operation: lstm in 'middle.lstm'",
-    ),
     "sort": (lambda m, x: x.sort(1).values, {}, "ordered along channels: sort in 'middle'"),
     "scalar": (lambda m, x: x / x.std(), {}, "statistic over channels: std in 'middle'"),
     "literal slice": (lambda m, x: torch.cat([x[:, :8] + x[:, 8:]] * 2, 1), {}, "forward of 'middle'"),
@@ -76,11 +65,6 @@ def test_what_mixes_channels_is_kept_and_reported(name):
     layout = follow(Wrapped(function, **layers), torch.randn(2, 3, 8, 8))
     assert reason in layout.kept["a"]
     assert {group.name for group in layout.groups} == {"first", "b"}
-
-
-def test_a_recurrent_layer_itself_is_reported():
-    layout = follow(Wrapped(recurrent, lstm=nn.LSTM(16, 16, batch_first=True)), torch.randn(2, 3, 8, 8))
-    assert "lstm" in layout.kept["middle.lstm"]
 
 
 def test_tensors_that_draw_noise_still_slim():
