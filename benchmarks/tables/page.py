@@ -38,7 +38,7 @@ HEAD = """\
 Made by `{command}` from `benchmarks/conf/ablation/` and the records; do not edit.
 `scale=tiny` takes minutes on two CPU cores, `scale=small` trains several seeds on a small public data set,
 `scale=paper` is the published recipe; `data.root` is the folder that holds the data.
-[The papers' tables]({published}) have ours beside them.
+The papers' tables, with ours beside them, are in `{published}/`.
 
 {explained}
 """

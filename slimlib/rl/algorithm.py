@@ -189,8 +189,14 @@ class SlimAlgorithm:
         Only what is known to be harmless is unpickled.
 
         Args:
-            path, env, device, custom_objects, print_system_info, force_reset, kwargs: as in stable-baselines3. Of
-                a plain model `widths=...` and the other arguments of the constructor may be given.
+            path: the file, with or without its ending ".zip", or an open one.
+            env: an environment to go on with; None: none.
+            device: where to; "auto": a GPU if there is one.
+            custom_objects: attribute -> value that is taken in place of the one in the file.
+            print_system_info: print the system that the model was saved on, and this one.
+            force_reset: reset the environment before the next training.
+            **kwargs: attributes to change; with a plain model also `widths=...` and the other arguments of the
+                constructor.
             trusted: let stable-baselines3 unpickle everything in the file, which can run any code.
             allow: classes and functions of your own that the file may refer to.
 

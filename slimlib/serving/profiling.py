@@ -76,7 +76,8 @@ def profile(
         net: a slimmable or frozen network; it keeps the width that is set. What is served frozen, profile frozen.
         example: its input [N, ...], or the tuple of its arguments.
         widths: to measure.
-        rounds, warmup: passes of each width that count, and before them.
+        rounds: passes of each width that count.
+        warmup: passes of each width before them.
         threads: of torch's operations while it measures; None: as many as are set.
 
     Raises:

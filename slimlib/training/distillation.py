@@ -24,7 +24,8 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
     """Cross-entropy of the student with the teacher's class probabilities as labels: for classification.
 
     Args:
-        student, teacher: logits [N, classes, ...].
+        student: logits [N, classes, ...].
+        teacher: logits of the same shape.
 
     Returns:
         -sum_c softmax(teacher)_c log_softmax(student)_c, mean over the rest.
