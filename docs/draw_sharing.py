@@ -61,8 +61,8 @@ def drawing() -> str:
     total = PANEL * len(WIDTHS) + 30
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total} 330" role="img" aria-label="{CAPTION}">',
-        "<style>text{font:15px sans-serif;text-anchor:middle;fill:#222}.bold{font-weight:bold}.small{font-size:12px;fill:#666}"
-        "line{stroke-width:1.2}</style>",
+        "<style>text{font:15px sans-serif;text-anchor:middle;fill:#222}.bold{font-weight:bold}"
+        ".small{font-size:12px;fill:#666}line{stroke-width:1.2}</style>",
         f'<rect width="{total}" height="330" rx="8" fill="#fff"/>',
     ]
     for number, width in enumerate(WIDTHS):
