@@ -13,6 +13,7 @@ from slimlib.core.layout import Layout, axis_index
 from slimlib.core.norms.batchnorm import PLAIN_NORMS, Norm, PlainBatchNorm, SlimBatchNorm, add_switch, tracks
 from slimlib.core.slimming import FULL_STATISTICS, Slimming, find_parts
 from slimlib.core.swapping import Gathers, GathersFlat, Part, SwapsOut, slim_class
+from slimlib.core.tracing import cut_in_graph
 from slimlib.core.width import Switches, WidthRange, Widths
 
 EVERY_WIDTH = WidthRange(1e-3, 1.0)
@@ -27,6 +28,9 @@ class SlimRoot(SwapsOut):
     slim: Slimming
 
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_exporting():
+            with cut_in_graph(self):
+                return super().__call__(*args, **kwargs)  # type: ignore[misc]
         if not torch.compiler.is_compiling() and self.slim.stale():
             self.slim.refresh()
         return super().__call__(*args, **kwargs)  # type: ignore[misc]

@@ -20,6 +20,7 @@ from torch.nn.utils import parametrize
 
 from slimlib.core.layout import Axis, axis_index, axis_size
 from slimlib.core.numbers import held_numbers, layer_numbers
+from slimlib.core.tracing import as_constant
 
 STATISTICS = ("running_mean", "running_var")  # of a BatchNorm
 Swaps = dict[str, Any]
@@ -52,6 +53,16 @@ class SwapsOut:
         if self.slimming is not None:
             self.slimming.dirty = True
         return done
+
+    def _slow_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """What torch runs in place of `forward` within torch.jit.trace, to which views are constants: without grad."""
+        held: dict[str, Any] = self.__dict__
+        before = {name: held[name] for name in (*self._parameters, "to_gather") if name in held}
+        held.update({name: as_constant(value) for name, value in before.items()})
+        try:
+            return super()._slow_forward(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            held.update(before)
 
     def __getstate__(self: Any) -> dict[str, Any]:
         inherited: Any = super().__getstate__()

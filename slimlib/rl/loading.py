@@ -19,8 +19,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.vec_env import VecTransposeImage
 
-from slimlib.rl.harmless import Refused
-from slimlib.rl.unpickling import unpickle
+from slimlib.core.unpickling import Refused, unpickle
+from slimlib.rl.allowed_classes import MODEL
 
 File = str | Path | io.BufferedIOBase
 PICKLED = ":serialized:"
@@ -157,7 +157,7 @@ def _value(path: File, name: str, stored: Any, allow: Sequence[Any]) -> Any:
         return stored
     replace = f"custom_objects={{{name!r}: ...}} to replace the value"
     try:
-        return unpickle(base64.b64decode(stored[PICKLED]), allow)
+        return unpickle(base64.b64decode(stored[PICKLED]), MODEL.and_own(allow))
     except Refused as refused:
         yours = f"allow=[{refused.name}] if you know it, or " if refused.name else ""
         raise UnsafeModelError(

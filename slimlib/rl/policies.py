@@ -25,6 +25,7 @@ from slimlib.core.apply import apply_layout
 from slimlib.core.layout import Layout
 from slimlib.core.setting import slimming_of
 from slimlib.core.swapping import SwapsOut, slim_class
+from slimlib.core.tracing import cut_in_graph
 from slimlib.core.width import Widths, by_size
 from slimlib.rl.noise import NoiseOfAnyWidth, forget_samples
 from slimlib.serving.freezing import CANNOT_TRAIN
@@ -50,6 +51,9 @@ class SlimPolicy(SwapsOut):
     frozen_mixins = (FrozenPolicy,)
 
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_exporting():
+            with cut_in_graph(self):
+                return nn.Module.__call__(self, *args, **kwargs)
         return nn.Module.__call__(self, *args, **kwargs)  # replaced parameters are looked for once a rollout
 
     modes: list[dict[str, Any]] | None = None

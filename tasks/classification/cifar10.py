@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from slimlib.core.allowed_arrays import ARRAYS
+from slimlib.core.unpickling import Refused, unpickle
 from tasks.classification.encoded import JoinedImages
 from tasks.classification.images import DecodedImages, LabelledImages
-from tasks.classification.unpickling import load_numbers
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIDE = 32
@@ -105,7 +106,7 @@ def _from_batches(place: Path, split: str, files: Mapping[str, bytes]) -> Labell
 
 def _python_batch(content: bytes, place: str) -> tuple[np.ndarray, np.ndarray]:
     """Pixels uint8 [n, 3072] and labels int64 [n] of a pickled dict."""
-    batch = load_numbers(content, place)
+    batch = _unpickled(content, place)
     named: dict[Any, Any] = batch if isinstance(batch, dict) else {}
     named = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in named.items()}
     pixels, labels = named.get("data"), named.get("labels")
@@ -114,6 +115,19 @@ def _python_batch(content: bytes, place: str) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(labels, list) or not all(isinstance(n, int) for n in labels) or len(labels) != len(pixels):
         raise ValueError(f"{place} has no 'labels', a whole number for each image; is it a batch of CIFAR-10?")
     return pixels, np.array(labels, dtype=np.int64)
+
+
+def _unpickled(content: bytes, place: str) -> Any:
+    """What a pickle holds, also one of Python 2, whose strings are returned as bytes."""
+    try:
+        return unpickle(content, ARRAYS, encoding="bytes")
+    except Refused as refused:
+        raise ValueError(
+            f"{place} was refused: it asks for what no array needs and what could run code (it {refused}). "
+            "Download the file again from where it was published."
+        ) from None
+    except Exception as error:  # a damaged pickle shows as nearly any exception
+        raise ValueError(f"{place} is damaged ({type(error).__name__}); download it again") from error
 
 
 def _binary_batch(content: bytes, place: str) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,6 @@ import pytest
 from stable_baselines3 import PPO
 
 from slimlib.rl.loading import UnsafeModelError, read_safely
-from slimlib.rl.unpickling import unpickle
 from tests.slimlib.rl.pickles import attacks
 from tests.slimlib.rl.saved_models import holding
 
@@ -28,11 +27,6 @@ def test_stable_baselines3_itself_runs_them(folder: Path, tmp_path: Path) -> Non
     path = holding(folder, tmp_path / "hostile.zip", "unused", attacks(str(marker))["os"])
     PPO.load(path)
     assert marker.exists()
-
-
-def test_a_length_that_the_file_does_not_have_takes_no_memory() -> None:
-    with pytest.raises(ValueError, match="expected 1099511627776 bytes in a bytearray8, but only 1 remain"):
-        unpickle(b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b".")
 
 
 def test_the_refused_call_is_named(folder: Path, tmp_path: Path) -> None:

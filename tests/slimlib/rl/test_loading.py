@@ -6,6 +6,7 @@ import io
 import pickle
 import re
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,17 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule, set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from slimlib.core import unpickling
+from slimlib.core.unpickling import Refused
 from slimlib.core.width import Switches, WidthPlan, WidthRange
-from slimlib.rl.harmless import Refused
+from slimlib.rl.allowed_classes import MODEL
 from slimlib.rl.loading import UnsafeModelError, check_algorithm, check_environment_fits, read_safely
-from slimlib.rl.unpickling import unpickle
 from tests.slimlib.rl.pickles import filled, named
 from tests.slimlib.rl.saved_models import ALGORITHMS, SLIMMABLE, changed, holding, made
+
+
+def unpickle(content: bytes, allow: Sequence[Any] = ()) -> Any:
+    return unpickling.unpickle(content, MODEL.and_own(allow))
 
 
 def never(*_: Any, **__: Any) -> Any:

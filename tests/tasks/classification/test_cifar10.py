@@ -8,8 +8,8 @@ import torch
 
 from tasks.classification import cifar10
 from tasks.classification.cifar10 import FORMS, read_cifar10
+from tests.slimlib.core.test_unpickling import Asks
 from tests.tasks.classification.small_files import CifarFiles, write_tar
-from tests.tasks.classification.test_unpickling import Asks
 
 LOSSLESS = [form for form in FORMS if not form.endswith(".npz")]
 
