@@ -133,4 +133,5 @@ BROUGHT = {
 
 @pytest.mark.parametrize("name", [name for name in KNOWN if name.startswith("slimlib")])
 def test_slimlib_needs_torch_safetensors_and_what_an_extra_brings(name: str) -> None:
-    assert foreign_imports(KNOWN[name]) <= {"torch", "safetensors"} | BROUGHT.get(name, BROUGHT.get(package_of(name), set()))
+    brought = BROUGHT.get(name) or BROUGHT.get(package_of(name), set())
+    assert foreign_imports(KNOWN[name]) <= {"torch", "safetensors"} | brought
