@@ -111,6 +111,8 @@ Widths = Annotated[
     AfterValidator(_each_once),
 ]
 """At least one width, each once; a list will do."""
+Fractions = Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(strict=False)]
+"""Any number of fractions of the whole; a list will do."""
 Words = Annotated[tuple[str, ...], Field(strict=False)]
 """Any number of names; a list will do."""
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import is_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tasks.choices import check_choice, check_keys
+from tasks.choices import check_choice
 from tasks.task import SupervisedTask, TrainsItself
 
 TASKS = {
@@ -38,12 +37,9 @@ def make_task(name: str, settings: Mapping[str, Any]) -> SupervisedTask | Trains
 def _settings(name: str, settings: Mapping[str, Any]) -> Any:
     check_choice("task", name, TASKS)
     try:
-        own = getattr(import_module(f"tasks.{name}.settings"), TASKS[name][0])
+        return getattr(import_module(f"tasks.{name}.settings"), TASKS[name][0])(**settings)
     except ModuleNotFoundError as error:
         raise ValueError(f"task={name} needs the package {error.name}: pip install -e '.[bench,{name}]'") from error
-    if is_dataclass(own):
-        check_keys(f"task={name}", settings, own)
-    return own(**settings)
 
 
 def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,162 +2,115 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, Self
 
-from slimlib.models import NAMES
-from tasks.choices import as_tuple, check_choice, check_number, check_text, check_whole
-from tasks.classification.sources import DATA
+from pydantic import model_validator
+
+from tasks.settings import Fractions, OneOfWhole, Settings, Widths, setting
 
 VARIANTS = (224, 64, 32)
-SCHEDULES = ("linear", "step", "exponential", "cosine")
-CROPS = ("resized", "padded", "none")
-NORMALISATIONS = ("imagenet", "data")
-WITHOUT_ROOT = ("digits",)  # data that ship with a package
-
-# Keys that only one choice of another key reads: given with another choice they are refused, not ignored.
-BELONGS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "milestones": ("schedule", ("step",)),
-    "decay": ("schedule", ("step", "exponential")),
-    "area": ("crop", ("resized",)),
-    "padding": ("crop", ("padded",)),
-}
+BelowOne = {"ge": 0, "lt": 1}
+UpToOne = {"ge": 0, "le": 1}
 
 
-@dataclass(frozen=True)
-class ClassificationSettings:
-    """Settings of the classification task. The defaults are the published recipe of US-MobileNet v1 on ImageNet.
+class ClassificationSettings(Settings):
+    """How well does one network tell images apart at every width?
 
-    Args:
-        model: a network of `slimlib.models`.
-        multiplier: of the channels of the full network; narrow widths are fractions of these.
-        divisor: channels are rounded to multiples of it; 0: as published for the model.
-        size: height and width of what enters the network, in pixels.
-        variant: 224, 64 or 32: strides for images of about that size; 0: the nearest to `size`.
-        widths: the widths that are evaluated.
-        batch: images a step.
-        lr: the highest learning rate of SGD.
-        momentum: of SGD.
-        nesterov: whether the momentum is Nesterov's.
-        weight_decay: of convolutions and linear layers; depthwise kernels, norms and biases have none.
-        schedule: of the learning rate: "linear" to 0, "step", "exponential" (every epoch) or "cosine".
-        milestones: step: fractions of the steps after which the rate is multiplied; none: 0.3, 0.6, 0.9.
-        decay: that factor; exponential: the factor of an epoch; 0: as published (0.1, 0.98).
-        warmup: fraction of the steps in which the learning rate rises from 0 to what the schedule says.
-        label_smoothing: probability that is spread evenly over all classes.
-        crop: of training images: "resized" (a random box, scaled), "padded" (moved over a black rim) or "none".
-        area: resized: least part of the image's area in the box; 0: as published for MobileNets (0.25).
-        padding: padded: width of the rim in pixels; 0: as usual on CIFAR-10 (4).
-        flip: whether training images are mirrored at random.
-        jitter: brightness, contrast and saturation vary by up to this factor; 0: none.
-        lighting: deviation of the colour noise along the principal components of ImageNet's colours; 0: none.
-        normalisation: mean and deviation are those of "imagenet", or measured on the training "data".
-        resize: evaluation: shorter side before the central crop of `size`; 0: 256/224 of `size`, or `size` where all
-            images have one side that is no larger.
-        data: "digits" (ship with scikit-learn), "cifar10", "imagenette", "imagenet" or "folder" (a folder a class).
-        root: where the data lie.
-        hold_out: training images that are kept back and scored as the set "search", to choose settings by.
-        workers: processes that decode images; 0: this one.
-        cache_gb: decoded images kept in memory, in GB.
+    The defaults are US-MobileNet v1 on ImageNet, as published. The other published recipes, on data=imagenet, whose
+    epoch has 1,281,167 images:
 
-    Raises:
-        ValueError: a value is impossible or without effect; the message names a right one.
+        S-MobileNet v1, v2    steps=3843501 task.batch=160 task.lr=0.045 task.schedule=exponential
+        S-ShuffleNet          task.model=shufflenet_v1
+        S-ResNet-50           steps=500455 task.model=resnet50 task.batch=256 task.lr=0.1 task.schedule=step
+                              task.area=0.08
+        US-MobileNet v2       task.model=mobilenet_v2 smallest=0.35 task.widths=[0.35,0.5,0.75,1.0]
+        AutoSlim, MobileNets  steps=187671 task.batch=2048 task.label_smoothing=0.1
+        AutoSlim, ResNet-50   as S-ResNet-50, and task.label_smoothing=0.1
 
     Source: Yu & Huang 2019 (US-Nets), sec. 4.1.
     """
 
-    model: str = "mobilenet_v1"
-    multiplier: float = 1.0
-    divisor: int = 0
-    size: int = 224
-    variant: int = 0
-    widths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
-    batch: int = 1024
-    lr: float = 0.5
-    momentum: float = 0.9
-    nesterov: bool = True
-    weight_decay: float = 1e-4
-    schedule: str = "linear"
-    milestones: tuple[float, ...] = ()
-    decay: float = 0.0
-    warmup: float = 0.0
-    label_smoothing: float = 0.0
-    crop: str = "resized"
-    area: float = 0.0
-    padding: int = 0
-    flip: bool = True
-    jitter: float = 0.4
-    lighting: float = 0.1
-    normalisation: str = "imagenet"
-    resize: int = 0
-    data: str = "imagenet"
-    root: str = ""
-    hold_out: int = 0
-    workers: int = 0
-    cache_gb: float = 1.0
+    group: ClassVar[str] = "task"
 
-    def __post_init__(self) -> None:
-        for name in ("widths", "milestones"):
-            object.__setattr__(self, name, as_tuple(f"task.{name}", getattr(self, name)))
-        for name, options in _CHOICES.items():
-            check_choice(name if name == "data" else f"task.{name}", getattr(self, name), options)
-        for name, least in _WHOLE.items():
-            check_whole(f"task.{name}", getattr(self, name), at_least=least)
-        for name, (allowed, expected) in _NUMBERS.items():
-            value = getattr(self, name)
-            for number in value if isinstance(value, tuple) else (value,):
-                check_number(f"task.{name}", number, allowed, expected)
-        check_text("data.root", self.root)
-        for name in ("nesterov", "flip"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"task.{name}={getattr(self, name)!r} must be true or false")
-        self._check_together()
+    model: Literal["mobilenet_v1", "mobilenet_v2", "mnasnet", "shufflenet_v1", "resnet18", "resnet50"] = setting(
+        "mobilenet_v1", "a network of slimlib.models"
+    )
+    multiplier: float = setting(1.0, "of the channels of the full network; widths are fractions of these", gt=0)
+    divisor: int = setting(0, "channels are rounded to multiples of it; 0: as published for the model", ge=0)
+    size: int = setting(224, "height and width of what enters the network, in pixels", ge=1)
+    variant: Annotated[Literal[0, 224, 64, 32], OneOfWhole] = setting(
+        0, "strides for images of about that size; 0: the nearest to size"
+    )
+    widths: Widths = setting((0.25, 0.5, 0.75, 1.0), "the widths that are evaluated")
+    batch: int = setting(1024, "images a step", ge=1)
+    lr: float = setting(0.5, "the highest learning rate of SGD", gt=0, examples=[0.1])
+    momentum: float = setting(0.9, "of SGD", **BelowOne)
+    nesterov: bool = setting(True, "whether the momentum is Nesterov's")
+    weight_decay: float = setting(
+        1e-4, "of convolutions and linear layers; depthwise kernels, norms and biases have none", **BelowOne
+    )
+    schedule: Literal["linear", "step", "exponential", "cosine"] = setting(
+        "linear", "of the learning rate: linear falls to 0, exponential falls after every epoch"
+    )
+    milestones: Fractions = setting(
+        (), "fractions of the steps after which the rate is multiplied; none: 0.3, 0.6, 0.9",
+        only_for={"schedule": ["step"]}, examples=[[0.3, 0.6, 0.9]],
+    )  # fmt: skip
+    decay: float = setting(
+        0.0, "the factor at each milestone, or of an epoch; 0: as published (0.1, 0.98)",
+        only_for={"schedule": ["step", "exponential"]}, examples=[0.1], **BelowOne,
+    )  # fmt: skip
+    warmup: float = setting(
+        0.0, "fraction of the steps in which the rate rises from 0 to what the schedule says",
+        examples=[0.05], **BelowOne,
+    )  # fmt: skip
+    label_smoothing: float = setting(0.0, "probability spread evenly over all classes", examples=[0.1], **BelowOne)
+    crop: Literal["resized", "padded", "none"] = setting(
+        "resized", "of training images: a random box, scaled; moved over a black rim; or none"
+    )
+    area: float = setting(
+        0.0, "least part of the image's area in the box; 0: as published for MobileNets (0.25)",
+        only_for={"crop": ["resized"]}, examples=[0.25], **UpToOne,
+    )  # fmt: skip
+    padding: int = setting(
+        0, "width of the rim in pixels; 0: as usual on CIFAR-10 (4)", only_for={"crop": ["padded"]}, ge=0
+    )
+    flip: bool = setting(True, "whether training images are mirrored at random")
+    jitter: float = setting(0.4, "brightness, contrast and saturation vary by up to this factor; 0: none", **UpToOne)
+    lighting: float = setting(
+        0.1, "deviation of the colour noise along the principal components of ImageNet's colours; 0: none", **UpToOne
+    )
+    normalisation: Literal["imagenet", "data"] = setting(
+        "imagenet", "whose mean and deviation: ImageNet's, or those of the training data"
+    )
+    resize: int = setting(
+        0,
+        "of scored images: shorter side before the central crop of size; 0: 256/224 of size, or size for small images",
+        ge=0,
+    )
+    data: Literal["digits", "cifar10", "imagenette", "imagenet", "folder"] = setting(
+        "imagenet", "where the images come from", group=""
+    )
+    root: str = setting("", "the folder that holds the images", group="data")
+    hold_out: int = setting(
+        0, "training images that are kept back and scored as the set search, to choose settings by", ge=0
+    )
+    workers: int = setting(0, "processes that decode images; 0: this one", ge=0)
+    cache_gb: float = setting(1.0, "decoded images kept in memory, in GB", ge=0)
 
-    def _check_together(self) -> None:
-        if not self.widths or len(set(self.widths)) < len(self.widths):
-            raise ValueError(f"task.widths={list(self.widths)}: needs at least one width, each only once")
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
         if self.nesterov and not self.momentum:
             raise ValueError("task.nesterov=true needs a momentum; set task.nesterov=false for plain SGD")
         if self.resize and self.resize < self.size:
             raise ValueError(f"task.resize={self.resize}: no crop of task.size={self.size} fits; give at least that")
-        for name, (owner, choices) in BELONGS.items():
-            if getattr(self, name) and getattr(self, owner) not in choices:
-                raise ValueError(
-                    f"task.{name} has no meaning for task.{owner}={getattr(self, owner)}; "
-                    f"it belongs to task.{owner}={' or '.join(choices)}"
-                )
-        if self.data in WITHOUT_ROOT and self.root:
-            raise ValueError(f"data={self.data} ships with its package and would ignore data.root={self.root}")
-        if self.data not in WITHOUT_ROOT and not self.root:
+        if self.data == "digits" and self.root:
+            raise ValueError(f"data=digits ships with its package and would ignore data.root={self.root}")
+        if self.data != "digits" and not self.root:
             raise ValueError(f"data={self.data} needs data.root, the place of the images")
+        return self
 
     @property
     def built_for(self) -> int:
         """The image size, of `VARIANTS`, that the network's strides are for."""
         return self.variant or min(VARIANTS, key=lambda side: max(side / self.size, self.size / side))
-
-
-_CHOICES: Mapping[str, Iterable[object]] = {
-    "model": NAMES,
-    "variant": (0, *VARIANTS),
-    "schedule": SCHEDULES,
-    "crop": CROPS,
-    "normalisation": NORMALISATIONS,
-    "data": DATA,
-}
-_WHOLE = {"divisor": 0, "size": 1, "batch": 1, "padding": 0, "resize": 0, "hold_out": 0, "workers": 0}
-_NUMBERS: Mapping[str, tuple[Callable[[float], bool], str]] = {
-    "multiplier": (lambda v: 0 < v < float("inf"), "above 0, for example 1.0"),
-    "widths": (lambda v: 0 < v <= 1, "above 0 and at most 1, for example [0.25, 0.5, 1.0]"),
-    "lr": (lambda v: 0 < v < float("inf"), "above 0, for example 0.1"),
-    "momentum": (lambda v: 0 <= v < 1, "from 0 to below 1, for example 0.9"),
-    "weight_decay": (lambda v: 0 <= v < 1, "from 0 to below 1, for example 0.0001"),
-    "milestones": (lambda v: 0 < v < 1, "fractions of the steps, for example [0.3, 0.6, 0.9]"),
-    "decay": (lambda v: 0 <= v < 1, "from 0 (as published) to below 1, for example 0.1"),
-    "warmup": (lambda v: 0 <= v < 1, "a fraction of the steps, for example 0.05"),
-    "label_smoothing": (lambda v: 0 <= v < 1, "from 0 to below 1, for example 0.1"),
-    "area": (lambda v: 0 <= v <= 1, "from 0 (as published) to 1, for example 0.25"),
-    "jitter": (lambda v: 0 <= v <= 1, "from 0 to 1, for example 0.4"),
-    "lighting": (lambda v: 0 <= v <= 1, "from 0 to 1, for example 0.1"),
-    "cache_gb": (lambda v: v >= 0, "at least 0, for example 1.0"),
-}

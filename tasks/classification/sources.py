@@ -15,13 +15,13 @@ from pathlib import Path
 
 import torch
 
-from tasks.choices import check_choice, check_whole
 from tasks.classification.cifar10 import read_cifar10
 from tasks.classification.encoded import FileImages
 from tasks.classification.folders import in_words, list_folder
 from tasks.classification.holding_out import hold_out_count, hold_out_fraction
 from tasks.classification.imagenette import read_imagenette
 from tasks.classification.images import DecodedImages, LabelledImages, missing_classes
+from tasks.settings import unknown
 
 DATA = ("digits", "cifar10", "imagenette", "imagenet", "folder")
 IMAGENET_CLASSES = 1000
@@ -61,8 +61,10 @@ def find_source(data: str, root: str, *, hold_out: int = 0) -> Source:
     Raises:
         ValueError: images are missing or damaged, or do not lie as they should.
     """
-    check_choice("data", data, DATA)
-    check_whole("hold_out", hold_out, at_least=0)
+    if data not in DATA:
+        raise unknown("data", data, DATA)
+    if not isinstance(hold_out, int) or hold_out < 0:
+        raise ValueError(f"hold_out={hold_out} must be a whole number, at least 0")
     if data == "digits":
         if root:
             raise ValueError(f"data.root={root} would be ignored by data=digits; choose one of {', '.join(DATA[1:])}")

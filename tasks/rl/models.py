@@ -15,7 +15,8 @@ import slimlib as slim
 from slimlib.core.width import Width
 from slimlib.rl import SlimA2C, SlimDQN, SlimPPO, SlimSAC
 from slimlib.rl.policies import example_observation
-from tasks.rl.settings import RlSettings, constructor_arguments
+from tasks.rl.hyperparameters import constructor_arguments
+from tasks.rl.settings import RlSettings
 from tasks.training.recipe import Recipe
 
 SLIMMABLE: Mapping[str, Any] = {"ppo": SlimPPO, "a2c": SlimA2C, "dqn": SlimDQN, "sac": SlimSAC}
@@ -33,7 +34,10 @@ def make_model(
     Raises:
         ValueError: the policy cannot be made slimmable, or the recipe does not fit the algorithm.
     """
-    arguments = constructor_arguments(settings) | {"seed": seed, "device": device}
+    arguments = constructor_arguments(settings.algorithm, settings.policy, settings.hyperparameters) | {
+        "seed": seed,
+        "device": device,
+    }
     kind = SLIMMABLE[settings.algorithm]
     if width is not None:
         if width != 1.0:

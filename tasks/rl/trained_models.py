@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,7 @@ def statistics(path: Path, environments: VecEnv) -> VecEnv:
 def film(settings: RlSettings, path: Path, widths: Sequence[float], seed: int) -> bytes:
     """One episode of the model at `path` with each of the widths, side by side, as a GIF."""
     model = load_model(settings, path)
-    shown = replace(settings, options=dict(settings.options) | {"render_mode": "rgb_array"})
+    shown = settings.replace(options=dict(settings.options) | {"render_mode": "rgb_array"})
 
     def act(width: float, seen: Any) -> np.ndarray:
         with at_width(model.policy, width):

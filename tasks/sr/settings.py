@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from tasks.settings import OneOfWhole, Settings, Widths, Words, setting
-
-Milestone = Annotated[float, Field(gt=0, lt=1)]
+from tasks.settings import Fractions, OneOfWhole, Settings, Widths, Words, setting
 
 
 class SrSettings(Settings):
-    """Settings of the super-resolution task. The defaults are the published WDSR-A on packaged photographs."""
+    """How well does one network upscale photographs at every width?
+
+    The defaults are WDSR-A as published, on photographs that come with packages.
+    """
 
     group: ClassVar[str] = "task"
 
@@ -31,7 +32,7 @@ class SrSettings(Settings):
         0.0, "learning rate of Adam; 0: as published (0.001, without weight normalisation 0.0001)",
         ge=0, le=1, examples=[0.001],
     )  # fmt: skip
-    milestones: Annotated[tuple[Milestone, ...], Field(strict=False)] = setting(
+    milestones: Fractions = setting(
         (0.5, 0.75, 0.9), "fractions of the steps after which the learning rate is multiplied by decay"
     )
     decay: float = setting(0.5, "that factor", gt=0, le=1)

@@ -57,7 +57,7 @@ def test_what_only_changes_speed_or_place_does_not_decide(tmp_path: Path) -> Non
 def test_misspelt_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown task 'clasification'; did you mean 'classification'"):
         check_task_settings("clasification", {})
-    with pytest.raises(ValueError, match="unknown key of task=classification 'model_name'"):
+    with pytest.raises(ValueError, match="unknown key 'task.model_name'; did you mean 'task.model'"):
         check_task_settings("classification", {"model_name": "resnet18"})
 
 

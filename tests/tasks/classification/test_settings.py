@@ -1,8 +1,12 @@
 """Impossible settings are refused in one line that says what is right."""
 
+from typing import get_args
+
 import pytest
 
+from slimlib.models import NAMES
 from tasks.classification.settings import ClassificationSettings
+from tasks.classification.sources import DATA
 
 
 @pytest.mark.parametrize(
@@ -13,31 +17,34 @@ from tasks.classification.settings import ClassificationSettings
         ({"schedule": "cosinus"}, "did you mean 'cosine'"),
         ({"crop": "random"}, "unknown task.crop 'random'; choose one of resized, padded, none"),
         ({"normalisation": "zero"}, "choose one of imagenet, data"),
-        ({"variant": 128}, "unknown task.variant '128'; .*224, 64, 32"),
-        ({"size": 0}, "task.size must be a whole number, at least 1"),
-        ({"size": 32.0}, "task.size must be a whole number"),
-        ({"batch": True}, "task.batch must be a whole number"),
-        ({"divisor": -1}, "task.divisor must be a whole number, at least 0"),
-        ({"workers": -1}, "task.workers must be"),
-        ({"hold_out": 0.1}, "task.hold_out must be a whole number"),
-        ({"multiplier": 0}, "task.multiplier=0 must be above 0"),
-        ({"lr": 0.0}, "task.lr=0.0 must be above 0, for example 0.1"),
+        ({"variant": 128}, "task.variant=128 must be one of 0, 224, 64, 32"),
+        ({"size": 0}, "task.size=0 must be a whole number, at least 1"),
+        ({"size": 32.0}, "task.size=32.0 must be a whole number"),
+        ({"batch": True}, "task.batch=True must be a whole number"),
+        ({"divisor": -1}, "task.divisor=-1 must be a whole number, at least 0"),
+        ({"workers": -1}, "task.workers=-1 must be"),
+        ({"hold_out": 0.1}, "task.hold_out=0.1 must be a whole number"),
+        ({"multiplier": 0}, "task.multiplier=0 must be a number above 0"),
+        ({"lr": 0.0}, "task.lr=0.0 must be a number above 0, for example 0.1"),
         ({"lr": float("nan")}, "task.lr=nan"),
         ({"momentum": 1.0}, "task.momentum=1.0"),
         ({"momentum": 0.0}, "task.nesterov=true needs a momentum; set task.nesterov=false"),
         ({"nesterov": 1}, "task.nesterov=1 must be true or false"),
         ({"flip": "yes"}, "task.flip='yes' must be true or false"),
         ({"weight_decay": -0.1}, "task.weight_decay=-0.1"),
-        ({"warmup": 5}, "task.warmup=5 must be a fraction of the steps"),
+        ({"warmup": 5}, "task.warmup=5 must be a number from 0 to below 1, for example 0.05"),
         ({"label_smoothing": 1.0}, "task.label_smoothing=1.0"),
         ({"jitter": 2}, "task.jitter=2"),
         ({"lighting": -1}, "task.lighting=-1"),
         ({"cache_gb": "1"}, "task.cache_gb='1'"),
-        ({"widths": [0.5, 1.5]}, "task.widths=1.5 must be above 0"),
+        ({"widths": [0.5, 1.5]}, "task.widths=1.5 must be a number above 0"),
         ({"widths": [0.5, 0.5]}, "each only once"),
-        ({"widths": []}, "at least one width"),
-        ({"widths": 0.5}, "task.widths=0.5 must be a list, for example \\[0.5\\]"),
-        ({"schedule": "step", "milestones": [30, 60]}, "task.milestones=30 must be fractions of the steps"),
+        ({"widths": []}, "task.widths=.* must be a list .at least one"),
+        ({"widths": 0.5}, "task.widths=0.5 must be a list .*, for example \\[0.25, 0.5, 1.0\\]"),
+        (
+            {"schedule": "step", "milestones": [30, 60]},
+            "task.milestones=30.*, for example .0.3, 0.6, 0.9",
+        ),
         ({"milestones": [0.5]}, "task.milestones has no meaning for task.schedule=linear; it belongs to .*=step"),
         ({"decay": 0.5, "schedule": "cosine"}, "it belongs to task.schedule=step or exponential"),
         ({"area": 0.08, "crop": "padded"}, "task.area has no meaning for task.crop=padded"),
@@ -64,3 +71,8 @@ def test_lists_become_tuples():
 def test_the_strides_are_for_the_nearest_size(size, built_for):
     assert ClassificationSettings(root="x", size=size).built_for == built_for
     assert ClassificationSettings(root="x", size=size, variant=224).built_for == 224
+
+
+def test_what_can_be_chosen_is_there():
+    choices = {key: set(get_args(ClassificationSettings.model_fields[key].annotation)) for key in ("model", "data")}
+    assert choices == {"model": set(NAMES), "data": set(DATA)}

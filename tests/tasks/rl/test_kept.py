@@ -1,7 +1,6 @@
 """A kept model is the trained one, with the statistics that its observations were normalised by."""
 
 import io
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -67,7 +66,7 @@ def test_film_is_made_only_on_request(kept, monkeypatch):
     _, _, path = kept
     monkeypatch.setattr("tasks.rl.trained_models.STEPS", 8)
     assert ReinforcementLearning(SETTINGS).showcase_files(path, SETTINGS.widths) == {}
-    files = ReinforcementLearning(replace(SETTINGS, video=True)).showcase_files(path, SETTINGS.widths)
+    files = ReinforcementLearning(SETTINGS.replace(video=True)).showcase_files(path, SETTINGS.widths)
     picture = Image.open(io.BytesIO(files["video.gif"]))
     assert picture.n_frames == 3  # the first, and every fourth of eight
     assert picture.width == 3 * (picture.height - CAPTION), "three squares side by side"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import nn
 
-from tasks.rl.settings import ALGORITHMS, DATA, RlSettings, constructor_arguments, schedule
+from tasks.rl.hyperparameters import ALGORITHMS, constructor_arguments, schedule
+from tasks.rl.settings import RlSettings
 
 CONF = Path(__file__).resolve().parents[3] / "benchmarks" / "conf" / "data"
 
@@ -21,24 +22,24 @@ CONF = Path(__file__).resolve().parents[3] / "benchmarks" / "conf" / "data"
         ({"algorithm": "pp0"}, "unknown task.algorithm 'pp0'; did you mean 'ppo'"),
         ({"policy": "CNNPolicy"}, "did you mean 'CnnPolicy'"),
         ({"data": "lunar"}, "did you mean 'lunarlander'"),
-        ({"environment": ""}, "data.environment='' must be an id"),
-        ({"widths": [0.5, 1.5]}, "task.widths=1.5 must be above 0"),
+        ({"environment": ""}, "data.environment='' must be text that is not empty, for example CartPole-v1"),
+        ({"widths": [0.5, 1.5]}, "task.widths=1.5 must be a number above 0"),
         ({"widths": [0.5, 0.5]}, "each only once"),
-        ({"widths": []}, "at least one width"),
+        ({"widths": []}, "task.widths=.* must be a list .at least one"),
         ({"widths": 0.5}, "must be a list"),
-        ({"divisor": 0}, "task.divisor must be a whole number, at least 1"),
-        ({"environments": 0}, "task.environments must be a whole number, at least 1"),
-        ({"frame_stack": 0}, "task.frame_stack must be a whole number, at least 1"),
-        ({"episodes": 2.5}, "task.episodes must be a whole number"),
-        ({"curve_points": -1}, "task.curve_points must be a whole number, at least 0"),
-        ({"curve_episodes": 0}, "task.curve_episodes must be"),
+        ({"divisor": 0}, "task.divisor=0 must be a whole number, at least 1"),
+        ({"environments": 0}, "task.environments=0 must be a whole number, at least 1"),
+        ({"frame_stack": 0}, "task.frame_stack=0 must be a whole number, at least 1"),
+        ({"episodes": 2.5}, "task.episodes=2.5 must be a whole number"),
+        ({"curve_points": -1}, "task.curve_points=-1 must be a whole number, at least 0"),
+        ({"curve_episodes": 0}, "task.curve_episodes=0 must be"),
         ({"deterministic": "yes"}, "task.deterministic='yes' must be true or false"),
-        ({"workers": 2}, "set task.workers=8, as many as task.environments, or 0"),
+        ({"workers": 2, "environments": 8}, "set task.workers=8, as many as task.environments, or 0"),
         ({"root": "here"}, "would ignore data.root=here"),
         ({"normalize": True, "policy": "CnnPolicy"}, "set task.normalize=false"),
         ({"atari": True, "policy": "MultiInputPolicy"}, "set task.policy=CnnPolicy"),
-        ({"options": "gravity"}, "task.options='gravity' must be a mapping"),
-        ({"hyperparameters": [1]}, "must be a mapping, for example {gamma: 0.98}"),
+        ({"options": "gravity"}, "task.options='gravity' must be keys and values"),
+        ({"hyperparameters": [1]}, "must be keys and values, for example {gamma: 0.98}"),
         ({"hyperparameters": {"n_step": 5}}, "hyperparameters for ppo 'n_step'; did you mean 'n_steps'"),
         ({"hyperparameters": {"clip_range": 0.2}, "algorithm": "a2c"}, "for a2c 'clip_range'"),
         ({"hyperparameters": {"seed": 3}}, "task.hyperparameters.seed is no hyperparameter: set seeds"),
@@ -81,18 +82,18 @@ def test_what_is_no_schedule_is_refused(value: object) -> None:
 def test_names_become_what_the_algorithm_takes() -> None:
     policy = {"net_arch": {"pi": [8], "vf": [16]}, "activation_fn": "relu", "optimizer_class": "RMSpropTFLike"}
     given = {"clip_range": "lin_0.2", "policy_kwargs": policy, "gamma": 0.9}
-    arguments = constructor_arguments(RlSettings(hyperparameters=given))
+    arguments = constructor_arguments("ppo", "MlpPolicy", given)
     assert arguments["clip_range"](0.5) == 0.1 and arguments["gamma"] == 0.9
     assert arguments["policy_kwargs"] == {**policy, "activation_fn": nn.ReLU, "optimizer_class": RMSpropTFLike}
     assert policy["activation_fn"] == "relu"
 
 
 def test_a_training_frequency_may_be_in_episodes() -> None:
-    settings = RlSettings(algorithm="sac", hyperparameters={"train_freq": [1, "episode"]})
-    assert constructor_arguments(settings) == {"train_freq": (1, "episode")}
+    given = {"train_freq": [1, "episode"]}
+    assert constructor_arguments("sac", "MlpPolicy", given) == {"train_freq": (1, "episode")}
 
 
-@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("name", get_args(RlSettings.model_fields["data"].annotation))
 def test_every_data_file_is_complete(name: str) -> None:
     data = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     assert set(data["steps"]) == {"tiny", "small", "paper"}

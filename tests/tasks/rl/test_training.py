@@ -1,7 +1,5 @@
 """Policies train, resume exactly, and are scored the same way whatever trained them."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -85,7 +83,7 @@ def test_resumed_training_equals_uninterrupted(name, tmp_path):
 
 @pytest.mark.parametrize("stop_at", range(2, STEPS // 32))
 def test_a_point_of_the_curve_is_measured_once_where_rollouts_are_longer_than_its_steps(stop_at, tmp_path):
-    settings = replace(SETTINGS["ppo"], curve_points=20)
+    settings = SETTINGS["ppo"].replace(curve_points=20)
     with pytest.raises(Interrupted):
         trained(settings, SAMPLED, tmp_path / "run.pt", stop_at=stop_at)
     assert trained(settings, SAMPLED, tmp_path / "run.pt") == trained(settings, SAMPLED)
@@ -127,7 +125,7 @@ def test_every_key_of_a_recipe_changes_the_training(change):
     plain = {"name": "plain", "range": (0.25, 1.0), "rule": "sandwich", "samples": 3}
     if "distill_values" in change:
         plain |= {"distill": "outputs"}
-    settings = replace(SETTINGS["ppo"], deterministic=False, widths=(1.0,))
+    settings = SETTINGS["ppo"].replace(deterministic=False, widths=(1.0,))
     weights = []
     for keys in (plain, plain | change):
         kept = []
@@ -152,8 +150,8 @@ def test_curve_ends_with_the_score_and_has_the_points_asked_for():
 
 
 def test_evaluation_does_not_change_the_training():
-    often = replace(SETTINGS["dqn"], curve_points=40)
-    never = replace(SETTINGS["dqn"], curve_points=0)
+    often = SETTINGS["dqn"].replace(curve_points=40)
+    never = SETTINGS["dqn"].replace(curve_points=0)
     scores = [[r.samples for r in trained(settings, SAMPLED)] for settings in (often, never)]
     assert scores[0] == scores[1]
 

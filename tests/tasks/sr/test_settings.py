@@ -1,7 +1,10 @@
 """Impossible settings are refused in one line that says what is right."""
 
+from typing import get_args
+
 import pytest
 
+from tasks.sr.metrics import PROTOCOLS
 from tasks.sr.settings import SrSettings
 
 
@@ -37,3 +40,7 @@ def test_impossible_values(settings, message):
 
 def test_lists_become_tuples():
     assert SrSettings(widths=[0.5, 1.0]).widths == (0.5, 1.0)
+
+
+def test_what_can_be_chosen_is_there():
+    assert set(get_args(SrSettings.model_fields["protocol"].annotation)) == set(PROTOCOLS)
