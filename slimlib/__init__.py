@@ -8,6 +8,8 @@ from slimlib.core.setting import at_width, current_width, set_width
 from slimlib.core.width import Switches, WidthPlan, WidthRange
 from slimlib.export import export
 from slimlib.saving import load, read_recipe, save
+from slimlib.search.scores import ChannelScores, channel_scores
+from slimlib.search.sorting import sort_channels
 from slimlib.serving.cost import Cost, cost, latency
 from slimlib.serving.extraction import extract
 from slimlib.serving.freezing import freeze
@@ -25,6 +27,7 @@ from slimlib.training.sandwich import (
 
 __version__ = "0.1.0"
 __all__ = [
+    "ChannelScores",
     "Cost",
     "EveryWidth",
     "Governor",
@@ -44,6 +47,7 @@ __all__ = [
     "WidthRange",
     "at_width",
     "calibrate",
+    "channel_scores",
     "convert",
     "cost",
     "current_width",
@@ -60,5 +64,6 @@ __all__ = [
     "save",
     "set_width",
     "soft_cross_entropy",
+    "sort_channels",
     "widest_within",
 ]

@@ -46,6 +46,7 @@ def save(net: nn.Module, path: str | Path, recipe: Mapping[str, Any] | None = No
                 "layout": slimming.layout.to_json(),
                 "widths": widths_to_json(slimming.widths),
                 "norm": slimming.norm,
+                "trained": slimming.trained,
                 "aliases": aliases,
                 "recipe": dict(recipe or {}),
             }
@@ -73,6 +74,7 @@ class _File:
     layout: Layout
     widths: Widths
     norm: Any
+    trained: tuple[int, ...] | None
     recipe: dict[str, Any]
 
 
@@ -105,7 +107,9 @@ def load(path: str | Path, into: nn.Module) -> nn.Module:
     if slimmed is None:
         apply_layout(into, file.layout, widths=file.widths, norm=file.norm)
     into.load_state_dict(file.tensors)
-    slimming_of(into).refresh()
+    slimming = slimming_of(into)
+    slimming.trained = file.trained
+    slimming.refresh()
     return into
 
 
@@ -126,8 +130,14 @@ def _read(path: Path) -> _File:
     if not isinstance(about, dict):
         raise ValueError(f"{path}: a safetensors file, but not one that slimlib.save wrote")
     tensors |= {alias: tensors[name] for alias, name in about["aliases"].items()}
+    trained = about.get("trained")
     return _File(
-        tensors, Layout.from_json(about["layout"]), widths_from_json(about["widths"]), about["norm"], about["recipe"]
+        tensors,
+        Layout.from_json(about["layout"]),
+        widths_from_json(about["widths"]),
+        about["norm"],
+        None if trained is None else tuple(trained),
+        about["recipe"],
     )
 
 

@@ -31,8 +31,11 @@ class SlimRoot(SwapsOut):
         if torch.compiler.is_exporting():
             with cut_in_graph(self):
                 return super().__call__(*args, **kwargs)  # type: ignore[misc]
-        if not torch.compiler.is_compiling() and self.slim.stale():
-            self.slim.refresh()
+        if not torch.compiler.is_compiling():
+            if self.slim.stale():
+                self.slim.refresh()
+            if self.training and torch.is_grad_enabled():
+                self.slim.note_training()
         return super().__call__(*args, **kwargs)  # type: ignore[misc]
 
     def __setstate__(self: Any, state: dict[str, Any]) -> None:

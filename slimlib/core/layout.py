@@ -63,6 +63,7 @@ class Layout:
     numbers: name of a module -> {attribute: the axis whose active length it holds}, see `slimlib.core.numbers`.
     kept: name of a layer that stays full -> the reason (operation and module).
     idle: layers that never ran on the example (they stay full).
+    followed: its channels were followed, so that nothing but a unit's own channels depends on where the unit is.
     """
 
     groups: tuple[Group, ...]
@@ -71,6 +72,7 @@ class Layout:
     kept: Mapping[str, str] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
     numbers: Mapping[str, Mapping[str, Axis]] = field(default_factory=dict)
+    followed: bool = field(default=False, compare=False)
 
     @property
     def full(self) -> tuple[int, ...]:
@@ -90,6 +92,7 @@ class Layout:
                 name: {attribute: _plain(axis) for attribute, axis in found.items()}
                 for name, found in self.numbers.items()
             },
+            "followed": self.followed,
         }
 
     @staticmethod
@@ -111,6 +114,7 @@ class Layout:
                 name: {attribute: _axis(axis) for attribute, axis in found.items()}
                 for name, found in data.get("numbers", {}).items()
             },
+            followed=data.get("followed", False),
         )
 
 

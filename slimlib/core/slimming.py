@@ -29,8 +29,10 @@ class Slimming:
         dirty: a parameter or buffer was replaced since views were made.
         norm: how BatchNorm is kept, "universal", "switchable" or "shared".
         width, channels: what is set now, as asked for and as one number of units for each group.
+        trained: the narrowest channel numbers below the full ones that it has been trained at; None: not at any.
     """
 
+    trained: tuple[int, ...] | None = None
     _net: Callable[[], nn.Module | None]
     _parts: list[Part] | None
     _ready: dict[Width, Ready]
@@ -119,6 +121,11 @@ class Slimming:
         """Prepare again, since a parameter was replaced, and stay at the width that is set."""
         self._forget()
         self.set(self.width)
+
+    def note_training(self) -> None:
+        """Remember that the network is trained at the width that is set."""
+        if self.channels != self.layout.full and (self.trained is None or sum(self.channels) < sum(self.trained)):
+            self.trained = self.channels
 
     def stale(self) -> bool:
         """Whether a parameter was replaced, is in other memory, or learns where it did not, since views were made.

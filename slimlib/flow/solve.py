@@ -117,7 +117,8 @@ def layout(net: nn.Module, ties: Ties, solution: Solution, rounding: Rounding) -
         for alias in names[name][1] if found else []:
             axes.setdefault(alias, {}).update(found)
     groups = tuple(solution.group(keys, rounding) for keys in solution.groups)
-    return Layout(groups, axes, norm_inputs, solution.kept(), tuple(_idle(net, ties)), _numbers(ties, solution))
+    idle, numbers = tuple(_idle(net, ties)), _numbers(ties, solution)
+    return Layout(groups, axes, norm_inputs, solution.kept(), idle, numbers, followed=True)
 
 
 def _numbers(ties: Ties, solution: Solution) -> dict[str, dict[str, Axis]]:

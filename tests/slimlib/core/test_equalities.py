@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 import slimlib as slim
+from slimlib.core.width import round_channels
 from tests.networks import NETWORKS
 from tests.twins import TWINS, dense_twin, slices
 
@@ -39,7 +40,7 @@ def assert_same(name, net, args, width, divisor):
     theirs.square().mean().backward()
     full = dict(net.named_parameters())
     for key, p in twin.named_parameters():
-        index = slices(name, full[key], p, lambda c: slim.width.round_channels(c, width, divisor))
+        index = slices(name, full[key], p, lambda c: round_channels(c, width, divisor))
         torch.testing.assert_close(full[key].grad[index], p.grad, rtol=1e-8, atol=1e-10)
         outside = full[key].grad.clone()
         outside[index] = 0

@@ -1,0 +1,173 @@
+"""Sort the channels of a network, so that the leading ones matter most, without changing what it computes."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
+
+from slimlib.core.layers import SLIM_LAYERS
+from slimlib.core.setting import slimming_of
+from slimlib.core.slimming import Slimming
+from slimlib.core.width import Width
+from slimlib.search.permuting import Order, check_state, interchangeable, keeps_units, permute, permuted
+from slimlib.search.scores import ChannelScores
+from slimlib.search.weights import at_full_width
+from slimlib.serving.cost import in_eval
+
+
+def sort_channels(
+    net: nn.Module,
+    scores: ChannelScores,
+    *,
+    bands: Sequence[Width] = (),
+    keep: Sequence[str] = (),
+    optimizer: Optimizer | None = None,
+    example: Any = None,
+) -> ChannelScores:
+    """Give the units of every group new places, highest score first, in all layers where they occur.
+
+    At full width the network computes what it did, but for rounding. Narrow widths are made of other channels then:
+    their calibrated statistics are dropped, and switches begin anew from the shared BatchNorm.
+
+    Args:
+        net: a slimmable network; it is changed in place.
+        scores: from `channel_scores` or `learned_ranking`.
+        bands: widths that keep the units they have, for a network that is trained to be slimmed: units are sorted
+            between one of these widths and the next. These widths compute what they did, with their statistics.
+        keep: names of layers whose units stay in order.
+        optimizer: whose state moves along with the parameters.
+        example: an input, or a tuple of arguments: the outputs on it are compared before and after. A layout that was
+            given to `convert` by hand can be sorted with one alone.
+
+    Returns:
+        The scores in the new order.
+
+    Raises:
+        ValueError: scores of another network; a group whose place decides what its units compute (only an `example`
+            can tell); a layer written by hand, which does not know who reads it; state of the optimizer that is not
+            shaped like its parameter. The network is then as before.
+
+    Warns:
+        UserWarning: the network has been trained at narrow widths, and there are no bands.
+
+    Source: Cai et al. 2020 (Once for All), sorting by importance; Chin et al. 2020 (LeGR).
+    """
+    slimming = slimming_of(net)
+    layout = slimming.layout
+    scores.check(layout)
+    _refuse_unknown_readers(slimming, example)
+    if optimizer is not None:
+        check_state(slimming.net(), layout, optimizer)
+    order = _order(slimming, scores, bands, _kept_groups(slimming, keep))
+    if example is None:
+        permute(slimming, order, optimizer)
+    else:
+        _permute_if_equal(net, slimming, order, optimizer, example)
+    _warn_of_training(slimming, order, bands)
+    return ChannelScores(scores.by, scores.groups, tuple(v[o] for v, o in zip(scores.values, order, strict=True)))
+
+
+def _order(slimming: Slimming, scores: ChannelScores, bands: Sequence[Width], kept: set[int]) -> Order:
+    """Of each group, which unit comes to each place."""
+    for width in bands:
+        slimming.check(width)
+    borders = torch.tensor([slimming.channels_at(width) for width in bands]).view(len(bands), len(scores.values))
+    order = []
+    for index, (values, kind) in enumerate(zip(scores.values, interchangeable(slimming.layout), strict=True)):
+        units = torch.arange(len(values))
+        if index in kept:
+            order.append(units)
+            continue
+        band = (units >= borders[:, index, None]).sum(0)
+        cell = band * len(units) + kind.cpu()
+        best_first = torch.argsort(values.cpu(), descending=True, stable=True)
+        places = torch.argsort(cell, stable=True)
+        taking = best_first[torch.argsort(cell[best_first], stable=True)]
+        found = torch.empty_like(units)
+        found[places] = taking
+        order.append(found)
+    return order
+
+
+def _kept_groups(slimming: Slimming, keep: Sequence[str]) -> set[int]:
+    group_of = {layer: g for g, group in enumerate(slimming.layout.groups) for layer in group.layers}
+    for name in keep:
+        if name not in group_of:
+            near = difflib.get_close_matches(name, list(group_of), n=1, cutoff=0.0)
+            raise ValueError(f"keep={name!r} names no layer that makes channels; the nearest is {near[0]!r}")
+    return {group_of[name] for name in keep}
+
+
+def _refuse_unknown_readers(slimming: Slimming, example: Any) -> None:
+    """Raise ValueError where the layout does not tell all places in which a unit occurs."""
+    layers: Any = tuple(SLIM_LAYERS.values())
+    for name, module in slimming.net().named_modules():
+        if isinstance(module, layers) and module.name_in_network is None:
+            raise ValueError(
+                f"layer '{name}' was written by hand and reads its input channels off what arrives, so that nothing "
+                "tells who reads which channel. Call slimlib.convert(net, example) before the first set_width"
+            )
+    if not slimming.layout.followed and example is None:
+        raise ValueError(
+            "the layout of this network was given by hand, and may have layers where the place of a channel matters; "
+            "pass example=..., an input on which the outputs are compared before and after"
+        )
+
+
+def _permute_if_equal(
+    net: nn.Module, slimming: Slimming, order: Order, optimizer: Optimizer | None, example: Any
+) -> None:
+    """Permute where the outputs stay; else name the groups that change them, and leave everything as it was."""
+    args = example if isinstance(example, tuple) else (example,)
+    before = _outputs(net, slimming, args)
+
+    def changes(trial: Order) -> bool:
+        with permuted(slimming, trial):
+            return not _same(before, _outputs(net, slimming, args))
+
+    if changes(order):
+        stay = [torch.arange(len(o)) for o in order]
+        alone = [[*stay[:g], o, *stay[g + 1 :]] for g, o in enumerate(order)]
+        names = [group.name for group in slimming.layout.groups]
+        moved = [name for name, trial in zip(names, alone, strict=True) if changes(trial)] or names
+        raise ValueError(
+            f"units of {', '.join(map(repr, moved))} cannot change places: what they compute depends on where they "
+            f"are (a shuffle, say, or a constant for each channel). Leave them in order with keep={moved}"
+        )
+    permute(slimming, order, optimizer)
+
+
+def _outputs(net: nn.Module, slimming: Slimming, args: tuple[Any, ...]) -> list[Tensor]:
+    """What the full network computes in eval mode."""
+    with torch.random.fork_rng(), at_full_width(slimming), in_eval(net), torch.no_grad():
+        torch.manual_seed(0)  # a policy draws its actions
+        return [leaf for leaf in tree_leaves(net(*args)) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _same(before: Sequence[Tensor], after: Sequence[Tensor]) -> bool:
+    """Equal but for what another order of adding up does."""
+    return all(
+        bool((a - b).abs().max() <= torch.finfo(a.dtype).eps ** 0.5 * a.abs().max())
+        for a, b in zip(before, after, strict=True)
+        if a.numel()
+    )
+
+
+def _warn_of_training(slimming: Slimming, order: Order, bands: Sequence[Width]) -> None:
+    trained = slimming.trained
+    if trained is None or bands or keeps_units(order, trained):
+        return
+    slimming.trained = None  # what its narrow widths have now, they were not trained with
+    warnings.warn(
+        f"this network has been trained at narrower widths, down to the channels {list(trained)}, and their channels "
+        "are others now: only the full width computes what it did. Sort before such training, or within bands: "
+        "sort_channels(net, scores, bands=[0.25, 0.5, 0.75]) keeps the channels of these widths",
+        stacklevel=3,
+    )
