@@ -81,6 +81,7 @@ def analyse(
         trace = Trace(copied.train(training), ties, choices, net)
         with torch.random.fork_rng():
             trace.follow(copy.deepcopy(args))
+        ties.settle()
         logs[training] = trace.log
         entered |= trace.entered
     for (name, dim), ids in ties.atoms.items():

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from slimlib.flow.context import Context
-from slimlib.flow.ids import varies
 
 NORMS = {"rms_norm", "instance_norm"}
 DROPOUTS = {
@@ -31,11 +30,14 @@ FOLLOWED = NORMS | DROPOUTS | RECURRENT | PACKED
 
 
 class FunctionsAsOperations(TorchFunctionMode):
-    """Hands functions whose meaning is lost in their parts to `step`, as one operation."""
+    """Hands functions whose meaning is lost in their parts to `step`, as one operation.
 
-    def __init__(self, context: Context, step: Callable[..., Any]) -> None:
+    `scale` gives that of attention for a query, where it has its default, which is of the number of channels.
+    """
+
+    def __init__(self, context: Context, step: Callable[..., Any], scale: Callable[[Tensor], float | None]) -> None:
         super().__init__()
-        self.context, self.step = context, step
+        self.context, self.step, self.scale = context, step, scale
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -43,20 +45,8 @@ class FunctionsAsOperations(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         context, name = self.context, getattr(func, "__name__", "")
         if context.paused or name not in FOLLOWED:
-            if name == "scaled_dot_product_attention" and not context.paused:
-                attention_scale(context, args, kwargs)
+            if name == "scaled_dot_product_attention" and not context.paused and kwargs.get("scale") is None:
+                kwargs["scale"] = self.scale(args[0] if args else kwargs["query"])
             return func(*args, **kwargs)
         with context.pause():
             return self.step(name, func, args, kwargs, False)
-
-
-def attention_scale(context: Context, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """The default scale of attention depends on the size of a head: channels inside a single head stay."""
-    query = args[0] if args else kwargs.get("query")
-    if kwargs.get("scale") is not None or not isinstance(query, Tensor):
-        return
-    with context.pause():
-        ids = context.shadow(query, as_weight=False)
-        if varies(ids, -1) and not any(varies(ids, dim) for dim in range(ids.dim() - 2)):
-            context.operation = "scaled_dot_product_attention"
-            context.ties.fix(ids, f"its default scale depends on the number of channels: {context.here}")

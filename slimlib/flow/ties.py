@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from slimlib.flow.undecided import Undecided, settle
+
 # A parameter's channels: its name and a dimension of it, or None where every element has an id of its own (a bias,
 # a position embedding), or "input" for the channels that enter a norm module of that name.
 AtomKey = tuple[str, int | str | None]
@@ -26,6 +28,8 @@ class Ties:
         self.reasons: dict[int, str] = {}
         self.blocked: dict[str, str] = {}  # layers that an operation without a rule computes -> reason
         self.stays: dict[str, int] = {}
+        self.undecided: list[Undecided] = []
+        self.kept_apart: list[Tensor] = []  # pairs of ids [2, P] that meet, and need not live and die together
         self._labels = torch.zeros(1, dtype=torch.long)
         self._pending: list[Tensor] = []
 
@@ -61,6 +65,19 @@ class Ties:
         for channel in torch.unique(ids).tolist():
             if channel > 0:
                 self.reasons.setdefault(channel, why)
+
+    def leave_open(self, item: Undecided) -> None:
+        """Decide it when later operations have added their ties."""
+        self.undecided.append(item)
+
+    def settle(self) -> None:
+        """Decide what was left open."""
+        settle(self.undecided, self.canonical)
+
+    def keep_apart(self, vector: Tensor, whole: Tensor, why: str) -> None:
+        """`vector` meets units of `whole` each as a whole: it stays, and they may slim."""
+        self.fix(vector, why)
+        self.kept_apart.append(torch.stack([ids.reshape(-1) for ids in torch.broadcast_tensors(vector, whole)]))
 
     def labels(self) -> Tensor:
         """The smallest id of every id's component."""

@@ -43,7 +43,7 @@ class Trace(TorchDispatchMode):
             torch.no_grad(),
             _plain_attention(),
             self._module_names(),
-            FunctionsAsOperations(self.context, self.step),
+            FunctionsAsOperations(self.context, self.step, self.attention_scale),
             self,
         ):
             outputs = tree_leaves(self.net(*args))
@@ -108,6 +108,10 @@ class Trace(TorchDispatchMode):
     def compute(self, op: Operation) -> Any:
         """Run the operation."""
         return op.func(*op.args, **op.kwargs)
+
+    def attention_scale(self, query: Tensor) -> float | None:
+        """The scale of attention [..., T, D] where none is given; None: what torch takes for D channels."""
+        return None
 
     def finished(self, op: Operation, outs: list[Any]) -> None:
         """Called after every operation, which is the last of `log`."""

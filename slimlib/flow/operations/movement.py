@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
@@ -9,6 +11,7 @@ from torch.utils._pytree import tree_map
 from slimlib.flow.ids import compact, varies
 from slimlib.flow.operations.operation import Operation, Result, table
 from slimlib.flow.operations.unknown import no_rule
+from slimlib.flow.undecided import Cut
 
 VIEWS = ("view", "_unsafe_view", "reshape", "_reshape_alias")
 IGNORED = {"dtype", "device", "layout", "memory_format", "pin_memory", "non_blocking", "copy"}
@@ -72,46 +75,41 @@ def cut(op: Operation) -> Result:
 def view(op: Operation) -> Result:
     """Where one axis becomes several, one of these shrinks with the width, the others keep their size.
 
-    Which one cannot be seen in the sizes: first the last two are left open, with equal blocks of the first; if the
-    sliced network proves that wrong, `readings` are tried in turn.
+    Which one cannot be seen in the sizes. It is left open for later operations to decide; if the sliced network
+    proves that wrong, `readings` are tried in turn.
     """
-    old = op.x
+    old, ties = op.x, op.context.ties
     new = compact(old.reshape(op.first.shape))
-    for kept, made in _matching_dims(old.shape, new.shape):
-        wide = [dim for dim in made if new.shape[dim] > 1]
-        if len(kept) == 1 and len(wide) > 1 and sum(varies(new, dim) for dim in wide) > 1:
-            reading = op.context.choices.views.get((op.context.site[0], len(wide)))
-            if reading is None:
-                _tie_along(op, new, wide[:1])
-            else:
-                shrinks = readings(len(wide))[reading]
-                _tie_along(op, new, wide[:shrinks])
-                _tie_along(op, new, wide[shrinks + 1 :])
-            new = compact(op.context.ties.canonical(new))
-    return new
+    for wide in _cuts(old, new):
+        reading = op.context.choices.views.get((op.context.site[0], len(wide)))
+        if reading is None:
+            ties.leave_open(Cut(new, wide, partial(ties.tie, here=op.context.here)))
+        else:
+            shrinks = readings(len(wide))[reading]
+            for dim in (*wide[:shrinks], *wide[shrinks + 1 :]):
+                op.tie(new, new.narrow(dim, 0, 1))
+    return compact(ties.canonical(new))
 
 
 def readings(dims: int) -> list[int]:
     """Which of the dimensions that an axis became may be the one that shrinks, likeliest first."""
-    return list(range(dims - 2, -1, -1)) if dims == 2 else list(range(dims - 1, -1, -1))
+    return list(range(dims - 1, -1, -1))
 
 
 def is_split_axis(step_inputs: list[Tensor], out: Tensor) -> int:
     """Into how many dimensions a view cut an axis of channels; 0 where it did not."""
-    if not step_inputs:
-        return 0
-    old = step_inputs[0]
-    for kept, made in _matching_dims(old.shape, out.shape):
-        wide = [dim for dim in made if out.shape[dim] > 1]
-        if len(kept) == 1 and len(wide) > 1 and varies(old, kept[0]):
-            return len(wide)
-    return 0
+    cuts = _cuts(step_inputs[0], out) if step_inputs else []
+    return len(cuts[0]) if cuts else 0
 
 
-def _tie_along(op: Operation, ids: Tensor, dims: list[int]) -> None:
-    """Tie the ids along dimensions."""
-    for dim in dims:
-        op.tie(ids, ids.narrow(dim, 0, 1))
+def _cuts(old: Tensor, new: Tensor) -> list[list[int]]:
+    """The dimensions of `new` that one axis of channels of `old` became, where it became several."""
+    cuts = []
+    for kept, made in _matching_dims(old.shape, new.shape):
+        wide = [dim for dim in made if new.shape[dim] > 1]
+        if sum(varies(old, dim) for dim in kept) == 1 and len(wide) > 1:
+            cuts.append(wide)
+    return cuts
 
 
 def _matching_dims(old: torch.Size, new: torch.Size) -> list[tuple[list[int], list[int]]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from slimlib.flow.ids import compact, varies
+from slimlib.flow.ids import compact, distinct, varies, varying
 from slimlib.flow.operations.operation import Operation, Result, table
+from slimlib.flow.undecided import Repeated
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
@@ -54,11 +55,36 @@ def layer_norm(op: Operation) -> Result:
     for dim in range(op.x.dim() - axes, op.x.dim() - 1):
         if varies(op.x, dim):
             op.fix(op.x, "normalised over several axes at once")
+    parameters = [
+        ids for ids in (*op.ids[2:4], op.kwids.get("weight"), op.kwids.get("bias")) if isinstance(ids, Tensor)
+    ]
+    if axes == 1 and len(varying(op.x)) > 1 and varies(op.x, -1):
+        return _norm_of_each_head(op, parameters)
     if axes == 1 and varies(op.x, -1):
         _enters(op, op.column(op.x, -1))
-    parameters = [*op.ids[2:4], op.kwids.get("weight"), op.kwids.get("bias")]
-    out = op.elementwise([op.x, *(ids for ids in parameters if isinstance(ids, Tensor))], op.x.shape)
+    out = op.elementwise([op.x, *parameters], op.x.shape)
     return out if op.name == "rms_norm" else [out, None, None]
+
+
+def _norm_of_each_head(op: Operation, parameters: list[Tensor]) -> Result:
+    """x [..., H, D]: whole heads slim, and what the norm learns is for each of them; or D shrinks alike for all."""
+    ties, here, x = op.context.ties, op.context.here, op.x
+    name = op.context.module if isinstance(op.context.modules[op.context.module], NORMS) else None
+
+    def whole() -> None:
+        ties.tie(x, x[..., :1], here)
+        for ids in parameters:
+            ties.keep_apart(ids, distinct(x), f"the same for all heads: {here}")
+
+    def alike() -> None:
+        column = distinct(x)[(0,) * (x.dim() - 1)]
+        for ids in parameters:
+            ties.tie(ids, column, here)
+        if name is not None:
+            ties.tie(ties.fresh((name, "input"), len(column)), column, here)
+
+    ties.leave_open(Repeated(x, [x.dim() - 1], whole, alike, likeliest=whole))
+    return x if op.name == "rms_norm" else [x, None, None]
 
 
 RULES = table(

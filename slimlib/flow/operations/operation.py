@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from slimlib.flow.context import Context
-from slimlib.flow.ids import Shadow, compact, distinct, tracked, varies
+from slimlib.flow.ids import Shadow, compact, distinct, tracked, varies, varying
+from slimlib.flow.undecided import Repeated
 
 Result: TypeAlias = Shadow | Sequence[Shadow | None] | None
 
@@ -72,8 +74,7 @@ class Operation:
         full = [ids.expand(shape) for ids in operands]
         out = torch.zeros((), dtype=torch.long).expand(shape)
         for i, ids in enumerate(operands):
-            if self._stretched_over_channels(i, ids, full):
-                self.fix(ids, "broadcast over other channels")
+            if self._repeated(i, ids, full):
                 continue
             a, b = torch.broadcast_tensors(distinct(out), distinct(full[i]))
             self.tie(a, b)
@@ -91,19 +92,32 @@ class Operation:
         if bool(own.any()) and not bool(own.all()) and bool((other[own] > 0).any()):
             self.fix(other[own], "meets channels that forward adds by itself")
 
-    @staticmethod
-    def _stretched_over_channels(i: int, ids: Tensor, full: Sequence[Tensor]) -> bool:
-        """Whether an operand (a gate [N, 1, H, W], a bias of tokens) is repeated over the channels of the others."""
+    def _repeated(self, i: int, ids: Tensor, full: Sequence[Tensor]) -> bool:
+        """Whether an operand is repeated over the channels of the others: a gate [N, 1, H, W], a norm of each head.
+
+        It stays, unless it lies along channels, too, and these turn out to shrink.
+        """
         shape = full[i].shape
         offset = len(shape) - ids.dim()
-        repeated = [d for d in range(len(shape)) if shape[d] > 1 and (d < offset or ids.shape[d - offset] == 1)]
-        own = [d for d in range(offset, len(shape)) if ids.shape[d - offset] > 1]
-        others = [other for j, other in enumerate(full) if j != i]
-        return (
-            any(varies(other, d) for other in others for d in repeated)
-            and not any(varies(other, d) for other in others for d in own)
-            and tracked(ids)
-        )
+        repeated = {d for d in range(len(shape)) if shape[d] > 1 and (d < offset or ids.shape[d - offset] == 1)}
+        others = [(other, set(varying(other))) for j, other in enumerate(full) if j != i]
+        over = [other for other, varied in others if varied & repeated]
+        if not over or not tracked(ids):
+            return False
+        shared = [d for d in range(offset, len(shape)) if d not in repeated and any(d in v for _, v in others)]
+        if not shared:
+            self.fix(ids, "broadcast over other channels")
+            return True
+        whole = next((other for other in over if set(varying(other)) & set(shared)), None)
+        if whole is not None:
+            self._leave_open(distinct(full[i]), whole, shared)
+        return whole is not None
+
+    def _leave_open(self, vector: Tensor, whole: Tensor, dims: Sequence[int]) -> None:
+        ties, here = self.context.ties, self.context.here
+        meets = partial(ties.tie, vector, distinct(whole), here)
+        stays = partial(ties.keep_apart, vector, distinct(whole), f"the same for all heads: {here}")
+        ties.leave_open(Repeated(whole, dims, whole=stays, alike=meets, likeliest=meets))
 
 
 Rule: TypeAlias = Callable[[Operation], Result]

@@ -165,19 +165,18 @@ def baddbmm(op: Operation) -> Result:
 
 def _batched(op: Operation, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor | None:
     """A product of two tensors that both follow channels, as attention has it."""
-    both = varies(x, 1) and varies(y, 2)
-    if varies(x, 0) or varies(y, 0) or both:
-        if both:
-            why = "outer product of channels"
-            op.fix(x, why)
-            op.fix(y, why)
-            return everywhere(op.stay(why), shape)
+    canonical = op.context.ties.canonical
+    x, y = compact(canonical(x)), compact(canonical(y))
+    if varies(x, 0) or varies(y, 0):
         heads = torch.cat([_rows(x), _rows(y)], 1)  # all channels of a head are one unit
-        if not tracked(heads):
-            return None
         first = torch.where(heads > 0, heads, heads.max() + 1).min(1).values
         op.tie(heads, first[:, None])
         return first.view(-1, 1, 1).expand(shape)
+    if varies(x, 1) and varies(y, 2):
+        why = "outer product of channels"
+        op.fix(x, why)
+        op.fix(y, why)
+        return everywhere(op.stay(why), shape)
     if varies(x, 2) or varies(y, 1):
         op.tie(op.column(x, 2), op.column(y, 1))
     if varies(x, 1):

@@ -10,6 +10,7 @@ from torch import Tensor
 from slimlib.core.layout import Axis, Layout, axis_index
 from slimlib.flow.solve import Solution
 from slimlib.flow.ties import AtomKey, Ties
+from slimlib.flow.undecided import Undecided
 
 
 class Mixture(Exception):
@@ -22,6 +23,8 @@ class KnownTies(Ties):
     def __init__(self, known: Ties, atoms: Mapping[AtomKey, Tensor]) -> None:
         super().__init__()
         self.known, self.atoms, self._labels = known, dict(atoms), known.labels()
+        apart = torch.cat([torch.zeros(2, 1, dtype=torch.long), *known.kept_apart], 1)
+        self._apart = torch.unique(_pairs(*self._labels[apart]))
 
     def fresh(self, key: AtomKey, size: int) -> Tensor:
         ids = self.atoms.get(key)
@@ -36,14 +39,27 @@ class KnownTies(Ties):
 
     def tie(self, a: Tensor, b: Tensor, here: str) -> None:
         a, b = torch.broadcast_tensors(a, b)
-        if not bool(((a == 0) | (b == 0) | (self._labels[a] == self._labels[b])).all()):
+        if not bool(self.agree(a, b).all()):
             raise Mixture("channels of different layers or positions meet")
+
+    def agree(self, a: Tensor, b: Tensor) -> Tensor:
+        """Whether ids of one shape may meet: of one unit, or a whole unit with what is repeated for every unit."""
+        a, b = self._labels[a], self._labels[b]
+        return (a == 0) | (b == 0) | (a == b) | torch.isin(_pairs(a, b), self._apart)
+
+    def leave_open(self, item: Undecided) -> None:
+        pass
 
     def fix(self, ids: Tensor, why: str) -> None:
         pass
 
     def labels(self) -> Tensor:
         return self._labels
+
+
+def _pairs(a: Tensor, b: Tensor) -> Tensor:
+    """One integer for each pair, in either order."""
+    return (torch.minimum(a, b) << 32) | torch.maximum(a, b)
 
 
 def active_ids(solution: Solution, channels: tuple[int, ...]) -> Tensor:
@@ -54,7 +70,7 @@ def active_ids(solution: Solution, channels: tuple[int, ...]) -> Tensor:
     return on[solution.labels]
 
 
-def active_atoms(ties: Ties, layout: Layout, channels: tuple[int, ...], shapes: Mapping[str, torch.Size]) -> Ties:
+def active_atoms(ties: Ties, layout: Layout, channels: tuple[int, ...], shapes: Mapping[str, torch.Size]) -> KnownTies:
     """The ties as the sliced network sees them: only the ids of the active channels."""
 
     def index(axis: Axis, ids: Tensor, dim: int) -> Tensor:

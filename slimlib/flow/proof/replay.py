@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from slimlib.flow.functions import DROPOUTS, RECURRENT
 from slimlib.flow.ids import WeightRef, distinct, varies, varying
 from slimlib.flow.operations import Operation, recurrent
+from slimlib.flow.proof.known_ties import KnownTies
 from slimlib.flow.steps import Choices, Step
 from slimlib.flow.ties import Ties
 from slimlib.flow.trace import Trace
@@ -59,7 +61,7 @@ class Sliced(Replay):
     def __init__(
         self,
         net: nn.Module,
-        ties: Ties,
+        ties: KnownTies,
         choices: Choices,
         origin: nn.Module,
         expected: Sequence[Step],
@@ -67,7 +69,7 @@ class Sliced(Replay):
         record: bool = False,
     ) -> None:
         super().__init__(net, ties, choices, origin, record)
-        self.expected, self.active = expected, active
+        self.known, self.expected, self.active = ties, expected, active
         self.aligned = True  # the full network ran the same operations so far
 
     def step(self, name: str, *rest: Any) -> Any:
@@ -96,10 +98,10 @@ class Sliced(Replay):
                 raise Misfit(f"gives {list(out.shape)} where {shape} is expected")
             wanted = labels[select(distinct_along(ids, picks), picks)]
             if isinstance(got, Tensor):
-                found = labels[distinct(got)]
-                if not bool(((found == wanted) | (found == 0) | (wanted == 0)).all()):
+                if not bool(self.known.agree(*torch.broadcast_tensors(distinct(got), wanted)).all()):
                     self.log.pop()
                     raise Misfit("gives other channels than expected")
+                self.context.shadows[out] = wanted.expand(out.shape)
 
 
 class Masked(Replay):
@@ -122,6 +124,13 @@ class Masked(Replay):
         if op.name in {"native_layer_norm", "rms_norm"} and varies(op.ids[0], -1):
             return self._norm(op)
         return op.func(*args, **op.kwargs)
+
+    def attention_scale(self, query: Tensor) -> float | None:
+        """Of the active channels of a head."""
+        with self.context.pause():
+            ids = self.context.shadow(query, as_weight=False)
+            active = self.active[ids].sum(-1)
+        return 1 / math.sqrt(int(active.max()))
 
     def active_part(self, x: Any, ids: Any) -> Any:
         if not isinstance(ids, Tensor) or not isinstance(x, Tensor):

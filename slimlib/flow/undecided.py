@@ -1,0 +1,82 @@
+"""What an operation leaves open and later ones decide: which of the axes that a view made shrinks.
+
+Where `view` cuts 32 channels into 4 x 8, a narrow network has 2 x 8 (heads of attention) or 4 x 4 (a channel
+shuffle). The ids vary along both axes until another operation ties them along one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from slimlib.flow.ids import compact, varying
+
+Canonical = Callable[[Tensor], Tensor]  # ids -> the smallest id that each is tied to
+Tie = Callable[[Tensor, Tensor], None]
+
+
+class Undecided(Protocol):
+    """Something left open. Both methods apply what they decide."""
+
+    def decide(self, canonical: Canonical) -> bool:
+        """Whether the ties that are known by now decide it."""
+
+    def assume(self) -> None:
+        """Decide for what is likeliest."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One axis of channels became several dimensions: all but one keep their size; likeliest the last shrinks."""
+
+    ids: Tensor
+    dims: Sequence[int]
+    tie: Tie
+
+    def decide(self, canonical: Canonical) -> bool:
+        varied = set(varying(compact(canonical(self.ids))))
+        return sum(dim in varied for dim in self.dims) < 2
+
+    def assume(self) -> None:
+        for dim in self.dims[:-1]:
+            self.tie(self.ids, self.ids.narrow(dim, 0, 1))
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """Along `dims` `ids` meet what is the same for all other dimensions: a norm or rotation of each head.
+
+    It stays as it is where the channels along `dims` live and die together (whole heads slim): `whole` is called.
+    Where they shrink alike for all others it does, too: `alike` is called.
+    """
+
+    ids: Tensor
+    dims: Sequence[int]
+    whole: Callable[[], None]
+    alike: Callable[[], None]
+    likeliest: Callable[[], None]
+
+    def decide(self, canonical: Canonical) -> bool:
+        varied = set(varying(compact(canonical(self.ids))))
+        if not varied & set(self.dims):
+            self.whole()
+        elif varied <= set(self.dims):
+            self.alike()
+        else:
+            return False
+        return True
+
+    def assume(self) -> None:
+        self.likeliest()
+
+
+def settle(undecided: list[Undecided], canonical: Canonical) -> None:
+    """Decide everything in the list, and empty it: what ties decide first, then the first of the rest, and again."""
+    while undecided:
+        left = [item for item in undecided if not item.decide(canonical)]
+        if len(left) == len(undecided):
+            left.pop(0).assume()
+        undecided[:] = left
