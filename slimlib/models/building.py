@@ -31,6 +31,7 @@ FAMILIES = {
     "mobilenet_v1": Family(mobilenet_v1.slims, mobilenet_v1.DIVISOR, mobilenet_v1.network),
     "mobilenet_v2": Family(mobilenet_v2.slims, mobilenet_v2.DIVISOR, mobilenet_v2.network),
     "mnasnet": Family(mnasnet.slims, mnasnet.DIVISOR, mnasnet.network),
+    "resnet8": Family(partial(resnet.slims, resnet.RESNET8), resnet.DIVISOR, partial(resnet.network, resnet.RESNET8)),
     "resnet18": Family(
         partial(resnet.slims, resnet.RESNET18), resnet.DIVISOR, partial(resnet.network, resnet.RESNET18)
     ),

@@ -1,4 +1,4 @@
-"""ResNet-18 and ResNet-50: blocks beside a shortcut."""
+"""ResNet-18, ResNet-50, and ResNet-8 for small images: blocks beside a shortcut."""
 
 from __future__ import annotations
 
@@ -12,25 +12,30 @@ from slimlib.models.channels import Outputs, Slims, scaled
 from slimlib.models.classifier import Classifier, conv
 
 DIVISOR = 1  # the published widths give whole numbers, which are not rounded further
-STEM = 64
-STAGES = (64, 128, 256, 512)
 
 
 @dataclass(frozen=True)
 class Depth:
-    """Blocks in each stage, and what a block is.
+    """Blocks in each stage, what a block is, and the channels of the stages.
 
     expansion: output channels over the block's inner ones.
     kernels: of its convolutions; the stride is in the first 3x3.
+    stages: inner channels of the blocks of each; the stem has those of the first.
     """
 
-    repeats: tuple[int, int, int, int]
+    repeats: tuple[int, ...]
     expansion: int
     kernels: tuple[int, ...]
+    stages: tuple[int, ...] = (64, 128, 256, 512)
 
 
 RESNET18 = Depth((2, 2, 2, 2), expansion=1, kernels=(3, 3))
 RESNET50 = Depth((3, 4, 6, 3), expansion=4, kernels=(1, 3, 1))
+RESNET8 = Depth((1, 1, 1), expansion=1, kernels=(3, 3), stages=(16, 32, 64))
+"""The smallest of the networks for CIFAR-10.
+
+Source: He et al. 2016 (ResNet), sec. 4.2 with n = 1; shortcuts that change channels are projections (option B).
+"""
 
 
 class Residual(nn.Module):
@@ -63,9 +68,9 @@ def slims(depth: Depth, multiplier: float) -> list[Slims]:
 
 
 def _slims(depth: Depth, multiplier: float) -> Iterator[Slims]:
-    inputs = scaled(STEM, multiplier)
+    inputs = scaled(depth.stages[0], multiplier)
     yield Slims(inputs)
-    for channels, repeats in zip(STAGES, depth.repeats, strict=True):
+    for channels, repeats in zip(depth.stages, depth.repeats, strict=True):
         inner = scaled(channels, multiplier)
         outputs = inner * depth.expansion
         for repeat in range(repeats):
@@ -77,7 +82,7 @@ def _slims(depth: Depth, multiplier: float) -> Iterator[Slims]:
 
 def projects(depth: Depth, channels: int, repeat: int) -> bool:
     """Whether the shortcut of a block is a projection: in the first of a stage, but where nothing changes there."""
-    return repeat == 0 and (channels != STAGES[0] or depth.expansion > 1)
+    return repeat == 0 and (channels != depth.stages[0] or depth.expansion > 1)
 
 
 def network(depth: Depth, outputs: Sequence[Outputs], *, classes: int, size: int) -> Classifier:
@@ -91,7 +96,7 @@ def network(depth: Depth, outputs: Sequence[Outputs], *, classes: int, size: int
     left = iter(outputs)
     inputs = next(left)
     features: list[nn.Module] = [_stem(inputs, size)]
-    for stage, (channels, repeats) in enumerate(zip(STAGES, depth.repeats, strict=True)):
+    for stage, (channels, repeats) in enumerate(zip(depth.stages, depth.repeats, strict=True)):
         for repeat in range(repeats):
             projection = next(left) if projects(depth, channels, repeat) else None
             body = [next(left) for _ in depth.kernels]

@@ -32,8 +32,8 @@ class ClassificationSettings(Settings):
 
     group: ClassVar[str] = "task"
 
-    model: Literal["mobilenet_v1", "mobilenet_v2", "mnasnet", "shufflenet_v1", "resnet18", "resnet50"] = setting(
-        "mobilenet_v1", "a network of slimlib.models"
+    model: Literal["mobilenet_v1", "mobilenet_v2", "mnasnet", "shufflenet_v1", "resnet8", "resnet18", "resnet50"] = (
+        setting("mobilenet_v1", "a network of slimlib.models")
     )
     multiplier: float = setting(1.0, "of the channels of the full network; widths are fractions of these", gt=0)
     divisor: int = setting(0, "channels are rounded to multiples of it; 0: as published for the model", ge=0)

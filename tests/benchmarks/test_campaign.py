@@ -1,0 +1,94 @@
+"""Campaigns: what is left is run by priority, within the time, and nothing twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import campaign
+from benchmarks.campaign import CAMPAIGNS, in_order, look, main, read_campaign, read_options
+
+SMALL = (
+    "task=sr ablation=sandwich steps=1 task.features=4 task.blocks=1 task.patch=8 task.batch=1 task.widths=[0.5,1.0]"
+)
+FILE = f"""\
+question: Does a campaign do what it says?
+runs:
+  - {{priority: 2, minutes: 1, run: "{SMALL} only=[individual] seeds=[0]"}}
+  - {{priority: 1, minutes: 1, run: "{SMALL} only=[sandwich,random] seeds=[0,1]"}}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(FILE)
+    return path
+
+
+def options(file: Path, *more: str) -> campaign.Options:
+    return read_options([f"name={file}", f"results={file.parent / 'results'}", *more])
+
+
+def test_runs_come_by_priority_and_every_recipe_gets_a_first_seed_before_a_second(file: Path) -> None:
+    given = options(file)
+    progress = [look(planned, given) for planned in given.campaign.runs]
+    order = [chain.jobs[0].label for chain in in_order(progress)]
+    assert order == ["random, seed 0", "sandwich, seed 0", "random, seed 1", "sandwich, seed 1", "individual, seed 0"]
+
+
+def test_what_has_its_record_is_not_run_again(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"name={file}", f"results={file.parent / 'results'}", "device=cpu"]
+    only = FILE.replace("sandwich,random] seeds=[0,1]", "sandwich] seeds=[0]")
+    file.write_text(only)
+    assert main(words) == 0
+    records = sorted(file.parent.glob("results/sr/sandwich/tiny/records/*.json"))
+    assert [path.name.split("-")[0] for path in records] == ["individual", "sandwich"]
+    assert (file.parent / "results/sr/sandwich/tiny/table.md").exists()
+    before = {path: path.stat().st_mtime_ns for path in records}
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "start" not in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in records} == before
+
+
+def test_no_job_is_started_that_would_end_after_the_time(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"name={file}", f"results={file.parent / 'results'}", "hours=0.01"]) == 0
+    assert "start" not in capsys.readouterr().out
+    assert not list(file.parent.rglob("records/*.json"))
+
+
+def test_a_run_that_fails_is_told_with_its_reason(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(FILE.replace("task.patch=8", "task.patch=4000"))
+    assert main([f"name={file}", f"results={file.parent / 'results'}", "device=cpu"]) == 1
+    assert "sandwich, seed 0: exit code 1: error: " in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("path", sorted(CAMPAIGNS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_run_of_a_campaign_that_ships_can_be_composed(path: Path, tmp_path: Path) -> None:
+    given = read_options([f"name={path.stem}", f"results={tmp_path}", f"data={tmp_path}"])
+    for planned in given.campaign.runs:
+        assert look(planned, given).left
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["name=nothing"], "unknown campaign 'nothing'"),
+        (["name=evidence", "hours=many"], "hours=many must be a number"),
+        (["name=evidence", "jobs=0"], "jobs=0 must be a whole number, at least 1"),
+        (["name=evidence", "hour=3"], "did you mean 'hours'?"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert says in told
+    assert told.count("\n") == 1
+
+
+def test_a_file_with_something_wrong_names_the_place(file: Path) -> None:
+    file.write_text(FILE.replace("minutes: 1", "minutes: -1"))
+    with pytest.raises(ValueError, match=r"mine.yaml: runs.0.minutes: Input should be greater than 0"):
+        read_campaign(str(file))
