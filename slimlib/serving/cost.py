@@ -127,7 +127,7 @@ def _active_params(net: nn.Module) -> int:
         for name, full in module._parameters.items():
             private = isinstance(module, SlimBatchNorm) and name not in ("weight", "bias")  # of some switch
             if full is not None and not private:
-                active = module.__dict__.get(name, full)
+                active = getattr(module, name)  # also where it is gathered only when it is read
                 sizes[id(full)] = active.numel()
     return sum(sizes.values())
 

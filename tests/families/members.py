@@ -14,7 +14,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from tests.extent import NIGHTLY
 from tests.families.packages import module
+
+EVERY_TIME = (
+    "torchvision-resnet18",
+    "torchvision-mobilenet_v3_small",
+    "timm-convnext_atto",
+    "timm-vit_tiny_patch16_224",
+    "timm-nf_resnet26",
+)
+"""Tested in minutes; the others with NIGHTLY=1."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,11 @@ class Member:
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     at_most: float | None = None
     refused: str = ""
+
+    @property
+    def tested(self) -> bool:
+        """Whether it is, in this run of the tests."""
+        return NIGHTLY or str(self) in EVERY_TIME
 
     def __str__(self) -> str:
         return f"{self.package}-{self.name}"
@@ -104,4 +119,5 @@ REFUSED = (
     ),
 )
 MEMBERS = CONVERTED + REFUSED
+TESTED = tuple(member for member in MEMBERS if member.tested)
 FAMILIES = tuple(dict.fromkeys(member.family for member in MEMBERS))

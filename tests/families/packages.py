@@ -16,7 +16,7 @@ import torch
 
 NAMES = ("torchvision", "timm")
 ABSENT = [name for name in NAMES if importlib.util.find_spec(name) is None]
-WHY_SKIPPED = f"needs {' and '.join(ABSENT)}: run `tox -e families`"
+WHY_SKIPPED = f"needs {' and '.join(ABSENT)}: pip install -e '.[families]'"
 
 SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",

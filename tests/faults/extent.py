@@ -1,11 +1,13 @@
-"""How far the fault tests go: a short form in every run of the tests, the long form with FAULTS=long."""
+"""How far the fault tests go: a short form in every run of the tests, a long one with NIGHTLY=1."""
 
 from __future__ import annotations
 
 import os
 import random
 
-LONG = os.environ.get("FAULTS") == "long"
+from tests.extent import NIGHTLY
+
+LONG = NIGHTLY
 KILLS = 20 if LONG else 3
 EXAMPLES = int(os.environ.get("FAULTS_EXAMPLES", "20000" if LONG else "50"))
 

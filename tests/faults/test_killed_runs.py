@@ -27,7 +27,7 @@ def test_killed_at_random_moments_a_run_goes_on_to_the_same_records_and_tables(t
     assert (found.kills, found.differences) == (KILLS, ())
 
 
-@pytest.mark.skipif(not LONG, reason="minutes for each task: FAULTS=long")
+@pytest.mark.nightly
 @pytest.mark.timeout(14400)
 @pytest.mark.parametrize("task", SMALL)
 def test_killed_at_random_moments_every_task_goes_on(task: str, tmp_path: Path) -> None:

@@ -206,11 +206,10 @@ def test_a_tracker_that_does_not_answer_holds_nothing_up(tmp_path: Path, monkeyp
     notes: list[str] = []
     run_ = tracked(tmp_path, steps=5000)
     one = Tracking(TensorBoard(seconds=0), run_, notes.append)
-    began = time.monotonic()
     for step in range(1, 5001):  # more than are kept
         one.step(step, 1.0)
     one.close()
-    assert time.monotonic() - began < 30
+    assert not answers.is_set()
     assert notes == ["tracker=tensorboard does not answer; it may lack what was told last"]
     answers.set()
 

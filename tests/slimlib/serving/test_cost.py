@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -120,9 +121,17 @@ def test_a_forward_that_looks_at_values_is_refused_by_name() -> None:
         cost(Looks(), torch.zeros(2))
 
 
-def test_latency_is_measured_in_eval_and_leaves_the_mode_alone() -> None:
-    net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
-    assert latency(net, torch.zeros(1, 4), repeats=3) > 0  # BatchNorm in training mode refuses one value a channel
+def test_latency_is_the_median_after_the_warmup_in_eval_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, takes = 0.0, iter([9.0, 9.0, 0.004, 0.001, 0.002])  # seconds of each pass
+
+    def forward(*_: Any) -> None:
+        nonlocal now
+        now += next(takes)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))  # in training mode it refuses one value a channel
+    net.register_forward_hook(forward)
+    assert latency(net, torch.zeros(1, 4), repeats=3, warmup=2) == pytest.approx(2.0)
     assert net.training
 
 
@@ -165,6 +174,13 @@ def test_weight_norm_and_pixel_shuffle() -> None:
 
     net = slim.convert(WDSR(features=32, wide=128, low=32), torch.randn(1, 3, 8, 8))
     assert cost(net, torch.zeros(1, 3, 8, 8), 0.5) == counted(16, 64, 16)
+
+
+@pytest.mark.parametrize("width", [0.25, 0.5, 1.0])
+def test_concatenated_inputs_count_as_those_of_the_extracted_network(width: float) -> None:
+    net, image = slim.convert(Concatenating(), torch.randn(2, 3, 16, 16)).eval(), torch.randn(2, 3, 16, 16)
+    slim.calibrate(net, [image], [width])
+    assert cost(net, image, width) == cost(slim.extract(net, width), image)
 
 
 def test_a_network_computes_as_before_after_it_was_counted() -> None:

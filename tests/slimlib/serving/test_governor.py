@@ -1,6 +1,7 @@
 """The governor answers in time, uses the room it has, and does not swing; profiles measure every width."""
 
 import threading
+import time
 from itertools import pairwise
 
 import pytest
@@ -144,16 +145,25 @@ def test_threads_share_one_governor():
 # -- profiles
 
 
-def test_profile_measures_every_width_and_leaves_the_network_as_it_was():
+def test_profile_measures_every_width_and_leaves_the_network_as_it_was(monkeypatch):
+    now, takes = 0.0, {width: iter([9.0, 0.003, 0.001, 0.010, 0.002, 0.0]) for width in (0.25, 1.0)}
+
+    def forward(net, *_):
+        nonlocal now
+        now += slim.current_width(net) * next(takes[slim.current_width(net)])
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
     net = network().train()
+    net.register_forward_hook(forward)
     slim.set_width(net, 0.5)
     before = torch.get_num_threads()
-    measured = slim.profile(net, torch.randn(16, 8), [1.0, 0.25], rounds=4, threads=1)
+    measured = slim.profile(net, torch.randn(16, 8), [1.0, 0.25], rounds=4, warmup=1, threads=1)
     assert [row.width for row in measured.rows] == [0.25, 1.0]
     assert (slim.current_width(net), net.training, torch.get_num_threads()) == (0.5, True, before)
     for row in measured.rows:
-        assert 0 < row.milliseconds <= row.p95
-        assert row.throughput == pytest.approx(16e3 / row.milliseconds)
+        assert row.milliseconds == pytest.approx(2.5 * row.width)
+        assert row.p95 == pytest.approx(8.95 * row.width)  # between the two largest of four
+        assert row.throughput == pytest.approx(16 / (0.0025 * row.width))
     assert measured[1.0].peak_bytes > measured[0.25].peak_bytes >= 16 * 16 * 4
     assert str(measured).splitlines()[0] == "cpu, 1 threads, 4 rounds, widths in turns"
     with pytest.raises(KeyError, match=r"width 0\.5 was not profiled; profiled: 0\.25, 1"):
