@@ -36,7 +36,8 @@ FLOORS = {
         ("papers",),
         ("tables",),
         ("report", "serve"),
-        ("run", "merge", "campaign", "features"),
+        ("run", "merge", "features"),
+        ("campaign",),
     ),
 }
 """The packages and modules of each, from the ground up: a floor imports from those below it alone."""
