@@ -15,7 +15,16 @@ from slimlib.serving.extraction import extract
 from slimlib.serving.freezing import freeze
 from slimlib.serving.governor import Governor
 from slimlib.serving.profiling import Profile, profile, widest_within
-from slimlib.training.distillation import kl_divergence, l1, mse, soft_cross_entropy
+from slimlib.training.distillation import (
+    AveragedTeacher,
+    Ensemble,
+    Lesson,
+    Lessons,
+    kl_divergence,
+    l1,
+    mse,
+    soft_cross_entropy,
+)
 from slimlib.training.sandwich import (
     EveryWidth,
     LargestAndRandom,
@@ -27,11 +36,15 @@ from slimlib.training.sandwich import (
 
 __version__ = "0.1.0"
 __all__ = [
+    "AveragedTeacher",
     "ChannelScores",
     "Cost",
+    "Ensemble",
     "EveryWidth",
     "Governor",
     "LargestAndRandom",
+    "Lesson",
+    "Lessons",
     "Profile",
     "RandomWidths",
     "Sandwich",

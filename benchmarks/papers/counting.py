@@ -12,7 +12,8 @@ import numpy as np
 
 import slimlib as slim
 from benchmarks.settings.run import RunSettings
-from slimlib.training.sandwich import Rule
+from slimlib.training.nonuniform import NonuniformSandwich
+from slimlib.training.rule import Rule
 from tasks.classification.settings import ClassificationSettings
 from tasks.classification.sources import IMAGENET_CLASSES
 from tasks.classification.task import Classification
@@ -68,8 +69,11 @@ def _of_image(recipe: Recipe, network: _Counted, widths: Sequence[float]) -> flo
         return sum(network.at(width) for width in widths)
     if recipe.rule == "every":
         return sum(network.at(width) for width in recipe.switches or ())
-    # Random plans count as random widths: their layers' widths are less alike, so it is somewhat too much.
-    return _expected(recipe.make_rule(seed=0), network)
+    rule = recipe.make_rule(seed=0)
+    if isinstance(rule, NonuniformSandwich):
+        # Random plans count as random widths: their layers' widths are less alike, so it is somewhat too much.
+        rule = slim.Sandwich(rule.widths, rule.samples)
+    return _expected(rule, network)
 
 
 def _expected(rule: Rule, network: _Counted) -> float:

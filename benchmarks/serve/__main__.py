@@ -105,7 +105,7 @@ def trained(task: SuperResolution, recipe: Recipe, steps: int, console: Console)
     """A slimmable network, trained as the recipe says."""
     torch.manual_seed(0)
     net = recipe.convert(recipe.build(task), task)
-    rule = recipe.make_rule(0, net)
+    rule = recipe.make_rule(0)
     optimizer, schedule = task.optimizer(net, steps)
     for x, target in track(task.batches(range(steps), 0), "training", total=steps, console=console):
         optimizer.zero_grad()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
@@ -18,7 +21,9 @@ from slimlib.rl.narrowing import narrow_policy_kwargs
 from slimlib.rl.policies import make_slimmable, same_random_numbers
 from slimlib.saving import widths_from_json, widths_to_json
 from slimlib.serving.extraction import extract
-from slimlib.training.sandwich import RULES, Rule, rule_named
+from slimlib.training.distillation import lessons_named
+from slimlib.training.rule import Rule
+from slimlib.training.rules import rule_named, rule_parameters, takes_lessons
 
 Self = TypeVar("Self", bound="SlimAlgorithm")
 BEHAVIOURS = ("full", "smallest", "sampled")
@@ -30,8 +35,10 @@ OWN = (
     "slim_random",
     "rule_name",
     "samples",
+    "rule_options",
     "distill",
     "distill_values",
+    "lesson",
     "behaviour",
     "convert_options",
 )
@@ -48,10 +55,14 @@ class SlimAlgorithm:
             largest-random, every (by default, of switches), or largest: plain training, of a policy that is cut
             down afterwards.
         samples: widths an update; not for every and largest.
+        rule_options: further parameters of the rule, by name.
         distill: all but the largest width learn from the largest: by the KL divergence between their action
             distributions (PPO, A2C, SAC), or by its Q-values (DQN). False: from the algorithm's own loss.
         distill_values: weight of the squared difference of the values (SAC: Q-values) in distillation. In PPO and
             A2C it shares the limit on the norm of the gradient with the policy, which it can starve.
+        lesson: more of what the widths learn from, as plain data: `data`, `weight` and `teacher` of a
+            `slimlib.Lesson`, and those of the `smallest` and the `largest` width where they differ, for example
+            {"data": 0.5, "weight": "balanced", "teacher": {"averaged": {"decay": 0.997}}}.
         behaviour: the width that acts in training: full, smallest, a number, or sampled: another for each rollout.
         convert_options: further arguments of `slimlib.convert`; by default {"divisor": 4}.
 
@@ -65,7 +76,9 @@ class SlimAlgorithm:
     values_apart: ClassVar[bool] = True
     """Whether there are values beside what the policy acts by."""
     slim_layout: dict[str, Any] | None = None
-    slim_random: Mapping[str, list[int]] | None = None
+    slim_random: Mapping[str, Any] | None = None
+    rule_options: Mapping[str, Any] = {}
+    lesson: Mapping[str, Any] = {}
     rule: Rule
 
     def __init__(
@@ -74,22 +87,24 @@ class SlimAlgorithm:
         widths: Widths = DEFAULT_WIDTHS,
         rule: str | None = None,
         samples: int = 4,
+        rule_options: Mapping[str, Any] | None = None,
         distill: bool = True,
         distill_values: float = 0.0,
+        lesson: Mapping[str, Any] | None = None,
         behaviour: str | float = "full",
         convert_options: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.slim_widths, self.samples = widths_to_json(widths), samples
         self.rule_name = rule or ("every" if isinstance(widths, Switches) else "sandwich")
+        self.rule_options, self.lesson = dict(rule_options or {}), dict(lesson or {})
         self.distill, self.distill_values, self.behaviour = distill, distill_values, behaviour
         self.convert_options = DIVISOR | dict(convert_options or {})
         self._check()
         super().__init__(*args, **kwargs)
 
     def _check(self) -> None:
-        if self.rule_name not in RULES:
-            raise ValueError(f"rule {self.rule_name!r} does not exist; choose one of {', '.join(RULES)}")
+        self._make_rule(seed=0)
         if isinstance(self.behaviour, str) and self.behaviour not in BEHAVIOURS:
             raise ValueError(f"behaviour {self.behaviour!r} must be full, smallest, sampled, or a width such as 0.5")
         if not isinstance(self.behaviour, str):
@@ -115,10 +130,9 @@ class SlimAlgorithm:
         policy: Any = self.policy  # type: ignore[attr-defined]
         make_slimmable(policy, widths=self.widths, options=self.convert_options, layout=known)
         self.slim_layout = self.slimming.layout.to_json()
-        distill = self.distillation if self.distill else None
-        self.rule = rule_named(self.rule_name, self.widths, self.samples, distill, seed=self._seed)
+        self.rule = self._make_rule(self._seed)
         if self.slim_random is not None:
-            self.rule.load_state_dict(self.slim_random)
+            self.rule.load_state_dict(from_plain(self.slim_random))
 
     @property
     def slimming(self) -> Slimming:
@@ -129,6 +143,13 @@ class SlimAlgorithm:
     @property
     def _seed(self) -> int:
         return self.seed or 0  # type: ignore[attr-defined]
+
+    def _make_rule(self, seed: int) -> Rule:
+        lessons = None
+        if self.lesson or (self.distill and takes_lessons(self.rule_name)):
+            lessons = lessons_named(self.distillation if self.distill else None, **self.lesson)
+        options: dict[str, Any] = {"samples": self.samples} if "samples" in rule_parameters(self.rule_name) else {}
+        return rule_named(self.rule_name, self.widths, lessons=lessons, seed=seed, **options | dict(self.rule_options))
 
     def distillation(self, student: Any, teacher: Any) -> Tensor:
         """How far the outputs of a narrow width are from those of the largest: a scalar."""
@@ -164,7 +185,7 @@ class SlimAlgorithm:
     # -- files
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        self.slim_random = self.rule.state_dict()
+        self.slim_random = to_plain(self.rule.state_dict())
         super().save(*args, **kwargs)  # type: ignore[misc]
 
     def _excluded_save_params(self) -> list[str]:
@@ -245,6 +266,24 @@ class SlimAlgorithm:
         made.policy.set_training_mode(False)
         narrowed: BaseAlgorithm = made
         return narrowed
+
+
+def to_plain(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A rule's state as stable-baselines3 writes it without pickle: numbers, and text for what holds tensors."""
+    plain = dict(state)
+    if "averages" in state:
+        buffer = io.BytesIO()
+        torch.save(state["averages"], buffer)
+        plain["averages"] = base64.b64encode(buffer.getvalue()).decode()
+    return plain
+
+
+def from_plain(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The state that `to_plain` wrote."""
+    state = dict(plain)
+    if "averages" in plain:
+        state["averages"] = torch.load(io.BytesIO(base64.b64decode(plain["averages"])), weights_only=True)
+    return state
 
 
 def _read_layout(saved: Mapping[str, Any]) -> Layout:

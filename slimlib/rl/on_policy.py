@@ -13,6 +13,7 @@ from stable_baselines3.common.utils import explained_variance
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from slimlib.core.width import Width
 from slimlib.rl.algorithm import SlimAlgorithm
 from slimlib.rl.distributions import Parameters, divergence, parameters_of
 from slimlib.rl.seen import Seen
@@ -43,7 +44,7 @@ class _TooFar(Exception):
 
 
 PolicyLoss = Callable[[Evaluated, Tensor, bool], Tensor]
-"""(outputs of a width, advantages [N], whether it is the widest of the step) -> scalar."""
+"""(outputs of a width, advantages [N], whether it tells of the policy, for the log and `target_kl`) -> scalar."""
 
 
 class _OnPolicy(SlimAlgorithm):
@@ -68,19 +69,17 @@ class _OnPolicy(SlimAlgorithm):
             actions = actions.long().flatten()
         if model.normalize_advantage and len(advantages) > 1:
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-        widest = True
 
-        def loss(output: Evaluated) -> Tensor:
-            nonlocal widest
-            policy_part = policy_loss(output, advantages, widest)
+        def loss(output: Evaluated, width: Width) -> Tensor:
+            tells = width == self.rule.widths.largest or not self.rule.trains_largest
+            policy_part = policy_loss(output, advantages, tells)
             values = output.values
             if clip_values is not None:
                 values = data.old_values + (values - data.old_values).clamp(-clip_values, clip_values)
             value_part = F.mse_loss(data.returns, values)
             entropy_part = torch.mean(output.log_prob) if output.entropy is None else -torch.mean(output.entropy)
-            if widest:
+            if tells:
                 seen.keep(policy=policy_part, value=value_part, entropy=entropy_part)
-            widest = False
             total: Tensor = policy_part + model.ent_coef * entropy_part + model.vf_coef * value_part
             return total
 
@@ -145,12 +144,12 @@ class SlimPPO(_OnPolicy, PPO):
             self.logger.record("train/clip_range_vf", clip_values)
 
     def _clipped(
-        self, output: Evaluated, advantages: Tensor, widest: bool, *, old: Tensor, clip_range: float, seen: Seen
+        self, output: Evaluated, advantages: Tensor, tells: bool, *, old: Tensor, clip_range: float, seen: Seen
     ) -> Tensor:
         """The clipped surrogate objective. Source: Schulman et al. 2017, eq. 7."""
         log_ratio = output.log_prob - old
         ratio = torch.exp(log_ratio)
-        if widest:
+        if tells:
             with torch.no_grad():
                 far = torch.mean((torch.exp(log_ratio) - 1) - log_ratio)
                 seen.keep(divergence=far, clipped=torch.mean((torch.abs(ratio - 1) > clip_range).float()))
@@ -178,5 +177,5 @@ class SlimA2C(_OnPolicy, A2C):
         self._log(seen, {"policy": "policy_loss"})
 
 
-def _policy_gradient(output: Evaluated, advantages: Tensor, widest: bool) -> Tensor:
+def _policy_gradient(output: Evaluated, advantages: Tensor, tells: bool) -> Tensor:
     return -(advantages * output.log_prob).mean()

@@ -14,6 +14,7 @@ from slimlib.core.setting import at_width
 from slimlib.rl.algorithm import SlimAlgorithm
 from slimlib.rl.distributions import Parameters, divergence, parameters_of
 from slimlib.rl.seen import Seen
+from slimlib.training.distillation import Lesson, Lessons
 from slimlib.training.sandwich import SingleWidth
 
 
@@ -30,7 +31,7 @@ class SlimSAC(SlimAlgorithm, SAC):
 
     The critics slim with the actor. All are trained towards the target critics, the next actions and the entropy
     coefficient of the full width. Where the narrow actors are distilled, the narrow critics, which nobody asks
-    then, are trained only with `distill_values`.
+    then, are trained only with `distill_values`, and always towards the largest of the same step.
 
     Source: Haarnoja et al. 2018 (SAC); see `SlimAlgorithm` for the further arguments.
     """
@@ -55,12 +56,34 @@ class SlimSAC(SlimAlgorithm, SAC):
         names = ("ent_coef", "actor_loss", "critic_loss", "ent_coef_loss", "loss_of_narrow_widths")
         seen.log(self.logger, {name: name for name in names})
 
-    def distillation(self, student: Acted | tuple[Tensor, ...], teacher: Any) -> Tensor:
-        if isinstance(student, Acted):
-            kind = self.actor.action_dist.distribution
-            return divergence(student.distribution, teacher.distribution, kind, own_scale=True)
+    def distillation(self, student: Acted, teacher: Acted) -> Tensor:
+        kind = self.actor.action_dist.distribution
+        return divergence(student.distribution, teacher.distribution, kind, own_scale=True)
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        _, *narrow = self.rule.lessons.all
+        # A narrow actor that learns from the data asks the critics of its width.
+        if self.distill_values or any(lesson.data != 0 for lesson in narrow):
+            self.critic_rule = self.rule.taught(self._lessons_of_critics())
+        else:
+            self.critic_rule = SingleWidth(self.slimming.widths.largest)
+
+    def _lessons_of_critics(self) -> Lessons:
+        largest, *narrow = self.rule.lessons.all
+        if self.distill_values:
+            own = [Lesson(lesson.data, self._values_apart, lesson.weight) for lesson in narrow]
+        else:
+            own = [Lesson(lesson.data or 1.0) for lesson in narrow]
+        between, smallest = own
+        return Lessons(between, smallest, Lesson(largest.data or 1.0))
+
+    def _values_apart(self, student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> Tensor:
         pairs = zip(student, teacher, strict=True)
         return self.distill_values * torch.stack([F.mse_loss(s, t) for s, t in pairs]).sum()
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "critic_rule"]
 
     def _step(self, data: Any, seen: Seen) -> None:
         with at_width(self.policy, self.slimming.widths.largest):
@@ -104,16 +127,16 @@ class SlimSAC(SlimAlgorithm, SAC):
             return 0.5 * torch.stack([F.mse_loss(value, target) for value in values]).sum()
 
         self.critic.optimizer.zero_grad()
-        narrow_too = self.distill_values or not self.distill
-        rule = self.rule if narrow_too else SingleWidth(self.slimming.widths.largest)
-        losses = rule.backward(self.policy, (data.observations, data.actions), loss, forward=self.critic)
+        arguments = data.observations, data.actions
+        losses = self.critic_rule.backward(self.policy, arguments, loss, forward=self.critic)
         self.critic.optimizer.step()
         seen.keep(critic_loss=next(iter(losses.values())))
 
     def _train_actor(self, data: Any, acted: Acted, ent_coef: Tensor, seen: Seen) -> None:
         def act(observations: Any) -> Acted:
-            full = self.slimming.width == self.slimming.widths.largest
-            return acted if full else self._act(observations)
+            # Without gradient it may be another network that acts: an average of this one.
+            again = torch.is_grad_enabled() and self.slimming.width == self.slimming.widths.largest
+            return acted if again else self._act(observations)
 
         def loss(output: Acted) -> Tensor:
             values = torch.cat(self.critic(data.observations, output.actions), dim=1)

@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from slimlib.core.setting import slimming_of
-from slimlib.core.width import Width, WidthPlan, WidthRange, round_channels
-from slimlib.training.distillation import Distillation
+from slimlib.core.width import Width, WidthPlan, WidthRange, Widths, round_channels
+from slimlib.training.distillation import Distillation, Lesson, Lessons
 from slimlib.training.sandwich import Sandwich
+from slimlib.training.step import Step
 
 
 def random_plan(net: nn.Module, widths: WidthRange, generator: torch.Generator) -> WidthPlan:
@@ -27,26 +28,32 @@ class NonuniformSandwich(Sandwich):
     """The sandwich rule whose random widths between the smallest and the largest are random plans.
 
     Args:
-        net: the slimmable network whose layers draw.
-        widths: the range that each of them draws from.
-        samples, distill, seed: see `Sandwich`.
+        widths: the range that each group of layers draws from.
+        samples, distill, lesson, seed: see `Sandwich`.
+
+    Raises:
+        ValueError: the widths are no range, or what `Sandwich` refuses.
 
     Source: Yu & Huang 2019 (US-Nets), experiments with non-uniform widths.
     """
 
     def __init__(
         self,
-        net: nn.Module,
-        widths: WidthRange,
+        widths: Widths,
         samples: int = 4,
         distill: Distillation | None = None,
         *,
+        lesson: Lesson | Lessons | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(widths, samples, distill, seed=seed)
-        self._net, self._range = net, widths
+        if not isinstance(widths, WidthRange):
+            raise ValueError(f"NonuniformSandwich draws from a range, such as WidthRange(0.25, 1.0); got {widths!r}")
+        super().__init__(widths, samples, distill, lesson=lesson, seed=seed)
+        self._range = widths
 
-    def draw(self) -> list[Width]:
+    def draw(self, step: Step | None = None) -> list[Width]:
+        if step is None:
+            raise ValueError("NonuniformSandwich draws for the layers of a network: draw(step)")
         count = self.samples - len(self.fixed())
-        plans = [random_plan(self._net, self._range, self._generator) for _ in range(count)]
+        plans = [random_plan(step.net, self._range, self._generator) for _ in range(count)]
         return [self._range.largest, *plans, self._range.smallest]

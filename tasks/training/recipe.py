@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from torch import nn
 
 import slimlib as slim
-from slimlib.training.distillation import DISTILLATIONS, Distillation, kl_divergence
-from slimlib.training.nonuniform import NonuniformSandwich
-from slimlib.training.sandwich import RULES, Rule, rule_named
+from slimlib.training.distillation import DISTILLATIONS, Distillation, as_lessons, kl_divergence
+from slimlib.training.rule import Rule
+from slimlib.training.rules import RULES, rule_named, rule_parameters, takes_lessons
 from tasks.choices import check_choice, check_keys, check_number, check_whole
 from tasks.task import SupervisedTask
 from tasks.training.seeds import derive_seed
@@ -220,20 +220,19 @@ class Recipe:
             raise ValueError(f"recipe '{self.name}': no evaluated width of {list(task.widths)} is in {self.widths()}")
         return inside
 
-    def make_rule(self, seed: int, net: nn.Module | None = None) -> Rule:
-        """The training rule, its random widths derived from the recipe's seed; `net`: whose layers draw their own."""
+    def make_rule(self, seed: int) -> Rule:
+        """The training rule, its random widths derived from the recipe's seed."""
         assert self.rule is not None
-        widths, samples, distill = self.widths(), self.samples or 0, self.distillation()
-        own_seed = derive_seed(seed, "widths")
-        if self.trained == "nonuniform" and net is not None:
-            return NonuniformSandwich(net, widths, samples, distill, seed=own_seed)  # type: ignore[arg-type]
-        return rule_named(self.rule, widths, samples, distill, seed=own_seed)
+        name = "nonuniform" if self.trained == "nonuniform" else self.rule
+        lessons = as_lessons(self.distillation(), None) if takes_lessons(name) else None
+        own = {"samples": self.samples} if "samples" in rule_parameters(name) else {}
+        return rule_named(name, self.widths(), lessons=lessons, seed=derive_seed(seed, "widths"), **own)
 
     def distillation(self) -> Distillation | None:
         """The loss of all but the largest width, or None."""
         if self.temperature is not None:
             return kl_divergence(self.temperature)
-        return DISTILLATIONS.get(self.distill)
+        return DISTILLATIONS[self.distill]() if self.distill in DISTILLATIONS else None
 
     def build(self, task: SupervisedTask, width: float = 1.0) -> nn.Module:
         """The task's dense network, with the normalisation that the recipe asks for."""

@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from slimlib.core.width import label
-from slimlib.training.sandwich import Rule, in_lower_precision
+from slimlib.training.rule import Rule
+from slimlib.training.step import in_lower_precision
 from tasks.task import SupervisedTask
 from tasks.training.checkpoint import Checkpoint
 from tasks.training.ranks import ALONE, Ranks
@@ -208,7 +209,7 @@ def _start(run: _Run, width: float | None) -> Training:
     rule = None
     if width is None:
         net = run.recipe.convert(net, run.task)
-        rule = run.recipe.make_rule(run.seed, net)
+        rule = run.recipe.make_rule(run.seed)
     net.to(run.device)
     # Each rank has other items of the batch, and so draws other dropout; the first draws what a process alone does.
     torch.manual_seed(derive_seed(run.seed, "training" if run.ranks.leads else f"training of rank {run.ranks.index}"))

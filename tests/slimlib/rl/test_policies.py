@@ -224,7 +224,7 @@ def test_making_it_slimmable_draws_no_random_numbers():
         ),
         ({"widths": slim.WidthRange(0.25, 0.5), "rule": "sandwich"}, "the largest width must be 1.0, not 0.5"),
         ({"rule": "sandwich"}, "Sandwich cannot draw 4 different widths from the switches 0.25, 0.5, 1"),
-        ({"rule": "sandwitch"}, "rule 'sandwitch' does not exist; choose one of sandwich, random"),
+        ({"rule": "sandwitch"}, "unknown rule 'sandwitch'; did you mean 'sandwich'?"),
         ({"rule": "sandwich", "samples": 1}, "Sandwich needs at least 2 samples"),
         ({"rule": "random", "samples": 2}, "RandomWidths cannot distil"),
         ({"behaviour": "narrow"}, "behaviour 'narrow' must be full, smallest, sampled, or a width such as 0.5"),

@@ -15,10 +15,11 @@ from torch.distributed import barrier, destroy_process_group, init_process_group
 from torch.nn.parallel import DistributedDataParallel
 
 import slimlib as slim
-from slimlib.training.sandwich import Rule
+from slimlib.training.rule import Rule
+from slimlib.training.step import Step
 
 STEPS = 3
-KINDS = ("universal", "switchable")
+KINDS = ("universal", "switchable", "averaged")
 
 
 def switchable() -> nn.Module:
@@ -50,7 +51,20 @@ def steps(net: nn.Module, rule: Rule, rows: slice) -> tuple[list[list[Any]], lis
 def make(kind: str) -> tuple[nn.Module, Rule]:
     if kind == "switchable":  # in eval mode: BatchNorm in training sees each rank's rows alone
         return switchable(), slim.EveryWidth(slim.Switches(0.25, 0.5, 1.0), distill=slim.soft_cross_entropy)
+    if kind == "averaged":
+        teacher = slim.AveragedTeacher(decay=0.5)
+        lesson = slim.Lesson(0.5, slim.soft_cross_entropy, "balanced", teacher)
+        lessons = slim.Lessons(lesson, smallest=slim.Lesson(0.5, slim.l1, teacher=slim.Ensemble(of=teacher)))
+        return universal(), LooksFirst(slim.WidthRange(0.25, 1.0), 4, lesson=lessons, seed=3)
     return universal(), slim.Sandwich(slim.WidthRange(0.25, 1.0), 4, slim.soft_cross_entropy, seed=3)
+
+
+class LooksFirst(slim.Sandwich):
+    """Of two draws it takes the one that loses less, which the ranks must agree on."""
+
+    def draw(self, step: Step | None = None) -> list[Any]:
+        assert step is not None
+        return min([super().draw(), super().draw()], key=lambda drawn: sum(map(step.loss, drawn)))
 
 
 class Normed(nn.Module):

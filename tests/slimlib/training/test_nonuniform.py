@@ -9,6 +9,7 @@ from torch import nn
 
 import slimlib as slim
 from slimlib.training.nonuniform import NonuniformSandwich, random_plan
+from slimlib.training.step import Step
 
 RANGE = slim.WidthRange(0.25, 1.0)
 
@@ -34,15 +35,15 @@ def test_the_layers_of_a_plan_draw_independently_and_stay_in_the_range() -> None
 
 def test_ends_are_uniform_and_draws_go_on_from_a_state() -> None:
     net = network()
-    rule = NonuniformSandwich(net, RANGE, samples=4, seed=3)
-    first = rule.draw()
+    rule = NonuniformSandwich(RANGE, samples=4, seed=3)
+    first = rule.draw(Step(net))
     assert first[0] == 1.0 and first[-1] == 0.25
     assert all(isinstance(width, slim.WidthPlan) for width in first[1:-1]) and len(first) == 4
     state = rule.state_dict()
-    second = rule.draw()
-    other = NonuniformSandwich(net, RANGE, samples=4, seed=9)
+    second = rule.draw(Step(net))
+    other = NonuniformSandwich(RANGE, samples=4, seed=9)
     other.load_state_dict(state)
-    assert other.draw() == second != first
+    assert other.draw(Step(net)) == second != first
 
 
 def test_gradients_are_the_sum_over_the_plans() -> None:
@@ -53,8 +54,8 @@ def test_gradients_are_the_sum_over_the_plans() -> None:
     def loss(output: torch.Tensor) -> torch.Tensor:
         return nn.functional.mse_loss(output, target)
 
-    NonuniformSandwich(net, RANGE, samples=4, seed=1).backward(net, x, loss)
-    for width in NonuniformSandwich(by_hand, RANGE, samples=4, seed=1).draw():
+    NonuniformSandwich(RANGE, samples=4, seed=1).backward(net, x, loss)
+    for width in NonuniformSandwich(RANGE, samples=4, seed=1).draw(Step(by_hand)):
         with slim.at_width(by_hand, width):
             loss(by_hand(x)).backward()
     for one, other in zip(net.parameters(), by_hand.parameters(), strict=True):

@@ -18,11 +18,11 @@ from slimlib.core.layers import SlimLinear
 from slimlib.core.setting import at_width, current_width, set_width
 from slimlib.core.width import Switches, WidthRange
 from slimlib.training.distillation import mse, soft_cross_entropy
+from slimlib.training.rule import Rule
 from slimlib.training.sandwich import (
     EveryWidth,
     LargestAndRandom,
     RandomWidths,
-    Rule,
     Sandwich,
     SingleWidth,
     SmallestAndRandom,
@@ -116,8 +116,8 @@ def test_draws_go_on_from_a_state_of_plain_numbers() -> None:
         (lambda: Sandwich(RANGE, 1), "at least 2 samples a step, not 1"),
         (lambda: RandomWidths(RANGE, 0), "at least 1 samples"),
         (lambda: Sandwich(SWITCHES, 5), "cannot draw 5 different widths"),
-        (lambda: RandomWidths(RANGE, 3, mse), "the largest width, which teaches, is not in every step"),
-        (lambda: SmallestAndRandom(RANGE, 3, mse), "the largest width, which teaches, is not in every step"),
+        (lambda: RandomWidths(RANGE, 3, mse), "cannot distil from the largest width, which is not in every step"),
+        (lambda: SmallestAndRandom(RANGE, 3, mse), "cannot distil from the largest width, which is not in every step"),
         (lambda: EveryWidth(RANGE), "list of switches"),  # type: ignore[arg-type]
     ],
 )

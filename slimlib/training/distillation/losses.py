@@ -1,4 +1,4 @@
-"""Losses for in-place distillation: how far a narrow width's output is from the largest width's.
+"""Losses for in-place distillation: how far a student's output is from its teacher's.
 
 Each takes (student, teacher) outputs, the teacher's already detached, and returns a scalar. Any
 callable of that form works in their place.
@@ -17,7 +17,10 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
+from slimlib.training.named import constant
+
 Distillation = Callable[[Any, Any], Tensor]
+"""(output of the student, detached output of the teacher) -> scalar."""
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
@@ -81,12 +84,17 @@ def _softened_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
 def _check_shapes(student: Tensor, teacher: Tensor) -> None:
     if student.shape != teacher.shape:
         raise ValueError(
-            f"distillation compares equal shapes; the narrow width gives {list(student.shape)}, "
-            f"the largest {list(teacher.shape)}. Does the network keep its output full?"
+            f"distillation compares equal shapes; the student gives {list(student.shape)}, "
+            f"the teacher {list(teacher.shape)}. Does the network keep its output full?"
         )
 
 
-DISTILLATIONS: Mapping[str, Distillation] = MappingProxyType(
-    {"soft_cross_entropy": soft_cross_entropy, "kl_divergence": kl_divergence(), "l1": l1, "mse": mse}
+DISTILLATIONS: Mapping[str, Callable[..., Distillation]] = MappingProxyType(
+    {
+        "soft_cross_entropy": constant(soft_cross_entropy),
+        "kl_divergence": kl_divergence,
+        "l1": constant(l1),
+        "mse": constant(mse),
+    }
 )
-"""The losses by the names that settings files use (`kl_divergence` at temperature 1)."""
+"""What makes each loss, from its own parameters, by the names that settings files use."""

@@ -1,0 +1,175 @@
+"""What every training rule does in a step: draw widths, and run each of them backward as soon as its loss is ready.
+
+Every rule draws widths with its own generator, so that the draws do not depend on anything else
+that is random, are the same on every rank, and go on where a checkpoint left off.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+
+from slimlib.core.setting import current_width, set_width
+from slimlib.core.width import Width, Widths
+from slimlib.training.distillation import Distillation, Lesson, Lessons, as_lessons
+from slimlib.training.gradients import adding_in_place
+from slimlib.training.step import Average, Step, loss_of_width
+
+Self = TypeVar("Self", bound="Rule")
+
+
+class Rule(ABC):
+    """One training step of a slimmable network: draw the widths, and run each of them backward.
+
+    Args:
+        widths: that the network is trained for.
+        distill: short for `lesson=Lesson(data=0, distill=distill)`: all but the largest width learn from the largest.
+        lesson: what all but the largest width learn from, which itself learns from the data; or `Lessons`, which say
+            it of each.
+        seed: of the random widths.
+
+    Raises:
+        ValueError: the lessons need the largest width in a step that may go without it.
+    """
+
+    trains_largest: ClassVar[bool] = True
+    """Whether every step trains the largest width."""
+
+    def __init__(
+        self,
+        widths: Widths,
+        *,
+        distill: Distillation | None = None,
+        lesson: Lesson | Lessons | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.widths = widths
+        self._generator = torch.Generator().manual_seed(seed)
+        self._learn(as_lessons(distill, lesson))
+
+    @abstractmethod
+    def draw(self, step: Step | None = None) -> list[Width]:
+        """The widths of the next step, all different, largest first.
+
+        Args:
+            step: that they are drawn for: its `net`, and what a width would lose, `step.loss(width)`. None: a rule
+                that asks for neither draws alike without.
+        """
+
+    def lesson(self, width: Width) -> Lesson:
+        """What a width learns from."""
+        largest, between, smallest = self.lessons.all
+        return largest if width == self.widths.largest else smallest if width == self.widths.smallest else between
+
+    def taught(self: Self, lessons: Lessons) -> Self:
+        """This rule with other lessons: another object, but one sequence of draws that both take from."""
+        other = copy.copy(self)
+        other._learn(lessons)
+        return other
+
+    def backward(
+        self,
+        net: nn.Module,
+        x: Tensor | tuple[Any, ...],
+        loss: Callable[..., Tensor],
+        *,
+        scaler: GradScaler | None = None,
+        autocast: torch.dtype | None = None,
+        forward: Callable[..., Any] | None = None,
+    ) -> dict[Width, Tensor]:
+        """Draw widths and add the gradient of the sum of their losses to the parameters' `.grad`.
+
+        Each width runs backward as soon as its loss is ready, so the memory is that of one pass.
+        The network is left at the width it was set to. In DistributedDataParallel the gradients are
+        sent once, with the last pass; with find_unused_parameters=True (switchable BatchNorm, whose
+        switches have private parameters) with every pass.
+
+        Args:
+            net: a slimmable network.
+            x: its input, or the tuple of its arguments.
+            loss: network output -> scalar, or (output, width) -> scalar; learns from the data.
+            scaler: scales each loss before its backward pass, for float16.
+            autocast: the network computes in this lower precision (torch.bfloat16, torch.float16) where
+                torch.autocast does; the losses are of its outputs in float32.
+            forward: what computes the output from `x` with the parts of `net`, where its own forward does not.
+
+        Returns:
+            The detached loss of each width, as its lesson adds it up, largest first.
+        """
+        of_data = loss_of_width(loss)
+        args = x if isinstance(x, tuple) else (x,)
+        before = current_width(net)
+        for average in self._averages.values():
+            average.follow(net)
+        step = Step(net, args, of_data, forward=forward, autocast=autocast, averages=self._averages)
+        losses: dict[Width, Tensor] = {}
+        try:
+            step.widths = self.draw(step)
+            for position, width in enumerate(step.widths):
+                lesson = self.lesson(width)
+                taught = lesson.teaches and lesson.teaches.teach(step, self.widths.largest, width)
+                set_width(net, width)
+                stay_local = _gradients_stay_local(net, last=position == len(step.widths) - 1)
+                with stay_local, adding_in_place(net) as run_backward:
+                    output = step.run()
+                    value = lesson.loss(output, taught, of_data, width, len(step.widths))
+                    if any(teacher.hears(position) for teacher in self._teachers):
+                        step.keep(width, output)
+                    del output  # its graph goes with the backward pass, before the next width runs
+                    run_backward(value if scaler is None else scaler.scale(value))
+                losses[width] = value.detach()
+        finally:
+            set_width(net, before)
+        return losses
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the draws and the averaged teachers are, as plain lists, numbers and tensors."""
+        state: dict[str, Any] = {"generator": self._generator.get_state().tolist()}
+        if self._averages:
+            state["averages"] = [average.state_dict() for average in self._averages.values()]
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken.
+
+        Raises:
+            ValueError: it was taken of a rule with other averaged teachers.
+        """
+        averages = state.get("averages", [])
+        if len(averages) != len(self._averages):
+            raise ValueError(f"the state has {len(averages)} averaged teachers, and this rule {len(self._averages)}")
+        self._generator.set_state(torch.tensor(state["generator"], dtype=torch.uint8))
+        for average, saved in zip(self._averages.values(), averages, strict=True):
+            average.load_state_dict(saved)
+
+    def _learn(self, lessons: Lessons) -> None:
+        name = type(self).__name__
+        teachers = [lesson.teaches for lesson in lessons.all if lesson.teaches]
+        if not self.trains_largest and any(teacher.needs_largest for teacher in teachers):
+            raise ValueError(
+                f"{name} cannot distil from the largest width, which is not in every step. "
+                "Take Sandwich or LargestAndRandom, an AveragedTeacher, or no distillation."
+            )
+        largest, between, smallest = (lesson.data != 0 for lesson in lessons.all)
+        if not (largest and self.trains_largest) and not (between and smallest):
+            raise ValueError(f"in some steps of {name} no width would learn from the data; give data=, for example 0.5")
+        self.lessons, self._teachers = lessons, teachers
+        self._averages: dict[Hashable, Average] = {}
+        for averaged in [each for teacher in teachers for each in teacher.averages()]:
+            self._averages.setdefault(averaged, averaged.begin())
+
+
+def _gradients_stay_local(net: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
+    """For all but the last pass: DistributedDataParallel only adds gradients up, and sends them with the last."""
+    no_sync = getattr(net, "no_sync", None)
+    if last or no_sync is None or getattr(net, "find_unused_parameters", False):
+        return nullcontext()
+    context: AbstractContextManager[Any] = no_sync()
+    return context

@@ -1,0 +1,61 @@
+"""The training rules by the names that settings files use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from slimlib.core.width import Widths
+from slimlib.training.distillation import Lessons
+from slimlib.training.named import make, parameters_of
+from slimlib.training.nonuniform import NonuniformSandwich
+from slimlib.training.rule import Rule
+from slimlib.training.sandwich import (
+    EveryWidth,
+    LargestAlone,
+    LargestAndRandom,
+    RandomWidths,
+    Sandwich,
+    SmallestAndRandom,
+)
+
+RULES: Mapping[str, type[Rule]] = MappingProxyType(
+    {
+        "sandwich": Sandwich,
+        "nonuniform": NonuniformSandwich,
+        "random": RandomWidths,
+        "smallest-random": SmallestAndRandom,
+        "largest-random": LargestAndRandom,
+        "every": EveryWidth,
+        "largest": LargestAlone,
+    }
+)
+ELSEWHERE = ("widths", "lesson", "seed", "distill")
+"""Parameters of rules that are nobody's own."""
+
+
+def rule_named(name: str, widths: Widths, *, lessons: Lessons | None = None, seed: int = 0, **own: Any) -> Rule:
+    """A rule by its name.
+
+    Args:
+        own: parameters of this rule.
+
+    Raises:
+        ValueError: there is no such rule or parameter, with the nearest right one, or the rule refuses them.
+    """
+    if lessons is not None and not takes_lessons(name):
+        raise ValueError(f"rule '{name}' trains one width alone, which learns from the data; it has no distillation")
+    elsewhere = {"widths": widths, "lesson": lessons, "seed": seed, "distill": None}
+    elsewhere = dict(zip(ELSEWHERE, (widths, lessons, seed, None), strict=True))
+    return make("rule", RULES, name, own, elsewhere=elsewhere)
+
+
+def rule_parameters(name: str) -> dict[str, Any]:
+    """The parameters of a rule of its own, with their defaults."""
+    return {} if name not in RULES else parameters_of(RULES[name], without=ELSEWHERE)
+
+
+def takes_lessons(name: str) -> bool:
+    """Whether a width of this rule can learn from another."""
+    return name not in RULES or "lesson" in parameters_of(RULES[name])

@@ -1,0 +1,184 @@
+"""One step of training, as rules and teachers see it: what the network puts out on the batch, without gradient."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_map_only
+
+from slimlib.core.setting import set_width
+from slimlib.core.width import Width
+
+Loss = Callable[[Any, Width], Tensor]
+"""(output of a width, the width) -> scalar."""
+
+
+class Step:
+    """What rules may look at before they draw, and teachers when they teach.
+
+    Args:
+        net: the network that is trained.
+        args: of its forward: the batch.
+        loss: of the data.
+        forward, autocast: see `Rule.backward`.
+        averages: of the network, by the teachers that keep them.
+
+    Attributes:
+        widths: of the step, largest first; empty while they are drawn.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        args: tuple[Any, ...] = (),
+        loss: Loss | None = None,
+        *,
+        forward: Callable[..., Any] | None = None,
+        autocast: torch.dtype | None = None,
+        averages: Mapping[Hashable, Average] | None = None,
+    ) -> None:
+        self.net, self.widths = net, list[Width]()
+        self._args, self._loss, self._averages = args, loss, averages or {}
+        self._forward, self._autocast = net if forward is None else forward, autocast
+        self._outputs: dict[tuple[Hashable, Width], Any] = {}
+
+    def run(self) -> Any:
+        """The output at the width that is set."""
+        if self._autocast is None:
+            return self._forward(*self._args)
+        return in_lower_precision(self.net, self._args, self._autocast, self._forward)
+
+    def keep(self, width: Width, output: Any) -> None:
+        """Let teachers hear what a width has put out."""
+        self._outputs[None, width] = tree_map_only(Tensor, Tensor.detach, output)
+
+    def output(self, width: Width, *, average: Hashable = None) -> Any:
+        """What a width puts out, of the network or of one of its averages; computed once in a step, without gradient.
+
+        The network is then at that width.
+        """
+        if (average, width) not in self._outputs:
+            self._outputs[average, width] = self._look(width, self._averages.get(average))
+        return self._outputs[average, width]
+
+    def loss(self, width: Width) -> float:
+        """What a width loses on the data of this step, on all ranks together. The network is then at that width."""
+        assert self._loss is not None, "this step has no data"
+        with torch.no_grad():
+            value = self._loss(self._look(width, None), width).detach().clone()
+        if isinstance(self.net, DistributedDataParallel):
+            distributed.all_reduce(value)
+            value /= distributed.get_world_size()
+        return value.item()
+
+    def begun(self, average: Hashable) -> bool:
+        """Whether there is an average by now."""
+        return self._averages[average].begun
+
+    def _look(self, width: Width, average: Average | None) -> Any:
+        lent: AbstractContextManager[None] = nullcontext() if average is None else average.lent(self.net)
+        with torch.no_grad(), _buffers_stay(self.net), lent:
+            set_width(self.net, width)
+            return self.run()
+
+
+class Average:
+    """The exponential moving average of a network's parameters, of one value a step.
+
+    Args:
+        decay: what is left of it after a step.
+        start: it begins as a copy of the network in the step of this number.
+    """
+
+    def __init__(self, decay: float, start: int) -> None:
+        self.decay, self.start, self.steps = decay, start, 0
+        self._values: list[Tensor] = []
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is an average by now."""
+        return bool(self._values)
+
+    @torch.no_grad()
+    def follow(self, net: nn.Module) -> None:
+        """Take in the network as it is at the beginning of a step."""
+        parameters = _averaged(net)
+        if self.begun:
+            self._check(parameters)
+            for i, (value, parameter) in enumerate(zip(self._values, parameters, strict=True)):
+                self._values[i] = value.to(parameter.device)  # a loaded state lies where it was read
+                self._values[i].lerp_(parameter.to(value.dtype), 1 - self.decay)
+        elif self.steps >= self.start:
+            # An average of half precision would not move: its steps are smaller than its last digit.
+            self._values = [p.to(torch.promote_types(p.dtype, torch.float32), copy=True) for p in parameters]
+        self.steps += 1
+
+    @contextmanager
+    def lent(self, net: nn.Module) -> Iterator[None]:
+        """Within the block the network has the averaged parameters."""
+        # By `data`, behind autograd's back: what a graph has saved is the same again before it runs backward.
+        parameters = [parameter.data for parameter in _averaged(net)]
+        own = [parameter.clone() for parameter in parameters]
+        try:
+            for parameter, value in zip(parameters, self._values, strict=True):
+                parameter.copy_(value)
+            yield
+        finally:
+            for parameter, value in zip(parameters, own, strict=True):
+                parameter.copy_(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average, and the number of steps."""
+        return {"steps": self.steps, "values": [value.clone() for value in self._values]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.steps, self._values = int(state["steps"]), [value.clone() for value in state["values"]]
+
+    def _check(self, parameters: list[nn.Parameter]) -> None:
+        if [value.shape for value in self._values] != [parameter.shape for parameter in parameters]:
+            raise ValueError("the averaged teacher follows another network; a rule trains one network, from its start")
+
+
+def _averaged(net: nn.Module) -> list[nn.Parameter]:
+    return [p for p in net.parameters() if p.is_floating_point() or p.is_complex()]
+
+
+@contextmanager
+def _buffers_stay(net: nn.Module) -> Iterator[None]:
+    """BatchNorm in training moves its statistics on in every forward pass; those without gradient leave no trace."""
+    before = [(buffer, buffer.clone()) for buffer in net.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.data.copy_(value)
+
+
+def loss_of_width(loss: Callable[..., Tensor]) -> Loss:
+    """`loss(output)` or `loss(output, width)` as the latter.
+
+    A second parameter with a default is what a lambda binds (`lambda out, target=target: ...`), unless it is `width`.
+    """
+    try:
+        parameters = list(inspect.signature(loss).parameters.values())
+    except (TypeError, ValueError):  # of a function in C
+        parameters = []
+    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    asks = len(places) > 1 and (places[1].default is places[1].empty or places[1].name == "width")
+    return loss if asks else lambda output, _: loss(output)
+
+
+def in_lower_precision(
+    net: nn.Module, args: tuple[Any, ...], dtype: torch.dtype, forward: Callable[..., Any] | None = None
+) -> Any:
+    """The output in float32 of a network that computes in `dtype` where torch.autocast does."""
+    with torch.autocast(next(net.parameters()).device.type, dtype=dtype):
+        output = (net if forward is None else forward)(*args)
+    return tree_map_only(Tensor, lambda t: t.float() if t.dtype == dtype else t, output)
