@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from statistics import fmean
 from types import SimpleNamespace
@@ -12,7 +13,6 @@ import numpy as np
 
 import slimlib as slim
 from benchmarks.settings.run import RunSettings
-from slimlib.training.nonuniform import NonuniformSandwich
 from slimlib.training.rule import Rule
 from tasks.classification.settings import ClassificationSettings
 from tasks.classification.sources import IMAGENET_CLASSES
@@ -69,11 +69,8 @@ def _of_image(recipe: Recipe, network: _Counted, widths: Sequence[float]) -> flo
         return sum(network.at(width) for width in widths)
     if recipe.rule == "every":
         return sum(network.at(width) for width in recipe.switches or ())
-    rule = recipe.make_rule(seed=0)
-    if isinstance(rule, NonuniformSandwich):
-        # Random plans count as random widths: their layers' widths are less alike, so it is somewhat too much.
-        rule = slim.Sandwich(rule.widths, rule.samples)
-    return _expected(rule, network)
+    # Random plans count as random widths: their layers' widths are less alike, so it is somewhat too much.
+    return _expected(replace(recipe, trained="uniform").make_rule(seed=0), network)
 
 
 def _expected(rule: Rule, network: _Counted) -> float:
