@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Protocol
 
 import torch
@@ -97,7 +97,7 @@ class Gathers(SwapsOut):
         self.gather()
         out = super().forward(*args, **kwargs)  # type: ignore[misc]
         for name, source, picks in self.to_gather:
-            if self.training and name in self._buffers and name in STATISTICS:
+            if self.training and picks and name in self._buffers and name in STATISTICS:
                 source.index_copy_(*picks[0], self.__dict__[name])  # the forward has moved it on
             if not torch.compiler.is_compiling():
                 self.__dict__.pop(name, None)
@@ -189,6 +189,11 @@ class Slot:
     name: str
     axes: Mapping[int, Axis]
 
+    @cached_property
+    def gathers(self) -> bool:
+        """Whether some width leaves an axis here that is no plain prefix."""
+        return any(not is_prefix(axis) for axis in self.axes.values())
+
 
 class Part:
     """One module of a converted network, with everything in it that depends on the width."""
@@ -208,7 +213,7 @@ class Part:
     @property
     def gathers(self) -> bool:
         """Whether some width leaves an axis here that is no plain prefix."""
-        return any(not is_prefix(axis) for slot in self.slots for axis in slot.axes.values())
+        return any(slot.gathers for slot in self.slots)
 
     def swaps(self, channels: tuple[int, ...]) -> Swaps:
         """What to put into the module's `__dict__` for these channel numbers; views that autograd follows."""
@@ -226,7 +231,7 @@ class Part:
                 else:
                     shape[dim] = index
             view = tensor if shape == list(tensor.shape) else leading(tensor, shape)
-            if picks:
+            if slot.gathers:  # never in `__dict__` between forwards, where it would hide what another width gathers
                 gathers.append((slot.name, view, tuple(picks)))
             else:
                 swaps[slot.name] = view

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from torch.utils._pytree import tree_map
 
 from slimlib.core.layout import Layout
 from slimlib.flow.proof.check import Failure, Followed, Proof, prepare
+from slimlib.flow.proof.proposals import agree, numbers
 from slimlib.flow.proof.repair import repair
-from slimlib.flow.solve import Rounding, Solution, layout
+from slimlib.flow.solve import Rounding, Solution, layout, number_axes
 from slimlib.flow.steps import Choices, FlowError, Step
 from slimlib.flow.ties import Ties
 from slimlib.flow.trace import Trace
@@ -58,10 +60,11 @@ def follow(
             args = tree_map(_twice, args)  # one image is too few for BatchNorm in training
             continue
         subject = subject or prepare(net, duplicate(net), args)
-        failure = _prove(Proof(subject, found, choices))
+        proof = Proof(subject, found, choices)
+        failure = _prove(proof)
         if failure is None:
             return found.layout
-        repair(net, found, failure, choices)
+        repair(net, proof, failure, choices)
     raise FlowError(f"no layout of this {type(net).__name__} works in {ATTEMPTS} attempts; keep layers with keep=[...]")
 
 
@@ -90,12 +93,15 @@ def analyse(
         for module, why in choices.modules.items():
             if name.startswith(f"{module}.") or not module:
                 ties.fix(ids, why)
+    agree(ties, choices)
     solution = Solution(ties)
-    found = layout(net, ties, solution, rounding)
-    if not found.groups:
-        reasons = "; ".join(f"{name}: {why}" for name, why in list(found.kept.items())[:3])
+    found = Followed(ties, logs, entered, solution, layout(net, ties, solution, rounding))
+    if not found.layout.groups:
+        reasons = "; ".join(f"{name}: {why}" for name, why in list(found.layout.kept.items())[:3])
         raise FlowError(f"nothing slims in this {type(net).__name__}. {reasons}")
-    return Followed(ties, logs, entered, solution, found)
+    ties.numbers |= numbers(net, found, choices)
+    found.layout = replace(found.layout, numbers=number_axes(ties, solution))
+    return found
 
 
 def _prove(proof: Proof) -> Failure | None:

@@ -13,6 +13,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+# A parameter's channels: its name and a dimension of it, or None where every element has an id of its own (a bias,
+# a position embedding), or "input" for the channels that enter a norm module of that name.
+AtomKey: TypeAlias = tuple[str, int | str | None]
+
 
 @dataclass(frozen=True)
 class WeightRef:

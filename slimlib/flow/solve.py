@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from slimlib.core.layout import Axis, Group, Layout, Segment
 from slimlib.core.width import fitting_divisor
+from slimlib.flow.ids import AtomKey
 from slimlib.flow.steps import FlowError
-from slimlib.flow.ties import AtomKey, Ties
+from slimlib.flow.ties import Ties
 
 Place = tuple[int, int]  # (group, unit)
 
@@ -117,11 +118,11 @@ def layout(net: nn.Module, ties: Ties, solution: Solution, rounding: Rounding) -
         for alias in names[name][1] if found else []:
             axes.setdefault(alias, {}).update(found)
     groups = tuple(solution.group(keys, rounding) for keys in solution.groups)
-    idle, numbers = tuple(_idle(net, ties)), _numbers(ties, solution)
-    return Layout(groups, axes, norm_inputs, solution.kept(), idle, numbers, followed=True)
+    idle = tuple(_idle(net, ties))
+    return Layout(groups, axes, norm_inputs, solution.kept(), idle, followed=True)
 
 
-def _numbers(ties: Ties, solution: Solution) -> dict[str, dict[str, Axis]]:
+def number_axes(ties: Ties, solution: Solution) -> dict[str, dict[str, Axis]]:
     """Attributes of modules that hold a number of channels, where these slim."""
     found: dict[str, dict[str, Axis]] = {}
     for (module, attribute), ids in ties.numbers.items():

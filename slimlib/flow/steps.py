@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from torch import Tensor, nn
 
-from slimlib.flow.ids import Shadow, WeightRef
+from slimlib.flow.ids import AtomKey, Shadow, WeightRef
 
 SIZED = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
@@ -27,6 +28,8 @@ class Choices:
     keep: dict[Site, str] = field(default_factory=dict)  # what enters here stays full
     entering: dict[str, str] = field(default_factory=dict)  # what enters these modules stays full
     modules: dict[str, str] = field(default_factory=dict)  # the layers of these modules stay full
+    numbers: dict[tuple[str, str], int] = field(default_factory=dict)  # (class, attribute) -> which channels it counts
+    agree: list[tuple[tuple[AtomKey, ...], ...]] = field(default_factory=list)  # groups that shrink in proportion
 
 
 @dataclass
@@ -34,6 +37,7 @@ class Step:
     """An operation as it was followed."""
 
     site: Site
+    module: str
     here: str
     inputs: list[Tensor]
     weights: list[WeightRef]
@@ -48,3 +52,22 @@ def class_of_many(module: nn.Module) -> str | None:
     kind = type(module)
     own = kind.__module__.startswith("torch.") and not isinstance(module, SIZED)
     return None if own else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def class_or_name(net: nn.Module, name: str) -> str:
+    """What a module has in common with those that are like it: its class, or else its name."""
+    return class_of_many(net.get_submodule(name)) or f"'{name}'"
+
+
+def alike(net: nn.Module, name: str) -> list[str]:
+    """The modules of the same class, for what is true of one of them is true of all; itself if it is torch's own."""
+    kind = class_of_many(net.get_submodule(name))
+    return [n for n, module in net.named_modules() if class_of_many(module) == kind] if kind and name else [name]
+
+
+def upwards(name: str) -> Iterator[str]:
+    """A module's name, and those of the modules it is in."""
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
+    yield ""

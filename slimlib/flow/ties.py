@@ -5,11 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from slimlib.flow.ids import AtomKey
 from slimlib.flow.undecided import Undecided, settle
-
-# A parameter's channels: its name and a dimension of it, or None where every element has an id of its own (a bias,
-# a position embedding), or "input" for the channels that enter a norm module of that name.
-AtomKey = tuple[str, int | str | None]
 
 
 class Ties:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -99,7 +100,7 @@ class Trace(TorchDispatchMode):
                 self.context.shadows[o] = r
             if isinstance(o, Tensor) and weight is not None and not isinstance(r, WeightRef):
                 self.context.computed[o] = weight
-        self.log.append(Step(self.context.site, self.context.here, inputs, weights, shadows))
+        self.log.append(Step(self.context.site, self.context.module, self.context.here, inputs, weights, shadows))
         self.finished(op, outs)
         self.context.counts[-1] += 1
         self.phase = "forward"
@@ -161,7 +162,7 @@ class Trace(TorchDispatchMode):
     def _module_names(self) -> Iterator[None]:
         """Keep `stack` while modules run; after an exception it still shows where."""
 
-        def enter(name: str, args: Any) -> None:
+        def enter(name: str, module: nn.Module, *args: Any) -> None:
             shadows = [self.context.shadows.get(x) for x in tree_leaves(args) if isinstance(x, Tensor)]
             ids = [shadow for shadow in shadows if isinstance(shadow, Tensor)]
             self.entered.setdefault(name, []).extend(ids)
@@ -178,7 +179,7 @@ class Trace(TorchDispatchMode):
         handles = []
         for name, module in self.net.named_modules():
             if name:
-                handles.append(module.register_forward_pre_hook(lambda _, args, name=name: enter(name, args)))
+                handles.append(module.register_forward_pre_hook(partial(enter, name), with_kwargs=True))
                 handles.append(module.register_forward_hook(leave))
         try:
             yield

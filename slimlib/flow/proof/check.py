@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from slimlib.core.apply import apply_layout
-from slimlib.core.layout import Layout
+from slimlib.core.layout import Layout, axis_size
+from slimlib.core.numbers import held_numbers
 from slimlib.core.setting import set_width
 from slimlib.core.swapping import Gathers
 from slimlib.core.width import Width, WidthPlan
@@ -23,6 +25,7 @@ from slimlib.flow.steps import Choices, FlowError, Step
 from slimlib.flow.ties import Ties
 
 WIDTHS = (0.25, 0.5, 0.8)
+END = sys.maxsize  # the progress of a run that does not fail
 
 
 @dataclass
@@ -37,11 +40,17 @@ class Followed:
 
 
 class Failure(Exception):
-    """An attempt to run the sliced network failed at `step`, an operation, or else in the code of `module`."""
+    """An attempt to run the sliced network failed at `step`, an operation, or else in the code of `module`.
 
-    def __init__(self, reason: str, step: Step | None, module: str) -> None:
+    `position`: how many operations ran before.
+    """
+
+    training: bool
+    width: Width
+
+    def __init__(self, reason: str, step: Step | None, module: str, position: int) -> None:
         super().__init__(reason)
-        self.reason, self.step, self.module = reason, step, module
+        self.reason, self.step, self.module, self.position = reason, step, module, position
 
 
 @dataclass
@@ -71,13 +80,36 @@ class Proof:
             FlowError: its numbers are wrong.
         """
         staggered = self._staggered()
-        runs = [(False, width) for width in (*WIDTHS, staggered)] + [(True, WIDTHS[1]), (True, staggered)]
+        runs = [(False, width) for width in (staggered, *WIDTHS)] + [(True, WIDTHS[1]), (True, staggered)]
         outputs = {}
         for training, width in runs:
-            self.slim.train(training)
-            outputs[training, width] = self._attempt(self._sliced(width, training))
+            try:
+                outputs[training, width] = self._attempt(self._sliced(width, training))
+            except Failure as failure:
+                failure.training, failure.width = training, width
+                raise
         for training, width in ((False, WIDTHS[0]), (False, staggered), (True, staggered)):
             self._compare(outputs[training, width], width, training)
+
+    def progress(self, training: bool, width: Width, held: Mapping[str, Mapping[str, Tensor]] | None = None) -> int:
+        """How many operations run as the layout says; `held`: module -> {attribute: ids whose number it holds}."""
+        sliced, channels = self._sliced(width, training), self.channels(width)
+        before: list[tuple[nn.Module, dict[str, Any]]] = []
+        for name, numbers in (held or {}).items():
+            module = self.slim.get_submodule(name)
+            sizes = {path: axis_size(self.found.solution.axis(ids), channels) for path, ids in numbers.items()}
+            swaps = held_numbers(module, sizes)
+            before.append((module, {key: module.__dict__[key] for key in swaps}))
+            module.__dict__.update(swaps)
+        try:
+            with torch.random.fork_rng():
+                self._attempt(sliced)
+        except (Failure, FlowError):
+            return len(sliced.log)
+        finally:
+            for module, full in before:
+                module.__dict__.update(full)
+        return END
 
     def _staggered(self) -> WidthPlan:
         """A width that differs from group to group, so that no two groups agree by chance."""
@@ -91,20 +123,22 @@ class Proof:
                 raise FlowError(self._locate(width, training))
 
     def _sliced(self, width: Width, training: bool, record: bool = False) -> Sliced:
+        self.slim.train(training)
         set_width(self.slim, width)
         _gather_now(self.slim)
-        found, channels = self.found, self._channels(width)
+        found, channels = self.found, self.channels(width)
         ties = active_atoms(found.ties, found.layout, channels, self.shapes)
         active = active_ids(found.solution, channels)
         return Sliced(self.slim, ties, self.choices, self.subject.origin, found.logs[training], active, record)
 
     def _masked(self, width: Width, record: bool = False) -> Any:
-        ties, active = self.found.ties, active_ids(self.found.solution, self._channels(width))
+        ties, active = self.found.ties, active_ids(self.found.solution, self.channels(width))
         masked = Masked(self.full, KnownTies(ties, ties.atoms), self.choices, self.subject.origin, active, record)
         outputs = masked.follow(copy.deepcopy(self.subject.args))
         return masked if record else outputs
 
-    def _channels(self, width: Width) -> tuple[int, ...]:
+    def channels(self, width: Width) -> tuple[int, ...]:
+        """The active units of each group."""
         channels: tuple[int, ...] = self.slim.slim.channels_at(width)  # type: ignore[union-attr, operator]
         return channels
 
@@ -120,7 +154,7 @@ class Proof:
             in_step = told or sliced.phase == "operation"
             step = sliced.expected[position] if in_step and sliced.aligned else None
             text = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-            raise Failure(text, step, sliced.context.module) from error
+            raise Failure(text, step, sliced.context.module, position) from error
 
     def _close(self, a: Tensor, b: Tensor) -> bool:
         if a.shape != b.shape:
@@ -132,7 +166,6 @@ class Proof:
 
     def _locate(self, width: Width, training: bool) -> str:
         """Name the first operation whose result is not that of the masked network."""
-        self.slim.train(training)
         masked, sliced = self._masked(width, record=True), self._sliced(width, training, record=True)
         self._attempt(sliced)
         why = "gives other numbers when fewer channels are active, though its result has the right shape"

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from slimlib.core.layout import Axis, Layout, axis_index
+from slimlib.flow.ids import AtomKey
 from slimlib.flow.solve import Solution
-from slimlib.flow.ties import AtomKey, Ties
+from slimlib.flow.ties import Ties
 from slimlib.flow.undecided import Undecided
 
 

@@ -1,23 +1,25 @@
-"""What to do when the sliced network fails: read a view otherwise, or keep full what entered there."""
+"""What to do when the sliced network fails: propose numbers, read a view otherwise, or keep full what entered there."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from slimlib.flow.operations.movement import VIEWS, is_split_axis, readings
-from slimlib.flow.proof.check import Failure, Followed
-from slimlib.flow.steps import Choices, FlowError, Step, class_of_many
+from slimlib.flow.proof.check import Failure, Followed, Proof
+from slimlib.flow.proof.proposals import propose
+from slimlib.flow.steps import Choices, FlowError, Step, alike, upwards
 
 
-def repair(net: nn.Module, found: Followed, failure: Failure, choices: Choices) -> None:
+def repair(net: nn.Module, proof: Proof, failure: Failure, choices: Choices) -> None:
     """Add to `choices` what the failure teaches.
 
     Raises:
         FlowError: nothing is left to keep full.
     """
+    if propose(net, proof, failure, choices):
+        return
+    found = proof.found
     done = failure.step is not None and _at_step(found, failure.step, failure.reason, choices)
     if not done and not _in_forward(net, found, failure, choices):
         raise FlowError(f"the sliced network fails in '{failure.module}': {failure.reason}") from failure.__cause__
@@ -45,33 +47,19 @@ def _at_step(found: Followed, step: Step, reason: str, choices: Choices) -> bool
 
 def _in_forward(net: nn.Module, found: Followed, failure: Failure, choices: Choices) -> bool:
     """The code of a module failed: keep full what enters it, or its layers, or the same of the module around it."""
-    for name in _upwards(failure.module):
-        alike = _alike(net, name)
+    for name in upwards(failure.module):
+        same = alike(net, name)
         kind = type(net.get_submodule(name)).__name__
         why = f"does not work with fewer channels ({failure.reason}): forward of '{name}' ({kind})"
         if name not in choices.entering and any(_slims(found, ids) for ids in found.entered.get(name, ())):
-            choices.entering.update(dict.fromkeys(alike, why))
+            choices.entering.update(dict.fromkeys(same, why))
             return True
-        own = [ids for key, ids in found.ties.atoms.items() if any(key[0].startswith(f"{n}.") or not n for n in alike)]
+        own = [ids for key, ids in found.ties.atoms.items() if any(key[0].startswith(f"{n}.") or not n for n in same)]
         if name not in choices.modules and any(_slims(found, ids) for ids in own):
-            choices.modules.update(dict.fromkeys(alike, why))
+            choices.modules.update(dict.fromkeys(same, why))
             return True
     return False
 
 
 def _slims(found: Followed, ids: Tensor) -> bool:
     return any(unit in found.solution.places for unit in torch.unique(found.solution.labels[ids]).tolist())
-
-
-def _upwards(name: str) -> Iterator[str]:
-    """A module's name, and those of the modules it is in."""
-    while name:
-        yield name
-        name = name.rpartition(".")[0]
-    yield ""
-
-
-def _alike(net: nn.Module, name: str) -> list[str]:
-    """The modules of the same class, for what is true of one of them is true of all; itself if it is torch's own."""
-    kind = class_of_many(net.get_submodule(name))
-    return [n for n, module in net.named_modules() if class_of_many(module) == kind] if kind and name else [name]

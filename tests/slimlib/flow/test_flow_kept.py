@@ -45,7 +45,7 @@ KEPT = {
     "cbam": (attention_of_cbam, {"conv": nn.Conv2d(2, 1, 7, padding=3)}, "statistic over channels: mean in 'middle'"),
     "sort": (lambda m, x: x.sort(1).values, {}, "ordered along channels: sort in 'middle'"),
     "scalar": (lambda m, x: x / x.std(), {}, "statistic over channels: std in 'middle'"),
-    "literal slice": (lambda m, x: torch.cat([x[:, :8] + x[:, 8:]] * 2, 1), {}, "forward of 'middle'"),
+    "literal slice": (lambda m, x: torch.cat([x[:, :8] + x[:, 8:]] * 2, 1), {}, "slice in 'middle'"),
     "literal narrow": (lambda m, x: torch.cat([x.narrow(1, 0, 8), x.narrow(1, 8, 8)], 1), {}, "slice in 'middle'"),
     "literal index": (lambda m, x: x[:, torch.arange(15, -1, -1)], {}, "index in 'middle'"),
     "literal view": (lambda m, x: x.view(-1, 16, 64).view_as(x), {}, "view in 'middle'"),
