@@ -6,6 +6,8 @@ import base64
 import copy
 import io
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from inspect import signature
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -16,9 +18,11 @@ from torch import Tensor
 from slimlib.core.layout import Layout
 from slimlib.core.slimming import Slimming
 from slimlib.core.width import Switches, Width, WidthRange, Widths, check_width
+from slimlib.rl.callbacks import at_full_width
 from slimlib.rl.loading import check_algorithm, check_environment_fits, read_safely
 from slimlib.rl.narrowing import narrow_policy_kwargs
-from slimlib.rl.policies import make_slimmable, same_random_numbers
+from slimlib.rl.paths import check_rows, same_random_numbers
+from slimlib.rl.policies import make_slimmable
 from slimlib.saving import widths_from_json, widths_to_json
 from slimlib.serving.extraction import extract
 from slimlib.training.distillation import lessons_named
@@ -125,6 +129,9 @@ class SlimAlgorithm:
 
     def _setup_model(self) -> None:
         self._check()
+        full: Any = self
+        check_rows("observations", full.observation_space)
+        check_rows("actions", full.action_space)
         super()._setup_model()  # type: ignore[misc]
         known = None if self.slim_layout is None else _read_layout(self.slim_layout)
         policy: Any = self.policy  # type: ignore[attr-defined]
@@ -156,6 +163,9 @@ class SlimAlgorithm:
         raise NotImplementedError
 
     # -- the width that acts
+
+    def _init_callback(self, callback: Any, progress_bar: bool = False) -> Any:
+        return super()._init_callback(at_full_width(callback), progress_bar)  # type: ignore[misc]
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> Any:
         # Not `at_width`, which looks for slimmable parts: DQN and SAC come here for every step of the environment.
@@ -223,24 +233,29 @@ class SlimAlgorithm:
 
         Raises:
             UnsafeModelError: the file holds or refers to code that is not known.
-            ValueError: it is no model, one of another algorithm, or of another environment.
+            ValueError: it is no model, one of another algorithm, or of another environment; or an argument does not
+                exist.
         """
         given = dict(custom_objects or {})
+        arguments, kwargs = kwargs, _as_attributes(kwargs)
         if not trusted:
-            data = read_safely(path, allow=allow, custom_objects=given)
+            replaced = {name: value for name, value in kwargs.items() if name != "policy_kwargs"}  # those must agree
+            data = read_safely(path, allow=allow, custom_objects=replaced | given)
+            cls._check_arguments(arguments, data)
             check_algorithm(path, data, cls.plain)
             if env is not None:
                 check_environment_fits(path, data, env)
             given = data | given
-        if "rule" in kwargs:
-            kwargs["rule_name"] = kwargs.pop("rule")
-        if "widths" in kwargs:
-            kwargs["slim_widths"] = widths_to_json(kwargs.pop("widths"))
-        if "convert_options" in kwargs:
-            kwargs["convert_options"] = DIVISOR | dict(kwargs["convert_options"])
-            kwargs["slim_layout"] = None  # that of the file rounds by other divisors
         loaded: Self = super().load(path, env, device, given, print_system_info, force_reset, **kwargs)  # type: ignore[misc]
         return loaded
+
+    @classmethod
+    def _check_arguments(cls, given: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+        known = {*signature(SlimAlgorithm).parameters, *signature(cls.plain).parameters} - {"args", "kwargs"}
+        for name in given.keys() - known - data.keys():
+            close = get_close_matches(name, known, n=1)
+            advice = f"did you mean {close[0]}?" if close else f"{cls.__name__} takes {', '.join(sorted(known))}"
+            raise ValueError(f"{cls.__name__}.load got {name}={given[name]!r}, which is no argument of it; {advice}")
 
     def extract(self, width: Width) -> BaseAlgorithm:
         """An ordinary model of stable-baselines3 with the policy of one width: it loads and trains without slimlib.
@@ -284,6 +299,19 @@ def from_plain(plain: Mapping[str, Any]) -> dict[str, Any]:
     if "averages" in plain:
         state["averages"] = torch.load(io.BytesIO(base64.b64decode(plain["averages"])), weights_only=True)
     return state
+
+
+def _as_attributes(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the constructor under the names, and in the form, that a model keeps them in."""
+    kept = dict(given)
+    if "rule" in kept:
+        kept["rule_name"] = kept.pop("rule")
+    if "widths" in kept:
+        kept["slim_widths"] = widths_to_json(kept.pop("widths"))
+    if "convert_options" in kept:
+        kept["convert_options"] = DIVISOR | dict(kept["convert_options"])
+        kept["slim_layout"] = None  # that of the file rounds by other divisors
+    return kept
 
 
 def _read_layout(saved: Mapping[str, Any]) -> Layout:

@@ -71,6 +71,13 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tenso
     return tensor
 
 
+def _fill_state_dict(made: OrderedDict[Any, Any], state: Any) -> None:
+    """With what torch keeps of the versions of modules."""
+    if not isinstance(state, dict) or state.keys() != {"_metadata"}:
+        raise Refused("sets what is inside an OrderedDict")
+    vars(made).update(state)
+
+
 POLICY = (
     MODEL
     | calls_instead(
@@ -80,5 +87,6 @@ POLICY = (
         }
     )
     | may_name(policies.BasePolicy)
+    | Allowed({}, filled_by={OrderedDict: _fill_state_dict})
 )
 """What a policy may hold, whose file has its weights in the same pickle."""

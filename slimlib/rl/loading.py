@@ -21,11 +21,17 @@ from stable_baselines3.common.vec_env import VecTransposeImage
 
 from slimlib.core.unpickling import Refused, unpickle
 from slimlib.rl.allowed_classes import MODEL
+from slimlib.rl.contrib import algorithm_of, refusal
 
 File = str | Path | io.BufferedIOBase
 PICKLED = ":serialized:"
 COMPUTED = ("lr_schedule", "exploration_schedule")
 """What `load` computes anew from the other attributes; older versions save it as code."""
+SCHEDULED = ("learning_rate", "clip_range", "clip_range_vf")
+SCHEDULES = (
+    ". Such a schedule is given anew as an argument of load; a LinearSchedule of stable_baselines3.common.utils, in "
+    "place of a function, is loaded as it is"
+)
 MARKS = {
     "TRPO": {"cg_max_steps"},
     "RecurrentPPO": {"_last_lstm_states"},
@@ -80,13 +86,12 @@ def check_algorithm(path: File, data: Mapping[str, Any], expected: type[BaseAlgo
     found = _saved_by(path, data)
     if found != expected.__name__:
         raise ValueError(
-            f"{_shown(path)} was saved by {found}, and cannot be loaded by Slim{expected.__name__}; "
-            f"use Slim{found}.load"
+            f"{shown(path)} was saved by {found}, and cannot be loaded by Slim{expected.__name__}; use Slim{found}.load"
         )
     for name in data:
         if callable(getattr(expected, name, None)):
             raise UnsafeModelError(
-                f"{_shown(path)}: attribute {name!r} would replace a method of {found}; no {found} saves such a model"
+                f"{shown(path)}: attribute {name!r} would replace a method of {found}; no {found} saves such a model"
             )
 
 
@@ -102,14 +107,14 @@ def check_environment_fits(path: File, data: Mapping[str, Any], env: Any) -> Non
         saved, here = data.get(name), getattr(env, name)
         if saved not in (here, _channels_first(here)):
             raise ValueError(
-                f"{_shown(path)}: the model was trained in another environment: its {what} are {saved}, and those "
+                f"{shown(path)}: the model was trained in another environment: its {what} are {saved}, and those "
                 f"of this environment {here}"
             )
 
 
 def _attributes(path: File) -> dict[str, Any]:
     """The JSON of a model, pickles as they are."""
-    shown, found = _shown(path), _find(path)
+    where, found = shown(path), _find(path)
     try:
         with zipfile.ZipFile(found) as archive:
             names, broken = archive.namelist(), archive.testzip()
@@ -118,19 +123,19 @@ def _attributes(path: File) -> dict[str, Any]:
     except OSError:
         raise
     except Exception as error:  # a damaged zip fails wherever it likes
-        raise ValueError(f"{shown}: {_how_broken(found)} ({error})") from None
+        raise ValueError(f"{where}: {_how_broken(found)} ({error})") from None
     if begins:  # what is found is the zip within the zip that torch wrote
-        raise ValueError(f"{shown}: damaged or cut off")
+        raise ValueError(f"{where}: damaged or cut off")
     if not content or "policy.pth" not in names:
-        raise ValueError(f"{shown}: no model of stable-baselines3; those have 'data' and 'policy.pth' in their zip")
+        raise ValueError(f"{where}: no model of stable-baselines3; those have 'data' and 'policy.pth' in their zip")
     if broken:
-        raise ValueError(f"{shown}: damaged, '{broken}' in it is not what was saved")
+        raise ValueError(f"{where}: damaged, '{broken}' in it is not what was saved")
     try:
         data = json.loads(content.decode())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{shown}: damaged, 'data' in it is no JSON ({error})") from None
+        raise ValueError(f"{where}: damaged, 'data' in it is no JSON ({error})") from None
     if not isinstance(data, dict):
-        raise ValueError(f"{shown}: damaged, 'data' in it is a {type(data).__name__} and no attributes of a model")
+        raise ValueError(f"{where}: damaged, 'data' in it is a {type(data).__name__} and no attributes of a model")
     return data
 
 
@@ -161,20 +166,24 @@ def _value(path: File, name: str, stored: Any, allow: Sequence[Any]) -> Any:
     except Refused as refused:
         yours = f"allow=[{refused.name}] if you know it, or " if refused.name else ""
         raise UnsafeModelError(
-            f"{_shown(path)}: {name!r} {refused}, and nothing of it was run. Pass {yours}{replace}, or trusted=True "
-            "if you trust whoever made the file"
+            f"{shown(path)}: {name!r} {refused}, and nothing of it was run. Pass {yours}{replace}, or trusted=True "
+            f"if you trust whoever made the file{SCHEDULES if name in SCHEDULED else ''}"
         ) from None
     except Exception as error:  # a damaged pickle fails wherever it likes
         raise ValueError(
-            f"{_shown(path)}: {name!r} cannot be read ({type(error).__name__}: {str(error)[:200]}). Pass {replace}"
+            f"{shown(path)}: {name!r} cannot be read ({type(error).__name__}: {str(error)[:200]}). Pass {replace}"
         ) from None
 
 
 def _saved_by(path: File, data: Mapping[str, Any]) -> str:
     """PPO, A2C, DQN or SAC."""
+    policy_class = data.get("policy_class")
+    module = policy_class.get("__module__", "") if isinstance(policy_class, dict) else ""
+    if algorithm := algorithm_of(str(module)):
+        raise ValueError(f"{shown(path)} was saved by {algorithm}; {refusal(algorithm)}")
     found = next((name for name, marks in MARKS.items() if marks <= data.keys()), "another algorithm")
     if found not in SLIMMABLE:
-        raise ValueError(f"{_shown(path)} was saved by {found}; only models of {', '.join(SLIMMABLE)} can be slimmable")
+        raise ValueError(f"{shown(path)} was saved by {found}; only models of {', '.join(SLIMMABLE)} can be slimmable")
     return found
 
 
@@ -187,5 +196,5 @@ def _channels_first(space: spaces.Space[Any]) -> spaces.Space[Any]:
     return space
 
 
-def _shown(path: File) -> str:
+def shown(path: File) -> str:
     return str(path if isinstance(path, str | Path) else getattr(path, "name", "the file"))

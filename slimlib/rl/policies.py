@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import copy
-import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from types import MethodType
+import warnings
+from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import Any
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-from stable_baselines3.common.preprocessing import is_image_space, maybe_transpose
-from stable_baselines3.common.utils import obs_as_tensor
-from stable_baselines3.dqn.policies import DQNPolicy
-from stable_baselines3.sac.policies import SACPolicy
-from torch import Tensor, nn
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.utils import get_device
+from torch import nn
 
-from slimlib.convert import check_layout, convert
-from slimlib.core.apply import apply_layout
+from slimlib.convert import check_divisors, convert
 from slimlib.core.layout import Layout
-from slimlib.core.setting import slimming_of
-from slimlib.core.swapping import SwapsOut, slim_class
+from slimlib.core.swapping import SwapsOut, dense_class, no_inference_mode, slim_class
 from slimlib.core.tracing import cut_in_graph
-from slimlib.core.width import Widths, by_size
+from slimlib.core.width import Widths, by_size, round_channels
+from slimlib.flow import FlowError, follow
 from slimlib.rl.noise import NoiseOfAnyWidth, forget_samples
+from slimlib.rl.paths import computing, path_of, same_random_numbers
+from slimlib.rl.policy_files import ABOUT, read_policy
+from slimlib.saving import widths_from_json, widths_to_json
 from slimlib.serving.freezing import CANNOT_TRAIN
 
 
@@ -37,6 +33,12 @@ class FrozenPolicy:
     def set_training_mode(self, mode: bool) -> None:
         if mode:
             raise RuntimeError(CANNOT_TRAIN)
+
+    def save(self, path: Any) -> None:
+        raise RuntimeError(
+            "a frozen policy is a snapshot for serving, without parameters; save the policy that it was made from, or "
+            "slimlib.extract(policy, width)"
+        )
 
     @property
     def device(self: Any) -> torch.device:
@@ -84,10 +86,58 @@ class SlimPolicy(SwapsOut):
         super().load_from_vector(vector)  # type: ignore[misc]
         self.slim.refresh()  # it replaces `parameter.data`
 
+    def save(self: Any, path: Any) -> None:
+        """As the policy's own, which can load the file; layout and widths are in it, too."""
+        about = {
+            "layout": self.slim.layout.to_json(),
+            "widths": widths_to_json(self.slim.widths),
+            "norm": self.slim.norm,
+        }
+        data = self._get_constructor_parameters()
+        if hasattr(self, "share_features_extractor"):  # left out by stable-baselines3
+            data["share_features_extractor"] = self.share_features_extractor
+        content = {"state_dict": self.state_dict(), "data": data}
+        torch.save(content | {ABOUT: {"class": dense_class(type(self)), **about}}, path)
+
+    @classmethod
+    def load(cls, path: Any, device: Any = "auto", **safety: Any) -> BasePolicy:
+        """The slimmable policy that `save` wrote; see `load_policy`."""
+        loaded = load_policy(path, device, **safety)
+        if dense_class(type(loaded)) is not dense_class(cls):
+            raise ValueError(
+                f"the policy in {path} is a {dense_class(type(loaded)).__name__}, and no {dense_class(cls).__name__}"
+            )
+        return loaded
+
     def __getstate__(self: Any) -> dict[str, Any]:
         for module in self.modules():
             forget_samples(module.__dict__.get("action_dist"))
         return {name: value for name, value in super().__getstate__().items() if name != "modes"}
+
+
+def load_policy(path: Any, device: Any = "auto", *, trusted: bool = False, allow: Sequence[Any] = ()) -> BasePolicy:
+    """The slimmable policy that `model.policy.save(path)` wrote, at its full width, with nothing else of the model.
+
+    Only what is known to be harmless is unpickled.
+
+    Args:
+        path: the file, or an open one.
+        device: where the policy goes, for example "cpu".
+        trusted: let torch unpickle everything in the file, which can run any code.
+        allow: classes and functions of your own that the file may refer to.
+
+    Raises:
+        UnsafeModelError: the file holds or refers to code that is not known.
+        ValueError: it is damaged, or holds no slimmable policy.
+    """
+    device = get_device(device)
+    saved = read_policy(path, device, trusted=trusted, allow=allow)
+    about = saved[ABOUT]
+    policy: BasePolicy = about["class"](**saved["data"])
+    layout, widths = Layout.from_json(about["layout"]), widths_from_json(about["widths"])
+    make_slimmable(policy, widths=widths, options={"norm": about["norm"]}, layout=layout)
+    policy.load_state_dict(saved["state_dict"])
+    return policy.to(device)
 
 
 def make_slimmable(
@@ -104,11 +154,13 @@ def make_slimmable(
         options: further arguments of `slimlib.convert`, for example `divisor`.
         layout: of this very policy, where it is known.
 
+    Warns:
+        UserWarning: a layer has less than one unit at the smallest width, and so stays full, where others slim.
+
     Raises:
-        ValueError: the policy is of another family, or has a hidden layer with less than one unit at the
-            smallest width; or what `convert` raises.
+        ValueError: the policy is of another family, or nothing in it slims; or what `convert` raises.
     """
-    path = _path(policy)
+    path = path_of(policy)
     noise: list[Any] = [m.__dict__["action_dist"] for m in policy.modules() if "action_dist" in m.__dict__]
     for each in noise:
         forget_samples(each)
@@ -117,14 +169,11 @@ def make_slimmable(
         raise ValueError(
             f"the largest width must be 1.0, not {largest}; for a narrower policy make its net_arch smaller"
         )
-    if layout is not None:
-        check_layout(policy, layout)
-        apply_layout(policy, layout, widths=widths)
-    else:
-        with _computing(policy, path), same_random_numbers(policy.device):
-            convert(policy, path.example(policy), widths=widths, **options)
+    if layout is None:
         assert isinstance(smallest, float)
-        _check_units(policy, smallest)
+        with computing(policy, path), same_random_numbers(policy.device), no_inference_mode():
+            layout = _found_layout(policy, path.example(policy), smallest, options)
+    convert(policy, None, widths=widths, norm=options.get("norm", "universal"), layout=layout)
     for each in noise:
         if isinstance(each, StateDependentNoiseDistribution):
             each.__class__ = NoiseOfAnyWidth
@@ -132,103 +181,33 @@ def make_slimmable(
     return policy
 
 
-class _Path:
-    """How a family of policies computes what must stay full from what must not be cut."""
-
-    def __init__(self, forward: Callable[..., Any], *, takes_action: bool = False) -> None:
-        self.forward, self.takes_action = forward, takes_action
-
-    def example(self, policy: BasePolicy) -> tuple[Any, ...]:
-        """Two observations, and actions where they go into a critic; the generators of the spaces are left alone."""
-        observation = example_observation(policy.observation_space, policy.device)
-        if not self.takes_action:
-            return (observation,)
-        size = int(np.prod(policy.action_space.shape or (1,)))
-        action = torch.rand(2, size, generator=torch.Generator().manual_seed(0))
-        return observation, action.to(policy.device)
-
-
-def _actor_critic(policy: Any, observation: Any) -> tuple[Tensor, ...]:
-    features = policy.extract_features(observation)
-    actor, critic = features if isinstance(features, tuple) else (features, features)
-    latent = policy.mlp_extractor.forward_actor(actor)
-    mean, value = policy.action_net(latent), policy.value_net(policy.mlp_extractor.forward_critic(critic))
-    if not policy.use_sde:
-        return mean, value
-    return mean, value, latent @ policy.log_std  # not its deviation, but each unit meets its own row there, too
-
-
-def _q_network(policy: Any, observation: Any) -> Tensor:
-    values: Tensor = policy.q_net(observation)
-    return values
-
-
-def _soft_actor_critic(policy: Any, observation: Any, action: Tensor) -> tuple[Any, ...]:
-    actor, values = policy.actor, policy.critic(observation, action)
-    mean, log_std, latent = actor.get_action_dist_params(observation)
-    return mean, latent["latent_sde"] @ log_std if actor.use_sde else log_std, *values
-
-
-PATHS: Mapping[type, _Path] = {
-    ActorCriticPolicy: _Path(_actor_critic),
-    DQNPolicy: _Path(_q_network),
-    SACPolicy: _Path(_soft_actor_critic, takes_action=True),
-}
-
-
-def _path(policy: BasePolicy) -> _Path:
-    found = next((path for family, path in PATHS.items() if isinstance(policy, family)), None)
-    if found is None:
-        raise ValueError(
-            f"{type(policy).__name__} is no policy of PPO, A2C, DQN or SAC; make its networks slimmable one by one "
-            "with slimlib.convert"
-        )
-    return found
-
-
-@contextmanager
-def _computing(policy: BasePolicy, path: _Path) -> Iterator[None]:
-    """The policy's forward, which samples, is the deterministic path for a while."""
-    policy.__dict__["forward"] = MethodType(path.forward, policy)
+def _found_layout(policy: BasePolicy, example: Any, smallest: float, options: Mapping[str, Any]) -> Layout:
+    """What slims; layers too small for the smallest width stay full, unless there are only such."""
+    check_divisors(options.get("divisor", 1), options.get("divisors") or {})
+    given = {name: value for name, value in options.items() if name not in ("norm", "keep")}
+    keep = list(options.get("keep", ()))
     try:
-        yield
-    finally:
-        policy.__dict__.pop("forward", None)
-
-
-@contextmanager
-def same_random_numbers(device: torch.device) -> Iterator[None]:
-    """What is drawn and seeded in the block changes nothing of what is drawn afterwards."""
-    python, arrays = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(arrays)
-
-
-def _check_units(policy: BasePolicy, smallest: float) -> None:
-    for group in slimming_of(policy).layout.groups:
-        if group.units * smallest < 1:
-            raise ValueError(
-                f"layer '{group.name}' has {group.units} units, less than one at the smallest width {smallest:g}; "
-                f"give it {int(np.ceil(1 / smallest))} or more in net_arch, or raise the smallest width to "
-                f"{np.ceil(1000 / group.units) / 1000:g}"
-            )
-
-
-def example_observation(space: spaces.Space[Any], device: torch.device) -> Any:
-    """Two observations as the networks take them: a tensor [2, ...], or a dict of them."""
-    space = copy.deepcopy(space)
-    space.seed(0)
-    drawn = [space.sample() for _ in range(2)]
-    if isinstance(space, spaces.Dict):
-        stacked = {key: _stacked([d[key] for d in drawn], part) for key, part in space.spaces.items()}
-        return obs_as_tensor(stacked, device)
-    return obs_as_tensor(_stacked(drawn, space), device)
-
-
-def _stacked(drawn: list[Any], space: spaces.Space[Any]) -> np.ndarray:
-    arrays = np.stack([np.asarray(each) for each in drawn])
-    return maybe_transpose(arrays, space) if is_image_space(space) else arrays
+        layout = follow(policy, example, keep=keep, **given)
+    except FlowError as error:
+        if "nothing slims" not in str(error):
+            raise
+        raise ValueError(
+            f"{error}. A policy with no hidden layer, or of single units, is the same at every width: give it some, for example "
+            "policy_kwargs={'net_arch': [64, 64]}, or train it with stable-baselines3 itself"
+        ) from None
+    small = [group for group in layout.groups if group.units * smallest < 1]
+    if small and len(small) < len(layout.groups):
+        names = [name for group in small for name in group.layers]
+        warnings.warn(
+            f"at every width all units of {', '.join(names)} are active: at {smallest:g}, the smallest, they would have "
+            f"less than one. With {ceil(1 / smallest)} units or more in net_arch they slim",
+            stacklevel=2,
+        )
+        layout = follow(policy, example, keep=[*keep, *names], **given)
+    if smallest < 1 and all(round_channels(g.units, smallest, g.divisor) == g.units for g in layout.groups):
+        sizes = ", ".join([f"'{group.name}' has {group.units} units" for group in layout.groups])
+        raise ValueError(
+            f"nothing slims in this {type(policy).__name__}: at the smallest width {smallest:g} every layer has all "
+            f"its units ({sizes}). Give it more units in net_arch, or lower the smallest width"
+        )
+    return layout

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import slimlib as slim
 from slimlib.core.width import Width
 from slimlib.rl import SlimA2C, SlimDQN, SlimPPO, SlimSAC
-from slimlib.rl.policies import example_observation
+from slimlib.rl.paths import example_observation
 from tasks.rl.hyperparameters import constructor_arguments
 from tasks.rl.settings import RlSettings
 from tasks.training.recipe import Recipe

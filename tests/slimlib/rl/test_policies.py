@@ -217,11 +217,6 @@ def test_making_it_slimmable_draws_no_random_numbers():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        (
-            {"policy_kwargs": {"net_arch": [16, 2]}},
-            "policy_net.2' has 2 units, less than one at the smallest width 0.25; give it 4 or more in net_arch, or "
-            "raise the smallest width to 0.5",
-        ),
         ({"widths": slim.WidthRange(0.25, 0.5), "rule": "sandwich"}, "the largest width must be 1.0, not 0.5"),
         ({"rule": "sandwich"}, "Sandwich cannot draw 4 different widths from the switches 0.25, 0.5, 1"),
         ({"rule": "sandwitch"}, "unknown rule 'sandwitch'; did you mean 'sandwich'?"),
@@ -233,6 +228,11 @@ def test_making_it_slimmable_draws_no_random_numbers():
         ({"distill_values": -1.0}, "distill_values -1.0 is a weight, at least 0"),
         ({"convert_options": {"divisor": 0}}, "divisor 0 must be a whole number of channels"),
         ({"policy_kwargs": {"net_arch": []}}, "nothing slims"),
+        ({"policy_kwargs": {"net_arch": []}}, "give it some, for example policy_kwargs={'net_arch': [64, 64]}"),
+        (
+            {"widths": slim.Switches(0.9, 1.0), "policy_kwargs": {"net_arch": [4]}},
+            "at the smallest width 0.9 every layer has all its units",
+        ),
     ],
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
