@@ -16,8 +16,8 @@ def refusal(algorithm: str) -> str:
     """Why an algorithm of sb3_contrib is refused."""
     needed = NEEDED.get(algorithm, "an update that trains several widths")
     return (
-        f"{algorithm} of sb3_contrib has no slimmable form; it would need {needed}. Slimmable are PPO, A2C, DQN and SAC "
-        "of stable-baselines3; the networks of another policy slim one by one, with slimlib.convert"
+        f"{algorithm} of sb3_contrib has no slimmable form; it would need {needed}. Slimmable are PPO, A2C, DQN and "
+        "SAC of stable-baselines3; the networks of another policy slim one by one, with slimlib.convert"
     )
 
 

@@ -192,15 +192,16 @@ def _found_layout(policy: BasePolicy, example: Any, smallest: float, options: Ma
         if "nothing slims" not in str(error):
             raise
         raise ValueError(
-            f"{error}. A policy with no hidden layer, or of single units, is the same at every width: give it some, for example "
-            "policy_kwargs={'net_arch': [64, 64]}, or train it with stable-baselines3 itself"
+            f"{error}. A policy without hidden layers, or of single units, is the same at every width: give it some, for "
+            "example policy_kwargs={'net_arch': [64, 64]}, or train it with stable-baselines3 itself"
         ) from None
     small = [group for group in layout.groups if group.units * smallest < 1]
     if small and len(small) < len(layout.groups):
         names = [name for group in small for name in group.layers]
+        units = ceil(1 / smallest)
         warnings.warn(
-            f"at every width all units of {', '.join(names)} are active: at {smallest:g}, the smallest, they would have "
-            f"less than one. With {ceil(1 / smallest)} units or more in net_arch they slim",
+            f"at every width all units of {', '.join(names)} are active: at {smallest:g}, the smallest, they would "
+            f"have less than one. With {units} units or more in net_arch they slim",
             stacklevel=2,
         )
         layout = follow(policy, example, keep=[*keep, *names], **given)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 from torch.nn import functional as F
@@ -187,30 +186,23 @@ def test_old_probabilities_and_values_are_those_of_the_width_that_acts(behaviour
     torch.testing.assert_close(out.values, data.old_values)
 
 
-class Widths(BaseCallback):
-    """Which width acts in each rollout."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def _on_rollout_start(self):
-        self.seen.append(slim.current_width(self.model.policy))
-
-    def _on_step(self):
-        return True
-
-
 @pytest.mark.parametrize("widths", [WIDTHS, slim.WidthRange(0.25, 1.0)], ids=str)
 def test_sampled_width_changes_from_rollout_to_rollout(widths):
     rule = {"rule": "every"} if widths is WIDTHS else {"rule": "sandwich"}
     seen = []
     for _ in range(2):
-        slimmable, follow = model("PPO", widths=widths, behaviour="sampled", **rule), Widths()
-        slimmable.learn(16 * 30, callback=follow)
-        seen.append(follow.seen)
+        slimmable, acting = model("A2C", n_steps=4, widths=widths, behaviour="sampled", **rule), []
+        slimmable.policy.mlp_extractor.policy_net[0].register_forward_hook(
+            lambda layer, x, _, acting=acting, of=slimmable.policy: (
+                acting.append(slim.current_width(of)) if len(x[0]) == 1 else None
+            )
+        )
+        slimmable.learn(4 * 30)
+        seen.append(acting)
     assert seen[0] == seen[1]
-    assert len(set(seen[0])) == 3 if widths is WIDTHS else len(set(seen[0])) == 30
+    rollouts = [set(seen[0][i : i + 4]) for i in range(0, 120, 4)]
+    assert all(len(rollout) == 1 for rollout in rollouts)
+    assert len(set.union(*rollouts)) == (3 if widths is WIDTHS else 30)
     assert all(0.25 <= width <= 1.0 for width in seen[0])
 
 
