@@ -192,7 +192,7 @@ def _found_layout(policy: BasePolicy, example: Any, smallest: float, options: Ma
         if "nothing slims" not in str(error):
             raise
         raise ValueError(
-            f"{error}. A policy without hidden layers, or of single units, is the same at every width: give it some, for "
+            f"{error}. Without hidden layers of several units a policy is the same at every width: give it some, for "
             "example policy_kwargs={'net_arch': [64, 64]}, or train it with stable-baselines3 itself"
         ) from None
     small = [group for group in layout.groups if group.units * smallest < 1]
