@@ -33,8 +33,8 @@ from rich.table import Table
 from benchmarks.records.folder import ResultsFolder
 from benchmarks.running.jobs import Job, chains, one_line, plan
 from benchmarks.running.launchers.stopping import stopping
+from benchmarks.settings.choices import CONF
 from benchmarks.settings.command_line import key_values
-from benchmarks.settings.composing import CONF
 from benchmarks.settings.run import RunSettings, read_settings
 from tasks.choices import unknown
 

@@ -22,7 +22,7 @@ from benchmarks.records.folder import FolderInUse, ResultsFolder
 from benchmarks.records.record import write_record
 from benchmarks.running.jobs import Job, MakeTask, Outcome, one_line, plan, settings_want_traces
 from benchmarks.running.launchers.launch import among_ranks, launch
-from benchmarks.settings.composing import CONF, GROUPS, choices
+from benchmarks.settings.help import usage
 from benchmarks.settings.run import RunSettings, read_settings
 from benchmarks.settings.task import make_task
 from benchmarks.tables.writing import select, write_showcase, write_tables
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(given: Sequence[str], ranks: Ranks) -> int:
     console = Console(quiet=not ranks.leads)
     if {"-h", "--help", "help"} & set(given):
-        console.print(usage(), markup=False, highlight=False, soft_wrap=True)
+        console.print(usage(__doc__ or ""), markup=False, highlight=False, soft_wrap=True)
         return DONE
     if any(argument.replace(" ", "").lower() in ("debug=true", "++debug=true") for argument in given):
         os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -55,19 +55,6 @@ def _main(given: Sequence[str], ranks: Ranks) -> int:
         return _refuse(error, WRONG_SETTINGS, ranks)
     make = partial(make_task, settings.task, settings.task_settings)
     return run(settings, make, console, ranks)
-
-
-def usage() -> str:
-    """What can be chosen, and the question each ablation answers."""
-    lines = [__doc__ or "", ""]
-    for group in GROUPS:
-        lines.append(f"{group}=")
-        for name in choices(group):
-            first = (CONF / group / f"{name}.yaml").read_text().splitlines()[0]
-            lines.append(f"  {name:<14} {first.removeprefix('# ').removeprefix('question: ')}")
-    lines += ["", "Further keys:", ""]
-    own = (CONF / "config.yaml").read_text().split("\n\n", 1)[1]
-    return "\n".join(lines) + "\n".join(f"  {line}".rstrip() for line in own.splitlines())
 
 
 def run(settings: RunSettings, make: MakeTask, console: Console, ranks: Ranks = ALONE) -> int:

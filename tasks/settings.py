@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 Schema = Mapping[str, Any]
@@ -38,9 +39,9 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _check_owners(self) -> Self:
         """Refuse a key that another key's value leaves without effect."""
-        for name, schema in self.schema_of_keys().items():
-            for owner, choices in schema.get("only_for", {}).items():
-                if getattr(self, name) != type(self).model_fields[name].default and getattr(self, owner) not in choices:
+        for name, field in type(self).model_fields.items():
+            for owner, choices in _extra(field, "only_for", {}).items():
+                if getattr(self, name) != field.default and getattr(self, owner) not in choices:
                     key, owned = self.key(name), self.key(owner)
                     raise ValueError(
                         f"{key} has no meaning for {owned}={shown(getattr(self, owner))}; "
@@ -62,8 +63,20 @@ class Settings(BaseModel):
     @classmethod
     def key(cls, name: str) -> str:
         """The name as a user types it."""
-        group = cls.schema_of_keys().get(name, {}).get("group", cls.group)
+        group = _extra(cls.model_fields[name], "group", cls.group) if name in cls.model_fields else cls.group
         return f"{group}.{name}" if group else name
+
+    @classmethod
+    def followers(cls) -> dict[str, str]:
+        """The names whose default is the value of a run's key, and that key."""
+        found = {name: _extra(field, "follows", "") for name, field in cls.model_fields.items()}
+        return {name: key for name, key in found.items() if key}
+
+    @classmethod
+    def is_mapping(cls, name: str) -> bool:
+        """Whether a key holds keys of its own, which are not known here."""
+        schema = cls.schema_of_keys()[name]
+        return any(part.get("type") == "object" for part in schema.get("anyOf", [schema]))
 
     _schema: ClassVar[Mapping[str, Schema]]
 
@@ -74,6 +87,7 @@ def setting(
     *,
     group: str | None = None,
     only_for: Mapping[str, Iterable[Any]] | None = None,
+    follows: str | None = None,
     **constraints: Any,
 ) -> Any:
     """A key of `Settings`.
@@ -83,14 +97,21 @@ def setting(
         about: one line of help.
         group: where a user sets it, if that is not the group of its class: `data` for `data.root`.
         only_for: it has no meaning unless another key has one of these values: `{"schedule": ["step"]}`.
+        follows: the key of a run whose value is the default where settings are composed: `threads`.
         constraints: as of `pydantic.Field`: `ge=1`, `examples=[0.1]`.
     """
-    extra = {"group": group} if group is not None else {}
-    extra |= {"only_for": {key: list(values) for key, values in only_for.items()}} if only_for else {}
-    return Field(default, description=about, json_schema_extra=extra, **constraints)
+    extra = {"group": group, "only_for": only_for, "follows": follows}
+    told = {key: value for key, value in extra.items() if value is not None}
+    return Field(default, description=about, json_schema_extra=told, **constraints)
 
 
-def _each_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+def _extra(field: FieldInfo, name: str, default: Any) -> Any:
+    """What `setting` was told of a key beyond its type."""
+    return field.json_schema_extra.get(name, default) if isinstance(field.json_schema_extra, dict) else default
+
+
+def each_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Raise ValueError where a value is there twice."""
     if len(set(values)) < len(values):
         raise ValueError("each only once")
     return values
@@ -108,7 +129,7 @@ Width = Annotated[float, Field(gt=0, le=1)]
 Widths = Annotated[
     tuple[Width, ...],
     Field(strict=False, min_length=1, examples=[[0.25, 0.5, 1.0]]),
-    AfterValidator(_each_once),
+    AfterValidator(each_once),
 ]
 """At least one width, each once; a list will do."""
 Fractions = Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(strict=False)]
@@ -179,7 +200,8 @@ def allowed(schema: Schema) -> str:
         "integer": "a whole number",
         "number": "a number",
         "boolean": "true or false",
-        "string": "text" if not schema.get("minLength") else "text that is not empty",
+        "string": {"path": "a folder"}.get(schema.get("format", ""), "text")
+        + (" that is not empty" if schema.get("minLength") else ""),
         "array": f"a list{exactly}" + (f" ({several}each {allowed(items)})" if items else ""),
         "object": "keys and values",
         "null": "null",
@@ -213,15 +235,20 @@ def _told(settings: type[Settings], error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return str(unknown("key", key, map(settings.key, settings.model_fields)))
     schema = settings.schema_of_keys()[str(place[0])]
+    about = f" ({schema['description']})" if "description" in schema else ""
     if first["type"] == "missing" and len(place) == 1:
-        return f"{key} must be given: {allowed(schema)}"
-    examples = schema.get("examples", [schema.get("default")])
+        return f"{key} must be given: {allowed(schema)}{about}"
     if place[-1] == "[key]":
         return f"{key}: the key {given!r} must be a word; '{given}' in quotes is one"
+    example = schema.get("examples", [schema.get("default")])[0]
+    part = schema
     if len(place) > 1 and schema.get("type") == "array" and first["type"] != "missing":
-        schema = schema.get("items") or schema["prefixItems"][0]
-    options = [option for part in schema.get("anyOf", [schema]) for option in _options(part)]
+        part = schema.get("items") or schema["prefixItems"][0]
+    options = [option for either in part.get("anyOf", [part]) for option in _options(either)]
     if options and isinstance(given, str):
         return str(unknown(key, given, options))
-    example = f", for example {shown(examples[0])}" if examples[0] and not options else ""
-    return f"{key}={given!r} must be {allowed(schema)}{example}"
+    hint = f", for example {shown(example)}" if example and not options else ""
+    if part.get("type") == "string" and isinstance(given, int | float | list):
+        text = f'"{shown(given)}"'
+        hint = f"; in quotes it is: '{key}={text if part is schema else f'[{text}]'}'"
+    return f"{key}={given!r} must be {allowed(part)}{hint}{about}"

@@ -10,7 +10,7 @@ from benchmarks.records.folder import ResultsFolder
 from benchmarks.running.progress import Reporter
 from benchmarks.running.trackers.tracking import Plain, Tracked, Tracking
 from benchmarks.settings.run import RunSettings
-from benchmarks.settings.tracker import NoTracker
+from benchmarks.settings.tracker import Points
 from tasks.task import SupervisedTask, TrainsItself
 from tasks.training.recipe import Recipe
 from tasks.training.scoring import WidthResult
@@ -47,7 +47,7 @@ def telling(
         name: of the training, and of its record.
         tracked: whether by a tracker, too, if the settings have one.
     """
-    if not tracked or isinstance(settings.tracker, NoTracker):
+    if not tracked or not isinstance(settings.tracker, Points):
         yield Told(reporter, None)
         return
     run = Tracked(

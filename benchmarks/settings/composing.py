@@ -1,32 +1,29 @@
-"""Compose the settings of a run from the command line, and refuse what is misspelt with the nearest right word."""
+"""Compose the settings of a run from what was chosen and the command line; what is misspelt is refused.
+
+A key has the value that the command line gives it; else what the data, then what the scale say; else its default.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tasks.choices import check_choice
-from tasks.settings import unknown
+from benchmarks.settings.choices import CODE, GROUPS, USUAL, check_choice, choices, content, model_of, question
+from benchmarks.settings.groups import BY_SCALE, SWITCHES, Data, Run, Scale
+from benchmarks.settings.overrides import parse
+from tasks.settings import Settings, keys_of, unknown
 
-CONF = Path(__file__).parent.parent / "conf"
-GROUPS = ("task", "data", "ablation", "scale", "launcher", "tracker")
-SAYS_WHAT_IT_IS = ("name", "tasks")
+FIXED = ("name", "tasks")
 """Keys of a choice that a command line cannot change."""
 
-OPEN = {"data": 2, "scale": 3}
-"""Groups that no settings class checks: so many parts of a new key must be known."""
+FILLING = ("data", "scale")
+"""The groups that say what keys of a task and a run are."""
 
 LONGEST = 1000
 """Letters of an error; it may quote what was given."""
@@ -39,141 +36,172 @@ def told_in_one_line() -> Iterator[None]:
         yield
     except RecursionError:
         raise ValueError("the settings are nested too deep, or refer to themselves") from None
-    except ValueError as error:
-        text = " ".join(str(error).split())
+    except (ValueError, OmegaConfBaseException) as error:
+        lines = str(error).splitlines()[: 2 if isinstance(error, OmegaConfBaseException) else None]
+        text = " ".join(" ".join(lines).split())
         if len(text) > LONGEST:
             text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
         raise ValueError(text) from error
 
 
-def choices(group: str) -> list[str]:
-    """The names that a group offers."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-
-
+@told_in_one_line()
 def compose_run(arguments: Sequence[str]) -> dict[str, Any]:
     """The settings that command line arguments such as `task=sr steps=100` describe, as plain values.
 
     Raises:
         ValueError: in one line: an unknown key or choice, with the nearest right one, or a missing value.
     """
-    arguments = [_at_home(argument) for argument in arguments]
-    overrides = [_parse(argument) for argument in arguments]
-    chosen = [o for o in overrides if o.key_or_group in GROUPS]
-    for override in chosen:
-        check_choice(override.key_or_group, override.value(), choices(override.key_or_group))
-    plain = _compose([_line(o) for o in chosen])
-    if not any(o.key_or_group == "data" for o in chosen):
-        chosen_data = f"data={default_data(plain)}"
-        plain = _compose([*[_line(o) for o in chosen], chosen_data])
-        arguments = [*arguments, chosen_data]
-    _check_data(plain)
-    keys = _keys(OmegaConf.to_container(plain, resolve=False))
-    for override in overrides:
-        _check_key(override, plain.task.name, keys)
-    config = _compose(list(arguments))
-    settings = _resolve(config)
-    settings["default_data"] = default_data(config)
-    return settings
+    overrides = [parse(argument, _texts()) for argument in arguments]
+    chosen, default_data = _choose({o.key_or_group: o.value() for o in overrides if o.key_or_group in GROUPS})
+    config = OmegaConf.create(_usual(chosen))
+    values = [override for override in overrides if override.key_or_group not in GROUPS]
+    known, free = _keys_to_set(chosen, config)
+    for override in values:
+        _check_key(override, known, free)
+    for override in values:
+        if _group_of(override) in FILLING:
+            OmegaConf.update(config, override.key_or_group, override.value(), merge=True, force_add=True)
+    algorithm = next((o.value() for o in values if o.key_or_group == "task.algorithm"), None)
+    _fill(config, _said(config, chosen, algorithm), chosen["task"])
+    for override in values:
+        if _group_of(override) not in FILLING:
+            merge = _group_of(override) == "ablation"
+            OmegaConf.update(config, override.key_or_group, override.value(), merge=merge, force_add=True)
+    _list_switches(config)
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(plain, dict)
+    _check_words(plain)
+    return {str(key): value for key, value in plain.items()} | {"default_data": default_data}
 
 
-def default_data(config: DictConfig) -> str:
-    """The data that a task uses at a scale where nothing else is said."""
-    task, scale = config.task.name, config.scale
-    numbers = scale.get(task)
-    if not isinstance(numbers, DictConfig):
-        has = ", ".join(str(key) for key in scale if key != "name")
-        raise ValueError(f"scale={scale.name} has no numbers for task={task}; it has: {has}")
-    return str(numbers.data)
+def _group_of(override: Override) -> str:
+    return override.key_or_group.partition(".")[0]
 
 
-def _check_data(config: DictConfig) -> None:
-    """Raise ValueError where the data chosen are those of another task."""
-    task, data = config.task.name, config.data
-    if task in data.tasks:
-        return
-    own = [name for name in choices("data") if task in OmegaConf.load(CONF / "data" / f"{name}.yaml").tasks]
-    raise ValueError(f"data={data.name} is for task={' or '.join(data.tasks)}; task={task} takes {', '.join(own)}")
+def _choose(given: Mapping[str, Any]) -> tuple[dict[str, str], str]:
+    """The choice of every group, and the data that the scale uses where nothing is said."""
+    for group, name in given.items():
+        check_choice(group, name)
+    chosen = USUAL | given
+    task, scale = chosen["task"], content("scale", chosen["scale"])
+    if task not in scale:
+        has = ", ".join(key for key in scale if key in choices("task"))
+        raise ValueError(f"scale={chosen['scale']} has no numbers for task={task}; it has: {has}")
+    default_data = str(scale[task]["data"])
+    data = chosen.setdefault("data", default_data)
+    check_choice("data", data)
+    if task not in content("data", data)["tasks"]:
+        own = [name for name in choices("data") if task in content("data", name)["tasks"]]
+        tasks = " or ".join(content("data", data)["tasks"])
+        raise ValueError(f"data={data} is for task={tasks}; task={task} takes {', '.join(own)}")
+    return chosen, default_data
 
 
-def _at_home(argument: str) -> str:
-    """~/pictures as a value: no shell expands it after a dotted key, and hydra cannot read it."""
-    return re.sub(r"(?<=[=\[,])~(?=/)", lambda _: str(Path.home()), argument)
+def _usual(chosen: Mapping[str, str]) -> dict[str, Any]:
+    """All keys of the chosen, with what their files say, else their defaults."""
+    groups: dict[str, Any] = {
+        group: {"name": name} | _defaults(model_of(group, name)) if group in CODE else dict(content(group, name))
+        for group, name in chosen.items()
+    }
+    return _defaults(Run) | groups
 
 
-def _parse(argument: str) -> Override:
-    try:
-        override = OverridesParser.create().parse_override(argument)
-    except HydraException:
-        shown = argument if len(argument) <= 80 else f"{argument[:80]}..."
-        raise ValueError(f"cannot read '{shown}'; write key=value, for example steps=100 or seeds=[0,1,2]") from None
-    if override.is_sweep_override():
-        raise ValueError(
-            f"'{argument}' is several runs; one at a time, a list is written {override.key_or_group}=[...]"
-        )
-    if override.is_delete():
-        raise ValueError(f"'{argument}': keys cannot be removed")
-    if override.key_or_group in GROUPS and argument.partition("=")[0] != override.key_or_group:
-        raise ValueError(f"'{argument}': a choice is written {override.key_or_group}=<its name>")
-    return override
+def _defaults(model: type[Settings]) -> dict[str, Any]:
+    followed = {name: f"${{{key}}}" for name, key in model.followers().items()}
+    return {name: field.default for name, field in model.model_fields.items() if not field.is_required()} | followed
 
 
-def _check_key(override: Override, task: str, keys: Sequence[str]) -> None:
+def _keys_to_set(chosen: Mapping[str, str], config: DictConfig) -> tuple[list[str], set[str]]:
+    """The dotted keys that a command line can set, and those that keys can be put below."""
+    task = chosen["task"]
+    models = {
+        "": (Run,),
+        **{f"{group}.": (model_of(group, chosen[group]),) for group in CODE},
+        "data.": (Data, model_of("task", task)),
+        f"scale.{task}.": (Scale, model_of("task", task)),
+    }
+    keys, free = [], {"ablation.slimmable"}
+    for prefix, some in models.items():
+        for model in some:
+            keys += [f"{prefix}{name}" for name in model.model_fields]
+            free |= {f"{prefix}{name}" for name in model.model_fields if model.is_mapping(name)}
+        keys += [f"{prefix}{name}" for name in BY_SCALE if prefix not in ("", "task.", "launcher.", "tracker.")]
+    keys += _dotted(OmegaConf.to_container(config, resolve=False))
+    return list(dict.fromkeys(keys)), free
+
+
+def _check_key(override: Override, known: Sequence[str], free: set[str]) -> None:
     """Raise ValueError, with the nearest right one, for a key that nothing reads."""
     key = override.key_or_group
-    if key in GROUPS:
-        return
     group, _, inner = key.partition(".")
-    if group in GROUPS and inner in SAYS_WHAT_IT_IS:
+    if group in GROUPS and inner in FIXED:
         raise ValueError(f"{key} belongs to {group}=<name>, and cannot be changed")
-    if not (override.is_add() or override.is_force_add()):
-        if key not in keys:
-            raise unknown("key", key, _similar_depth(key, keys))
-    elif group not in GROUPS:  # it would be added, and read by nobody
-        if key not in keys:
-            raise unknown("key", key, [k for k in keys if "." not in k])
-    elif group in OPEN:  # the other groups are checked by those who read them
-        known = [*keys, *_asked_for(task)]
-        if ".".join(key.split(".")[: OPEN[group]]) not in known:
-            raise unknown("key", key, [k for k in known if k.startswith(f"{group}.")])
+    if group == "scale" and inner.endswith(".data"):
+        raise ValueError(f"{key} cannot be changed; choose data=<name>")
+    parents = {key[:end] for end, letter in enumerate(key) if letter == "."}
+    added = override.is_add() or override.is_force_add() or group not in FILLING
+    if key not in known and not (added and parents & free):
+        parent = key.rpartition(".")[0]
+        near = [k for k in known if k.rpartition(".")[0] == parent] or [k for k in known if "." not in k]
+        raise unknown("key", key, near)
+
+
+def _said(config: DictConfig, chosen: Mapping[str, str], algorithm: object) -> dict[str, Any]:
+    """What scale and data say of the keys of the task and the run.
+
+    Raises:
+        ValueError: a value is missing, or a file has a key that nothing reads.
+    """
+    task, name = chosen["task"], chosen["data"]
+    of_task = set(model_of("task", task).model_fields)
+    section = OmegaConf.to_container(config.scale, resolve=False)[task]
+    if not isinstance(section, dict):
+        raise ValueError(f"scale.{task}={section!r} must be keys and values")
+    _only_known(f"scale.{task}", section, {*Scale.model_fields, *BY_SCALE, *of_task})
+    data = OmegaConf.to_container(config.data, resolve=False)
+    of_tasks = {key for one in data["tasks"] for key in model_of("task", one).model_fields}
+    _only_known("data", data, {"name", "about", *Data.model_fields, *BY_SCALE, *of_tasks})
+    for key, value in data.items():
+        if value == "???":
+            raise ValueError(f"data={name} needs data.{key}=<a value>. {question('data', name)}")
+    own = Data(**{key: value for key, value in data.items() if key in Data.model_fields})
+    by_algorithm = own.algorithms.get(str(algorithm or data.get("algorithm")), {})
+    _only_known("data.algorithms.<name>", by_algorithm, {"steps", *of_task})
+    steps = {"steps": own.steps[chosen["scale"]]} if chosen["scale"] in own.steps else {}
+    without = ("steps", "data", *Data.model_fields)
+    return section | {k: v for k, v in (data | by_algorithm).items() if k not in without} | steps | {"data": name}
+
+
+def _only_known(where: str, given: Mapping[str, Any], known: set[str]) -> None:
+    for key in given:
+        if key not in known:
+            raise unknown("key", f"{where}.{key}", [f"{where}.{name}" for name in sorted(known)])
+
+
+def _fill(config: DictConfig, said: Mapping[str, Any], task: str) -> None:
+    for key, value in said.items():
+        if key in model_of("task", task).model_fields:
+            config.task[key] = value
+        elif key in BY_SCALE:
+            config[key] = value
+    _list_switches(config)
+
+
+def _list_switches(config: DictConfig) -> None:
+    """Put the lists of switches in the place of their name."""
+    named = None if OmegaConf.is_interpolation(config, "switches") else config.switches
+    if isinstance(named, str):
+        if named not in SWITCHES:
+            raise unknown("switches", named, SWITCHES)
+        config.switches = SWITCHES[named]
 
 
 @cache
-def _asked_for(task: str) -> list[str]:
-    """The keys that settings files take from data or scale where these have them: data.options."""
-    texts = [path.read_text().replace("${task.name}", task) for path in sorted(CONF.rglob("*.yaml"))]
-    return sorted({key for text in texts for key in re.findall(r"\{oc\.select:([\w.]+)", text)})
-
-
-def _line(override: Override) -> str:
-    assert override.input_line is not None
-    return override.input_line
-
-
-def _compose(overrides: list[str]) -> DictConfig:
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose("config", overrides=overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(_one_line(error)) from error
-    finally:
-        GlobalHydra.instance().clear()
-
-
-def _resolve(config: DictConfig) -> dict[str, Any]:
-    for group in GROUPS:
-        missing = [key for key in config[group] if OmegaConf.is_missing(config[group], key)]
-        if missing:
-            hint = (CONF / group / f"{config[group].name}.yaml").read_text().splitlines()[0].removeprefix("# ")
-            raise ValueError(f"{group}={config[group].name} needs {group}.{missing[0]}=<a value>. {hint}")
-    try:
-        content = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise ValueError(_one_line(error)) from error
-    assert isinstance(content, dict)
-    _check_words(content)
-    return {str(key): value for key, value in content.items()}
+def _texts() -> frozenset[str]:
+    """The keys whose values are text."""
+    models = [Run, *(model_of(group, name) for group in CODE for name in choices(group))]
+    keys = (key for model in models for key in keys_of(model))
+    return frozenset(key.name for key in keys if "text" in key.allowed or "folder" in key.allowed)
 
 
 def _check_words(content: Any) -> None:
@@ -186,23 +214,12 @@ def _check_words(content: Any) -> None:
         _check_words(value)
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(line.strip() for line in str(error).splitlines()[:2] if line.strip())
-
-
-def _keys(content: Any, prefix: str = "") -> list[str]:
+def _dotted(content: Any, prefix: str = "") -> list[str]:
     """Every key of nested settings, dotted."""
     if not isinstance(content, dict):
         return []
     found = []
     for key, value in content.items():
         path = f"{prefix}{key}"
-        found += [path, *_keys(value, f"{path}.")]
+        found += [path, *_dotted(value, f"{path}.")]
     return found
-
-
-def _similar_depth(key: str, keys: Sequence[str]) -> list[str]:
-    """The keys to suggest from: those as deep as the wrong one, below the same parent where it exists."""
-    parent = key.rpartition(".")[0]
-    siblings = [k for k in keys if k.rpartition(".")[0] == parent]
-    return siblings or [k for k in keys if "." not in k]

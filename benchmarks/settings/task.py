@@ -6,10 +6,12 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tasks.choices import check_choice
-from tasks.task import SupervisedTask, TrainsItself
+from tasks.settings import Settings, unknown
+
+if TYPE_CHECKING:  # they import torch, which help does without
+    from tasks.task import SupervisedTask, TrainsItself
 
 TASKS = {
     "sr": ("SrSettings", "SuperResolution"),
@@ -22,24 +24,31 @@ PLACES = ("root", "eval_sets")  # keys that say where on this machine the data l
 CONVENIENCES = ("cache_gb", "workers", "video")  # keys that change speed, and nothing of the result
 
 
-def check_task_settings(name: str, settings: Mapping[str, Any]) -> None:
-    """Raise ValueError, with the nearest right one, where a key or value is wrong. Reads no data."""
-    _settings(name, settings)
+def settings_of(name: str) -> type[Settings]:
+    """The keys of a task."""
+    if name not in TASKS:
+        raise unknown("task", name, TASKS)
+    model: type[Settings] = getattr(import_module(f"tasks.{name}.settings"), TASKS[name][0])
+    return model
+
+
+def read_task(name: str, settings: Mapping[str, Any]) -> Settings:
+    """The settings of a task, checked; no data are read.
+
+    Raises:
+        ValueError: in one line: a key or value is wrong, or a package is missing.
+    """
+    try:
+        return settings_of(name)(**settings)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"task={name} needs the package {error.name}: pip install -e '.[bench,{name}]'") from error
 
 
 def make_task(name: str, settings: Mapping[str, Any]) -> SupervisedTask | TrainsItself:
     """The task, its data found and readable."""
-    checked = _settings(name, settings)
+    checked = read_task(name, settings)
     task: SupervisedTask | TrainsItself = getattr(import_module(f"tasks.{name}.task"), TASKS[name][1])(checked)
     return task
-
-
-def _settings(name: str, settings: Mapping[str, Any]) -> Any:
-    check_choice("task", name, TASKS)
-    try:
-        return getattr(import_module(f"tasks.{name}.settings"), TASKS[name][0])(**settings)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"task={name} needs the package {error.name}: pip install -e '.[bench,{name}]'") from error
 
 
 def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,43 +1,34 @@
-"""The trackers that a run can choose, and their settings, checked when composed."""
+"""The trackers that a run can choose, and their keys."""
 
 from __future__ import annotations
 
 import netrc
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, Literal
 
-from tasks.choices import check_choice, check_keys, check_number
+from tasks.settings import Settings, setting
 
 PROJECT = "slimlib"
 
 
-@dataclass(frozen=True)
-class Tracker:
+class Tracker(Settings):
     """What all trackers share.
 
     Attributes:
-        seconds: at least so many between two points of a training.
+        name: as a user chooses it, and its package.
+        extra: what brings the package.
     """
 
-    name: ClassVar[str] = "none"
+    group: ClassVar[str] = "tracker"
+    name: ClassVar[str]
     extra: ClassVar[str] = ""
-
-    seconds: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_number("tracker.seconds", self.seconds, lambda s: s >= 0, "a number of seconds, at least 0")
-        for key in ("project", "uri"):
-            value = getattr(self, key, PROJECT)
-            if value is not None and (not isinstance(value, str) or not value):
-                raise ValueError(f"tracker.{key}={value!r} must be a word")
 
     def check_here(self) -> None:
         """Raise ValueError where the tracker's package is missing."""
-        if self.name != "none" and find_spec(self.name) is None:
+        if self.extra and find_spec(self.name) is None:
             raise ValueError(
                 f"tracker={self.name} needs the package {self.name}: pip install -e '.[bench,{self.extra}]', "
                 "or choose tracker=none"
@@ -48,42 +39,36 @@ class Tracker:
         return ""
 
 
-@dataclass(frozen=True)
 class NoTracker(Tracker):
-    """Nothing but the lines on the screen."""
+    """On the screen alone."""
+
+    name = "none"
 
 
-NO_TRACKER = NoTracker()
+class Points(Tracker):
+    """What trackers share that are told of points of a training."""
+
+    seconds: float = setting(0.5, "at least so many between two points of a training", ge=0)
 
 
-@dataclass(frozen=True)
-class TensorBoard(Tracker):
-    """Event files in the folder's cache."""
+class TensorBoard(Points):
+    """In TensorBoard: event files in cache/tensorboard of the results."""
 
-    name: ClassVar[str] = "tensorboard"
-    extra: ClassVar[str] = "bench"
+    name = "tensorboard"
+    extra = "bench"
 
     def about(self, cache: Path) -> str:
         return f"to watch: tensorboard --logdir {cache / 'tensorboard'}"
 
 
-@dataclass(frozen=True)
-class Wandb(Tracker):
-    """Weights & Biases.
+class Wandb(Points):
+    """In Weights & Biases."""
 
-    Attributes:
-        mode: online, offline, or auto: online where there is an API key.
-    """
+    name = "wandb"
+    extra = "wandb"
 
-    name: ClassVar[str] = "wandb"
-    extra: ClassVar[str] = "wandb"
-
-    project: str = PROJECT
-    mode: str = "auto"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("tracker.mode", self.mode, ("auto", "online", "offline"))
+    project: str = setting(PROJECT, "that the runs belong to", min_length=1)
+    mode: Literal["auto", "online", "offline"] = setting("auto", "auto: online where there is an API key")
 
     @property
     def online(self) -> bool:
@@ -98,20 +83,16 @@ class Wandb(Tracker):
         return f"tracked offline ({why}); to upload: wandb sync {kept}"
 
 
-@dataclass(frozen=True)
-class Mlflow(Tracker):
-    """MLflow.
+class Mlflow(Points):
+    """In MLflow, on a server or in cache/mlflow of the results."""
 
-    Attributes:
-        uri: of the server; None: as MLFLOW_TRACKING_URI says, else the folder's cache.
-        project: MLflow calls it an experiment.
-    """
+    name = "mlflow"
+    extra = "mlflow"
 
-    name: ClassVar[str] = "mlflow"
-    extra: ClassVar[str] = "mlflow"
-
-    project: str = PROJECT
-    uri: str | None = None
+    project: str = setting(PROJECT, "what MLflow calls an experiment", min_length=1)
+    uri: str | None = setting(
+        None, "of the server; null: as MLFLOW_TRACKING_URI says, else the results' cache", min_length=1
+    )
 
     def place(self, cache: Path) -> str:
         """The server, or the store."""
@@ -125,36 +106,19 @@ class Mlflow(Tracker):
         return f"to watch: mlflow ui --backend-store-uri {self.place(cache)}"
 
 
-@dataclass(frozen=True)
-class Trackio(Tracker):
-    """trackio, in the folder's cache."""
+class Trackio(Points):
+    """In trackio's dashboard, kept in cache/trackio of the results."""
 
-    name: ClassVar[str] = "trackio"
-    extra: ClassVar[str] = "trackio"
+    name = "trackio"
+    extra = "trackio"
 
-    project: str = PROJECT
+    project: str = setting(PROJECT, "that the runs belong to", min_length=1)
 
     def about(self, cache: Path) -> str:
         return f"to watch: TRACKIO_DIR={(cache / 'trackio').absolute()} trackio show --project {self.project}"
 
 
 TRACKERS: Mapping[str, type[Tracker]] = {kind.name: kind for kind in (NoTracker, TensorBoard, Wandb, Mlflow, Trackio)}
-
-
-def read_tracker(given: Mapping[str, Any]) -> Tracker:
-    """The tracker that plain settings describe.
-
-    Raises:
-        ValueError: a key or value is wrong, or its package is missing.
-    """
-    plain = dict(given)
-    name = plain.pop("name", None)
-    check_choice("tracker", name, TRACKERS)
-    kind = TRACKERS[name]
-    check_keys(f"tracker={name}", plain, kind)
-    tracker = kind(**plain)
-    tracker.check_here()
-    return tracker
 
 
 def _has_wandb_key() -> bool:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from benchmarks.analysis.ablation import grids
 from benchmarks.analysis.collecting import Collected
@@ -18,7 +15,7 @@ from benchmarks.analysis.grid import markdown
 from benchmarks.analysis.results import Results
 from benchmarks.papers.cost import estimate, explained
 from benchmarks.papers.rates import Rates
-from benchmarks.settings.composing import CONF, choices
+from benchmarks.settings.choices import choices, content
 from benchmarks.settings.run import RunSettings, read_settings
 from benchmarks.settings.task import TASKS
 
@@ -53,7 +50,7 @@ def ablations_page(collected: Sequence[Collected], rates: Rates, at: Path, resul
     names = choices("ablation")
     published = Path(os.path.relpath(results / "published", at)).as_posix()
     parts = [HEAD.format(command=COMMAND, explained=explained(rates), published=published).rstrip()]
-    parts.append("\n".join(f"- [{name}](#{name}): {_yaml('ablation', name)['question']}" for name in names))
+    parts.append("\n".join(f"- [{name}](#{name}): {content('ablation', name)['question']}" for name in names))
     for name in names:
         found = [one for one in collected if one.tables and one.tables[0].first.ablation == name]
         parts += [f"## {name}", *_section(name, found, rates, at)]
@@ -61,7 +58,7 @@ def ablations_page(collected: Sequence[Collected], rates: Rates, at: Path, resul
 
 
 def _section(name: str, found: Sequence[Collected], rates: Rates, at: Path) -> Iterator[str]:
-    ablation = _yaml("ablation", name)
+    ablation = content("ablation", name)
     tasks = [task for task in TASKS if task in ablation.get("tasks", TASKS)]
     yield f"**{ablation['question']}** For {_and([f'`task={task}`' for task in tasks])}."
     yield "\n".join(f"- {_recipe(recipe)}" for recipe in ablation["recipes"])
@@ -102,8 +99,8 @@ def _plain(value: Any) -> str:
 
 def _words(name: str, task: str, scale: str) -> list[str]:
     """The arguments of the run of an ablation; data that come with no package have a place."""
-    data = _yaml("scale", scale)[task]["data"]
-    place = [f"data.root={PLACES[task, data]}"] if _yaml("data", data)["root"] == "???" else []
+    data = content("scale", scale)[task]["data"]
+    place = [f"data.root={PLACES[task, data]}"] if content("data", data).get("root") == "???" else []
     return [f"task={task}", f"ablation={name}", f"scale={scale}", *place]
 
 
@@ -113,12 +110,6 @@ def _command(words: Sequence[str]) -> str:
 
 def _settings(name: str, task: str, scale: str) -> RunSettings:
     return read_settings(_words(name, task, scale))
-
-
-@cache
-def _yaml(group: str, name: str) -> Mapping[str, Any]:
-    content: Mapping[str, Any] = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
-    return content
 
 
 def _and(words: Sequence[str]) -> str:

@@ -329,5 +329,5 @@ def test_overwriting_trains_anew(tmp_path: Path) -> None:
     (network,) = (folder_of(tmp_path) / "cache" / "trained").iterdir()
     before = records_of(tmp_path)
     network.write_bytes(b"not a network")
-    assert toy_run(replace(settings, overwrite="always")) == 0
+    assert toy_run(settings.replace(overwrite="always")) == 0
     assert records_of(tmp_path) == before and len(network.read_bytes()) > 1000

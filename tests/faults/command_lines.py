@@ -9,7 +9,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from benchmarks.settings.composing import GROUPS, choices, compose_run
+from benchmarks.settings.choices import GROUPS, choices
+from benchmarks.settings.composing import compose_run
 
 TASKS = ("sr", "classification", "rl")
 KEYS = (

@@ -9,7 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from benchmarks.running.trackers.tracking import Tracked
-from benchmarks.settings.tracker import Tracker
+from benchmarks.settings.tracker import Points
 
 
 class Events:
@@ -33,7 +33,7 @@ class Events:
         self._writer.close()
 
 
-def open_run(tracker: Tracker, run: Tracked, before: str | None) -> Events:
+def open_run(tracker: Points, run: Tracked, before: str | None) -> Events:
     """A new run takes the place of a finished one of the same name."""
     if before is None:
         shutil.rmtree(run.cache / "tensorboard" / run.name, ignore_errors=True)

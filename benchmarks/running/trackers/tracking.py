@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.settings.tracker import Tracker
+from benchmarks.settings.tracker import Points
 from tasks.atomic import write_atomically
 
 WAITING = 1000  # points; a tracker that is further behind loses some
@@ -67,7 +67,7 @@ class Tracking:
         note: is told once where the tracker fails; the training goes on without it.
     """
 
-    def __init__(self, tracker: Tracker, run: Tracked, note: Callable[[str], None]) -> None:
+    def __init__(self, tracker: Points, run: Tracked, note: Callable[[str], None]) -> None:
         self._tracker, self._run, self._note = tracker, run, note
         self._file = run.cache / "tracking" / tracker.name / f"{run.name}.json"
         self._known = _read(self._file)

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,8 +24,7 @@ from benchmarks.run import main, run
 from benchmarks.running.jobs import chains, plan, run_job
 from benchmarks.running.launchers.work import Stamp, Work, record_file, stamp
 from benchmarks.running.progress import LineReporter
-from benchmarks.settings.composing import choices
-from benchmarks.settings.launcher import LAUNCHERS, Ray, Slurm, read_launcher
+from benchmarks.settings.launcher import Ray, Slurm
 from tests.benchmarks.running.playing_slurm import write_commands
 from tests.benchmarks.running.tasks_of_workers import SaysWhere
 from tests.benchmarks.running.toy_run import RECIPES, toy_run, toy_settings
@@ -171,24 +169,29 @@ def test_work_that_is_not_wanted_is_not_begun(tmp_path: Path) -> None:
     assert Work(settings, jobs, b"", Path.cwd(), tmp_path / "wanted")() == []
 
 
-def test_every_launcher_has_its_settings() -> None:
-    assert set(choices("launcher")) == set(LAUNCHERS)
-
-
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("launcher=serial launcher.jobs=4", "launcher.jobs must be 1 for launcher=serial, not 4; launcher=joblib runs"),
-        ("launcher=joblib launcher.retries=-1", "launcher.retries must be a whole number, at least 0; got -1"),
+        ("launcher=serial launcher.jobs=4", "launcher.jobs=4 must be 1 (at once; launcher=joblib runs"),
+        ("launcher=joblib launcher.retries=-1", "launcher.retries=-1 must be a whole number, at least 0"),
         ("launcher=joblib launcher.gpus_per_job=1", "unknown key 'launcher.gpus_per_job'"),
         ("launcher=slurm launcher.cluster=pbs", "unknown launcher.cluster 'pbs'; choose one of slurm, local"),
         ("launcher=slurm launcher.cluster=local launcher.partition=gpu", "launcher.partition has no meaning for"),
-        ("launcher=slurm launcher.timeout_min=0", "launcher.timeout_min must be a whole number, at least 1; got 0"),
-        ("launcher=slurm launcher.mem_gb=none", "launcher.mem_gb='none' must be a number of GB above 0, or null"),
-        ("launcher=slurm launcher.options=7", "launcher.options=7 must be options"),
-        ("launcher=slurm launcher.gpus_per_job=4", "several train one recipe by torchrun"),
-        ("launcher=ray launcher.cpus_per_job=0", "launcher.cpus_per_job must be a whole number, at least 1; got 0"),
-        ("launcher=ray launcher.address=7", "launcher.address=7 must be auto, a host:port, or null"),
+        ("launcher=slurm launcher.timeout_min=0", "launcher.timeout_min=0 must be a whole number, at least 1"),
+        (
+            "launcher=slurm launcher.mem_gb=none",
+            "launcher.mem_gb='none' must be a number above 0, or null (memory",
+        ),
+        (
+            "launcher=slurm launcher.options=7",
+            "launcher.options=7 must be keys and values, for example {account: vision",
+        ),
+        ("launcher=slurm launcher.gpus_per_job=4", "several GPUs train one recipe by torchrun"),
+        ("launcher=ray launcher.cpus_per_job=0", "launcher.cpus_per_job=0 must be a whole number, at least 1"),
+        (
+            "launcher=ray launcher.address=7",
+            "launcher.address=7 must be text that is not empty, or null (auto",
+        ),
         ("launcher=ray device=cuda", "device=cuda, and launcher.gpus_per_job=0: no GPU is reserved for a job"),
         ("launcher=ray launcher.gpus_per_job=0.5 device=cpu", "a GPU is reserved for each job"),
     ],
@@ -216,12 +219,12 @@ def test_without_slurm_the_way_out_is_said(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(
         ValueError, match=r"no sbatch on this machine; start .* or try it here with launcher.cluster=loc"
     ):
-        read_launcher({"name": "slurm"})
+        Slurm().check_here()
 
 
 def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("ray")
-    settings = replace(toy_settings(tmp_path, **SETTINGS), launcher=Ray(address="127.0.0.1:1"))
+    settings = toy_settings(tmp_path, **SETTINGS).replace(launcher=Ray(address="127.0.0.1:1"))
     assert run(settings, ToyTask, Console(quiet=True)) == 1
     err = capsys.readouterr().err
     assert err.startswith(
@@ -235,6 +238,6 @@ if __name__ == "__main__":
     task = partial(SaysWhere, Path(place) / "workers", slow=float(seconds))
     settings = toy_settings(Path(place), launcher="serial" if name == "array" else name, **SETTINGS)
     if name == "array":
-        array = Slurm(2, partition="gpu", timeout_min=5, mem_gb=2, options={"account": "vision"})
-        settings = replace(settings, launcher=array)
+        array = Slurm(jobs=2, partition="gpu", timeout_min=5, mem_gb=2, options={"account": "vision"})
+        settings = settings.replace(launcher=array)
     sys.exit(run(settings, task, Console(width=300)))

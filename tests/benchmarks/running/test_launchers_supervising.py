@@ -67,7 +67,7 @@ def records_the_first_and_dies(work: Work) -> WorkerDied:
 def played(results: Path, workers: Played) -> tuple[list[str], str]:
     """How each of two jobs that share a training ended, and what was said; a lost worker is replaced once."""
     recipes = (RECIPES[2], replace(RECIPES[2], name="uncalibrated", calibrate=0))
-    settings = replace(toy_settings(results, seeds=(0,), recipes=recipes), launcher=Joblib(retries=1))
+    settings = toy_settings(results, seeds=(0,), recipes=recipes).replace(launcher=Joblib(retries=1))
     record_file(settings, plan(settings)[0]).parent.mkdir(parents=True)
     console = Console(record=True, width=300, quiet=False)
     with ResultsFolder(settings.folder).locked():

@@ -26,7 +26,6 @@ from benchmarks.run import main, run
 from benchmarks.running.launchers.launch import among_ranks
 from benchmarks.running.trackers import tracking
 from benchmarks.running.trackers.tracking import Tracked, Tracking
-from benchmarks.settings.composing import choices
 from benchmarks.settings.tracker import TRACKERS, Mlflow, NoTracker, TensorBoard, Tracker, Wandb
 from tasks.training.ranks import Ranks
 from tests.benchmarks.running.toy_run import RECIPES, toy_run, toy_settings
@@ -231,19 +230,15 @@ def test_a_tracker_is_no_part_of_the_hash(tmp_path: Path) -> None:
     assert len(hashes) == 1
 
 
-def test_every_tracker_has_its_settings() -> None:
-    assert set(choices("tracker")) == set(TRACKERS)
-
-
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         ("tracker=tensorbord", "unknown tracker 'tensorbord'; did you mean 'tensorboard'?"),
         ("tracker=none tracker.project=x", "unknown key 'tracker.project'"),
-        ("tracker.seconds=-1", "tracker.seconds=-1 must be a number of seconds, at least 0"),
+        ("tracker.seconds=-1", "tracker.seconds=-1 must be a number, at least 0"),
         ("tracker=wandb tracker.mode=ofline", "unknown tracker.mode 'ofline'; did you mean 'offline'?"),
-        ("tracker=mlflow tracker.uri=7", "tracker.uri=7 must be a word"),
-        ("tracker=trackio tracker.project=''", "tracker.project='' must be a word"),
+        ("tracker=mlflow tracker.uri=7", "tracker.uri=7 must be text that is not empty, or null"),
+        ("tracker=trackio tracker.project=''", "tracker.project='' must be text that is not empty"),
     ],
 )
 def test_wrong_settings_are_refused_in_one_line(arguments: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ RECIPES = (
 
 def toy_launcher(name: str, jobs: int = 2) -> Launcher:
     """A launcher by its name; Slurm is played by processes of this machine."""
-    many = {"joblib": Joblib(jobs), "ray": Ray(jobs), "slurm": Slurm(jobs, cluster="local")}
+    many = {"joblib": Joblib(jobs=jobs), "ray": Ray(jobs=jobs), "slurm": Slurm(jobs=jobs, cluster="local")}
     return Serial() if name == "serial" else many[name]
 
 

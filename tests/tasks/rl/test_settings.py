@@ -103,14 +103,11 @@ def test_every_data_file_is_complete(name: str) -> None:
         RlSettings(
             algorithm=algorithm,
             environment=data["environment"],
-            policy=data["policy"],
             environments=own["environments"],
             normalize=own["normalize"],
-            atari=data["atari"],
-            frame_stack=data["frame_stack"],
             hyperparameters=own["hyperparameters"],
             data=data["name"],
-            root=data["root"],
+            **{key: data[key] for key in ("policy", "atari", "frame_stack") if key in data},
         )
     if name != "environment":
         assert data["steps"]["paper"] == data["algorithms"][data["algorithm"]]["steps"]
