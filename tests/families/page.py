@@ -15,7 +15,7 @@ from tests.families.packages import module, torchvision
 from tests.families.twins import TWINS
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "families.md"
-COMMAND = "tox exec -e families -- python -m tests.families.page"
+COMMAND = "tox exec -e unit -- python -m tests.families.page"
 COLUMNS = (
     "network", "verdict", "layers that slim", "groups", "parameters", "multiply-adds", "difference", "stays full",
 )  # fmt: skip
