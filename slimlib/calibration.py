@@ -25,7 +25,7 @@ Average = Literal["exact", "moving"]
 
 @dataclass
 class Moments:
-    """Mean and sum of squared deviations of what was seen of each channel, in double precision."""
+    """Mean and sum of squared deviations of the values of each channel so far, in double precision."""
 
     count: Tensor | float = 0.0  # [C]
     mean: Tensor | float = 0.0  # [C]
@@ -37,7 +37,7 @@ class Moments:
         self.join(Moments(count, mean.double(), variance.double() * (count - 1).clamp(min=0)))
 
     def join(self, other: Moments) -> None:
-        """Become the moments of what both saw."""
+        """Take in the values that the other one has seen."""
         if not isinstance(self.count, Tensor):
             self.count, self.mean, self.squares = other.count, other.mean, other.squares
             return
@@ -56,9 +56,9 @@ class Moments:
 
 @dataclass
 class MovingAverage:
-    """The exponential moving average over batches that BatchNorm itself keeps in training, but begun with the first.
+    """The exponential moving average that BatchNorm itself keeps in training, but starting from the first batch.
 
-    BatchNorm begins with mean 0 and variance 1, which after 16 batches still weigh 0.9 ** 16 = 19 %.
+    BatchNorm starts from mean 0 and variance 1, which still weigh 0.9 ** 16 = 19 % after 16 batches.
     """
 
     momentum: float
@@ -84,9 +84,9 @@ Most networks run each layer once; where one runs again, a second entry holds wh
 
 
 class _Collector:
-    """Takes the statistics of all widths off the forward passes of the BatchNorm layers.
+    """Collects the statistics of all widths from the forward passes of the BatchNorm layers.
 
-    Those of all layers are joined as one: layer by layer it would take as long as a tenth of the forward pass.
+    The layers are joined into one tensor: one by one they would take a tenth of the time of the forward pass.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class _Collector:
         self.averages = {channels: start() for channels in widths}
         self._scratch: dict[tuple[int, ...], list[Swaps]] = {}
         self._now: list[Swaps] = []
-        self._counts = [0] * len(norms)  # values a channel that each layer saw since they were taken
+        self._counts = [0] * len(norms)  # values per channel that each layer has seen since they were last taken
         self._passes: list[Moments] = []
 
     def prepare(self, net: nn.Module) -> None:
@@ -146,7 +146,7 @@ class _Collector:
         return self._passes
 
     def _take(self) -> None:
-        """Note what the layers saw since they were last asked."""
+        """Add what the layers have seen since the last call."""
         mean, variance = (_in_a_row([swaps[name] for swaps in self._now]) for name in STATISTICS)
         sizes = torch.tensor([len(swaps[STATISTICS[0]]) for swaps in self._now])
         seen = Moments()
@@ -176,7 +176,7 @@ def calibrate(
     average: Average = "exact",
     momentum: float = 0.1,
 ) -> None:
-    """Compute the BatchNorm statistics of widths, all of them in one reading of the data.
+    """Compute the BatchNorm statistics of some widths, reading the data once.
 
     A network without BatchNorm needs none, and nothing is done. Statistics belong to the weights as
     they are now: after more training, calibrate again. Widths with the same channel numbers share one set.
@@ -226,9 +226,9 @@ def calibrate(
 
 
 def use_full_statistics(net: nn.Module, widths: Sequence[Width]) -> None:
-    """Give widths the leading part of the full width's BatchNorm statistics: what is lost without calibration.
+    """Give widths the leading part of the full width's BatchNorm statistics, to show what calibration is worth.
 
-    Only for comparison: the statistics of a width differ, since fewer channels are added up in every layer.
+    For comparison only: the true statistics of a narrow width differ, since each layer adds up fewer channels.
     """
     slimming = slimming_of(net)
     for channels in dict.fromkeys(slimming.channels_at(width) for width in widths):
@@ -259,11 +259,11 @@ def _read(net: nn.Module, batches: Iterable[Any], collector: _Collector, *, even
         here = {rank: found for rank, found in enumerate(of_ranks) if found is not None}
         if even and len(here) < len(of_ranks):
             raise ValueError(
-                f"calibrate got a batch number {number} on rank {min(here)}, but not on every rank; average='moving' "
-                "needs equally many everywhere. Take average='exact', or give each rank the same number."
+                f"calibrate got batch number {number} on rank {min(here)} but not on every rank; average='moving' "
+                "needs as many batches on each. Use average='exact', or give each rank the same number."
             )
         if any(found.keys() != collector.widths.keys() for found in here.values()):
-            raise ValueError("calibrate got other widths on another rank; give the same widths on every rank")
+            raise ValueError("calibrate got different widths on different ranks; give the same widths on every rank")
         collector.join(list(here.values()))
     if not number:
         raise ValueError("calibrate got no batch; give an iterable of inputs, for example [x for x, _ in loader][:5]")

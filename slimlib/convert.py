@@ -33,7 +33,7 @@ def convert(
     """Make a network slimmable, in place: afterwards `set_width` sets how many channels it computes with.
 
     The channels are followed through one run on `example`. What reaches the output stays full, as does
-    what cannot be followed; `print(net.slim)` tells which layers and why. At width 1.0 the network is
+    what cannot be followed; `print(net.slim)` says which layers do, and why. At width 1.0 the network is
     what it was, bit for bit; parameters, their names and `state_dict` keys do not change.
 
     Args:
@@ -41,10 +41,10 @@ def convert(
         example: an input [N, ...], or a tuple of the arguments of forward.
         widths: what may be set: a `WidthRange`, or `Switches`; any width in (0, 1] by default.
         norm: BatchNorm is "universal" (shared affine, statistics by `calibrate`), "switchable" (private
-            affine and statistics for each of the `Switches`), or "shared" (one of all for all widths).
+            affine and statistics for each of the `Switches`), or "shared" (one set for all widths).
         divisor: channels are rounded to multiples of it; a narrow layer takes a smaller one.
-        divisors: name of a layer -> the divisor of its output channels, for layers that round otherwise (and
-            with them those that must agree).
+        divisors: name of a layer -> the divisor of its output channels, for layers that round differently
+            (layers that must agree with them follow).
         keep: names of further modules whose outputs stay full.
         layout: what slims together, for a network where that is known and cannot be found by following its
             channels; it is taken as it is, with its divisors.
@@ -64,7 +64,7 @@ def convert(
         with no_inference_mode():
             layout = follow(net, example, keep=keep, divisor=divisor, divisors=divisors)
     elif divisors or keep:
-        raise ValueError("a layout has its own divisors, and tells what stays full; leave out divisors and keep")
+        raise ValueError("a layout already says its divisors and what stays full; leave out divisors and keep")
     else:
         check_layout(net, layout)
     return apply_layout(net, layout, widths=widths, norm=norm)
@@ -105,9 +105,9 @@ def check_layout(net: nn.Module, layout: Layout) -> None:
     tensors = dict(net.named_parameters(remove_duplicate=False)) | dict(net.named_buffers(remove_duplicate=False))
     for name, dims in layout.axes.items():
         if name not in tensors:
-            raise ValueError(f"the layout is of another network: this {type(net).__name__} has no '{name}'")
+            raise ValueError(f"the layout belongs to another network: this {type(net).__name__} has no '{name}'")
         full = {dim: axis_size(axis, layout.full) for dim, axis in dims.items()}
         shape = list(tensors[name].shape)
         if any(dim >= len(shape) or shape[dim] != size for dim, size in full.items()):
             wanted = ", ".join(f"{size} in dimension {dim}" for dim, size in full.items())
-            raise ValueError(f"the layout is of another network: '{name}' is {shape} here, and has {wanted} there")
+            raise ValueError(f"the layout belongs to another network: '{name}' is {shape} here, and has {wanted} there")

@@ -30,11 +30,11 @@ def save(net: nn.Module, path: str | Path, recipe: Mapping[str, Any] | None = No
 
     Args:
         net: a slimmable network.
-        path: the file; written whole under another name first, so that it is never half there.
+        path: the file. It is written under another name and then renamed, so that it is never half written.
         recipe: how it was trained, anything that json can hold.
 
     Raises:
-        ValueError: the recipe is nothing that json can hold.
+        ValueError: the recipe cannot be written as JSON.
         OSError: the file cannot be written.
     """
     slimming = slimming_of(net)
@@ -89,8 +89,8 @@ def load(path: str | Path, into: nn.Module) -> nn.Module:
         `into`, at its largest width.
 
     Raises:
-        ValueError: no such file of ours, or it belongs to another network: the message names the layers
-            that differ. `into` is then untouched.
+        ValueError: the file is missing, was not written by `save`, or belongs to another network: the message
+            names the layers that differ. `into` is then untouched.
     """
     file = _read(Path(path))
     slimmed: Slimming | None = into.__dict__.get("slim")
@@ -184,14 +184,14 @@ def _first_difference(saved: Layout, own: Layout) -> str:
 
 
 def widths_to_json(widths: Widths) -> dict[str, Any]:
-    """A form that the json module writes; `widths_from_json` reads it."""
+    """Widths as plain data for JSON; `widths_from_json` reads it."""
     if isinstance(widths, WidthRange):
         return {"range": [widths.smallest, widths.largest]}
     return {"switches": [list(w.channels) if isinstance(w, WidthPlan) else w for w in widths.widths]}
 
 
 def widths_from_json(data: Mapping[str, Any]) -> Widths:
-    """What `widths_to_json` was given."""
+    """The widths that `widths_to_json` wrote."""
     if "switches" not in data:
         return WidthRange(*data["range"])
     return Switches(*(WidthPlan(w) if isinstance(w, list) else w for w in data["switches"]))

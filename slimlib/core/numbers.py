@@ -1,4 +1,4 @@
-"""The plain numbers that a layer keeps beside its weights, as they are at a width.
+"""The plain numbers that a layer keeps beside its weights, at some width.
 
 `groups` of a depthwise convolution and `num_groups` of a GroupNorm decide the arithmetic; the
 others (`out_channels`, `in_features` ...) are what a forward may read to shape a tensor.

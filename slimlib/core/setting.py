@@ -34,7 +34,7 @@ def set_width(net: nn.Module, width: Width) -> None:
 
 @contextmanager
 def at_width(net: nn.Module, width: Width) -> Iterator[None]:
-    """Within the block the network computes at `width`; afterwards at what was set before."""
+    """Within the block the network computes at `width`; afterwards at the width that was set before."""
     before = [(part, part.width) for part in slimmable_parts(net)]
     try:
         set_width(net, width)
@@ -69,7 +69,5 @@ def slimming_of(net: nn.Module) -> Slimming:
     """
     parts = slimmable_parts(net)
     if len(parts) > 1:
-        raise ValueError(
-            f"this module holds {len(parts)} slimmable networks; give the one that is meant, or convert the whole"
-        )
+        raise ValueError(f"this module holds {len(parts)} slimmable networks; give one of them, or convert the whole")
     return parts[0]

@@ -15,7 +15,7 @@ from slimlib.core.norms.batchnorm import Norm, statistics_swaps, tracks
 from slimlib.core.swapping import STATISTICS, Part, Ready, Slot, Swaps, logical_weight, no_inference_mode, swap_in
 from slimlib.core.width import Switches, Width, WidthPlan, Widths, check_width, label, round_channels
 
-# What is prepared is forgotten beyond these: a plan of MobileNet v2 takes 0.2 MB, and random plans never end.
+# How much is kept prepared: a plan of MobileNet v2 takes 0.2 MB, and random plans never end.
 REMEMBERED_WIDTHS, REMEMBERED_CHANNELS = 16384, 512
 FULL_STATISTICS: Swaps = {"track_running_stats": True}
 
@@ -81,7 +81,7 @@ class Slimming:
         assert isinstance(self.widths, Switches)
         if self.channels_at(width) not in map(self.channels_at, self.widths.widths):
             raise ValueError(
-                f"{width} is no switch of this network, and only switches have a BatchNorm of their own: {self.widths}"
+                f"{width} is not a switch of this network, and only switches have their own BatchNorm: {self.widths}"
             )
 
     def set(self, width: Width) -> None:
@@ -128,9 +128,9 @@ class Slimming:
             self.trained = self.channels
 
     def stale(self) -> bool:
-        """Whether a parameter was replaced, is in other memory, or learns where it did not, since views were made.
+        """Whether a parameter was replaced, moved in memory, or changed its `requires_grad` since views were made.
 
-        Replacing one marks the state dirty; only `parameter.data = ...` and `requires_grad` leave no trace but this.
+        Replacing one marks the state dirty; `parameter.data = ...` and `requires_grad` are only noticed here.
         """
         return (
             self.dirty

@@ -94,12 +94,12 @@ class Switches:
 
 
 def by_size(width: Width) -> tuple[float, ...]:
-    """What widths of one kind are sorted by, narrow ones first."""
+    """The key by which widths of one kind are sorted, narrow ones first."""
     return (sum(width.channels), *width.channels) if isinstance(width, WidthPlan) else (width,)
 
 
 def label(width: Width) -> str:
-    """A width as messages show it."""
+    """A width as it is shown in messages."""
     return str(width) if isinstance(width, WidthPlan) else f"{width:g}"
 
 

@@ -35,7 +35,7 @@ def export(
     fold: bool = True,
     metrics: Metrics | None = None,
 ) -> Manifest:
-    """Write a slimmable network as files that need no slimlib, with a `manifest.json` beside them.
+    """Write a slimmable network as files that do not need slimlib, with a `manifest.json` beside them.
 
     Every file is read back and compared with torch: on the example, with another batch and, where they are
     dynamic, other sizes. The folder appears whole or, on an error, not at all.
@@ -60,10 +60,10 @@ def export(
             images of any size: `{2: "height", 3: "width"}`. Give a small example then; two and three times its
             size are run, too.
         fold: BatchNorm is folded into the layers that feed it (see `extract`).
-        metrics: width -> {name: value}, to be noted in the manifest.
+        metrics: width -> {name: value}, written into the manifest.
 
     Returns:
-        What the manifest says.
+        The contents of the manifest.
 
     Raises:
         ValueError: a width that is not allowed, none, or one twice; an example that does not fit; a network that
@@ -71,7 +71,7 @@ def export(
         UncalibratedWidth: a width has no BatchNorm statistics.
         ImportError: onnx, onnxruntime or onnxscript are missing.
         OSError: the folder cannot be written.
-        RuntimeError: the outputs of a file differ.
+        RuntimeError: the outputs of a file differ from torch's.
     """
     request = Request.of(net, widths, example, formats=formats, dynamic=dynamic or {}, fold=fold, metrics=metrics or {})
     run_trials(request.unfolded(widths[0]), request.inputs)  # what does not fit is said before anything is written

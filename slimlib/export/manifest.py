@@ -1,4 +1,4 @@
-"""The manifest beside exported files: what each is, what it costs, and whether it is still what was written."""
+"""The manifest beside exported files: what each is, what it costs, and whether it was changed since."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def read_manifest(path: str | Path, *, verify: bool = True) -> Manifest:
         verify: compare the files with the hashes that were noted.
 
     Raises:
-        ValueError: there is no manifest of ours, or (if verified) a file is missing or was changed: its name is said.
+        ValueError: there is no manifest of slimlib, or (if verified) a file is missing or was changed; it is named.
     """
     folder = Path(path)
     try:

@@ -33,7 +33,7 @@ def check_installed() -> None:
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(
-            f"export to ONNX needs {', '.join(missing)}: pip install 'slimlib[export]'. Without: formats=('torch',)"
+            f"export to ONNX needs {', '.join(missing)}: pip install 'slimlib[export]'. Or use formats=('torch',)"
         )
 
 

@@ -129,7 +129,7 @@ def renamed(size: str, sizes: Mapping[str, str]) -> str:
 
 
 def _fixed_size(exported: ExportedProgram, inputs: Inputs) -> str:
-    """Which size is a constant in the graph that should be free; empty if none is."""
+    """The size that should be free but is a constant in the graph; empty if there is none."""
     for tensor in _entering(exported).values():
         for dim, name in inputs.dynamic.items():
             if dim < len(tensor.shape) and isinstance(tensor.shape[dim], int):
@@ -138,7 +138,7 @@ def _fixed_size(exported: ExportedProgram, inputs: Inputs) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """One sentence of a report that goes over pages."""
+    """One sentence of a report that fills pages."""
     text = str(error)
     constant = re.search(r"marked (\w+) as dynamic but your code specialized it to be a constant \((\d+)\)", text)
     if constant:

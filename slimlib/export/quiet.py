@@ -1,4 +1,4 @@
-"""Silence for torch's exporters, which print progress and warn of what users cannot change."""
+"""Silence for torch's exporters, which print progress and warn about what users cannot change."""
 
 from __future__ import annotations
 

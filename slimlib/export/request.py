@@ -1,4 +1,4 @@
-"""What `export` was asked for, checked at the door."""
+"""The arguments of `export`, checked before anything runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Metrics = Mapping[Width, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of `export`, known to be right but for what only a run can tell."""
+    """The arguments of `export`, checked as far as is possible without a run."""
 
     slimming: Slimming
     widths: Sequence[Width]

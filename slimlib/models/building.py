@@ -150,6 +150,4 @@ def _check_name(name: str, names: Sequence[str] | dict[str, Family]) -> None:
 
 def _check_size(size: int) -> None:
     if size not in LEFT_OUT:
-        raise ValueError(
-            f"size {size!r} must be one of {', '.join(map(str, LEFT_OUT))}; inputs of other sizes run, too"
-        )
+        raise ValueError(f"size {size!r} must be one of {', '.join(map(str, LEFT_OUT))}; inputs of other sizes run too")

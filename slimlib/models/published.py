@@ -60,7 +60,7 @@ PUBLISHED = (*CHECKPOINTS, *PLANNED)
 
 
 def load_published(name: str, path: str | Path) -> nn.Module:
-    """The slimmable network in a checkpoint that the original authors released.
+    """The slimmable network of a checkpoint that the original authors released.
 
     Args:
         name: of the checkpoint, one of `PUBLISHED`.

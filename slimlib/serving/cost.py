@@ -34,8 +34,8 @@ class Cost:
 
     macs: multiply-adds of convolutions, linear layers and other matrix products.
     params: elements of the parameters that are in use at the width.
-    activations: bytes of what convolutions and matrix products put out, all of them added up, which
-        tells more of the time on memory-bound hardware than macs do (Radosavovic et al. 2020).
+    activations: bytes of all outputs of convolutions and matrix products together, which says more than
+        macs about the time on memory-bound hardware (Radosavovic et al. 2020).
     """
 
     macs: int

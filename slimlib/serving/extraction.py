@@ -73,7 +73,7 @@ def _refuse_layers_by_hand(net: nn.Module) -> None:
 
 
 def compact(t: Tensor, like: Tensor) -> Tensor:
-    """A copy of its own, dense in memory, channels_last where the full parameter is."""
+    """Its own copy, dense in memory, channels_last where the full parameter is."""
     channels_last = (
         like.dim() == 4 and not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
     )

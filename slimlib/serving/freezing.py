@@ -1,4 +1,4 @@
-"""`freeze`: a snapshot for serving several widths, with a network for each prepared once."""
+"""`freeze`: a snapshot that serves several widths, with a network prepared for each."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Place = tuple[str, str]  # name of a module, name of a tensor in it
 
 
 class Frozen:
-    """What `net.slim` is in a frozen network: prints as the report of what was frozen and the memory it takes.
+    """`net.slim` of a frozen network: prints as a report of what was frozen and the memory it takes.
 
-    Each thread has a width of its own; one that has set none has that of the thread which froze the network.
+    Each thread has its own width; a thread that has set none uses that of the thread that froze the network.
     """
 
     def __init__(self, nets: Mapping[Width, nn.Module]) -> None:
@@ -149,7 +149,7 @@ def freeze(net: nn.Module, widths: Sequence[Width] | None = None, example: Any =
     full ones, and shared between widths where they are equal or the leading part of a wider one's. `set_width` then
     swaps a pointer, for the calling thread alone: several threads may compute at different widths. It is a separate
     object in eval mode that holds no parameters, cannot be trained, and does not follow later changes of `net`.
-    `print(frozen.slim)` tells the memory that it takes.
+    `print(frozen.slim)` shows the memory that it takes.
 
     Args:
         net: a slimmable network.

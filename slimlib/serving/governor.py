@@ -25,17 +25,17 @@ MOST_PATIENCE = 64  # times SETTLED
 
 
 class Governor:
-    """Runs a network at the widest width that answers within a budget, as the machine is loaded now.
+    """Runs each request at the widest width that meets a time budget under the present load.
 
-    Every request is timed. What it took, over what the profile says of its width, is how much slower the machine is
-    now, and that predicts the other widths. Three requests whose median misses the budget make it narrower, at once
-    to the widest that is predicted to fit; twelve that left room make it one step wider. A step wider that is
-    soon taken back doubles the number of requests before the next, so that it does not swing to and fro.
+    Every request is timed. Its time divided by the time in the profile says how much slower the machine is now, and
+    predicts the other widths. If the median of three requests misses the budget, the governor goes at once to the
+    widest width that is predicted to fit; if twelve requests left room, it goes one step wider. A step wider that is
+    soon taken back doubles the number of requests before the next one, so that it does not swing back and forth.
 
     Args:
         net: a frozen network, for several threads, or a slimmable one, for one.
         profile: of this network, on this device.
-        budget_ms: milliseconds that a request may take; may be assigned anew at any time.
+        budget_ms: milliseconds that a request may take; can be changed at any time.
         clock: seconds, for tests.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What each width costs on this very device: `profile` measures, `widest_within` chooses."""
+"""What each width costs on this device: `profile` measures, `widest_within` chooses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class WidthProfile:
 
     Attributes:
         milliseconds: median of one forward pass.
-        p95: milliseconds that 19 of 20 passes took at most.
+        p95: the milliseconds within which 19 of 20 passes ended.
         throughput: inputs a second, counting every item of the batch.
         peak_bytes: most memory that a pass held at once beyond weights and input.
     """
@@ -70,15 +70,15 @@ def profile(
     warmup: int = 5,
     threads: int | None = None,
 ) -> Profile:
-    """Measure one forward pass at each width, in eval mode, the widths in turns, so that a busy moment slows all alike.
+    """Measure one forward pass at each width, in eval mode, in turns, so that a busy moment slows all of them alike.
 
     Args:
-        net: a slimmable or frozen network; it keeps the width that is set. What is served frozen, profile frozen.
+        net: a slimmable or frozen network; it keeps the width that is set. Profile a frozen one if you serve it.
         example: its input [N, ...], or the tuple of its arguments.
         widths: to measure.
         rounds: passes of each width that count.
         warmup: passes of each width before them.
-        threads: of torch's operations while it measures; None: as many as are set.
+        threads: that torch uses while it measures; None: as many as are set now.
 
     Raises:
         ValueError: no widths, one that is not allowed, or an impossible number.
@@ -118,7 +118,7 @@ def widest_within(measured: Profile, *, milliseconds: float) -> Width:
     """The widest width whose p95 is within a budget.
 
     Raises:
-        ValueError: not even the narrowest is; the message says what it takes.
+        ValueError: not even the narrowest is; the message says how long it takes.
     """
     fitting = [row.width for row in measured.rows if row.p95 <= milliseconds]
     if not fitting:

@@ -70,7 +70,7 @@ PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def refuse_uncalibrated(module: nn.Module) -> None:
-    """Raise UncalibratedWidth, with the call that mends it, for a BatchNorm without statistics at the width set."""
+    """Raise UncalibratedWidth, with the call that helps, for a BatchNorm without statistics at the width set."""
     if isinstance(module, SlimBatchNorm) and getattr(module, "running_mean", None) is None:
         assert module.slimming is not None
         raise UncalibratedWidth(module.slimming.refusal())

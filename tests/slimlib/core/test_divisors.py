@@ -107,7 +107,7 @@ def test_a_layout_that_is_known_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("name", "size", "message"),
     [
-        ("layers.7.weight", 96, "the layout is of another network: this MLP has no 'layers.7.weight'"),
+        ("layers.7.weight", 96, "the layout belongs to another network: this MLP has no 'layers.7.weight'"),
         ("layers.0.weight", 80, r"'layers.0.weight' is \[96, 8\] here, and has 80 in dimension 0 there"),
     ],
 )

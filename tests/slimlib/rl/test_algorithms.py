@@ -296,7 +296,7 @@ def test_damaged_layout_is_refused(tmp_path):
     saved = model("PPO")
     damaged = copy.deepcopy(saved.slim_layout)
     damaged["axes"] = {name.replace("policy_net", "another_net"): dims for name, dims in damaged["axes"].items()}
-    for layout, says in ((damaged, "the layout is of another network"), ({}, "slim_layout is damaged")):
+    for layout, says in ((damaged, "the layout belongs to another network"), ({}, "slim_layout is damaged")):
         saved.slim_layout = layout
         saved.save(tmp_path / "model")
         with pytest.raises(ValueError, match=says):

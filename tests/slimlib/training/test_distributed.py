@@ -206,7 +206,7 @@ def test_the_moving_average_takes_the_batches_of_all_ranks_as_one(of_ranks: list
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("moving, unequal", "batch number 2 on rank 0, but not on every rank"),
+        ("moving, unequal", "batch number 2 on rank 0 but not on every rank"),
         ("none", "got no batch"),
         ("other widths", "the same widths on every rank"),
     ],

@@ -129,7 +129,7 @@ def test_another_width_of_a_switchable_network_is_refused_with_the_switches(widt
 def test_a_plan_that_is_no_switch_of_uniform_switches_is_refused() -> None:
     net = slim.convert(Chain(), X, widths=slim.Switches(0.5, 1.0), norm="switchable")
     slim.set_width(net, slim.WidthPlan((8, 16, 16)))  # the channels of 0.5
-    with pytest.raises(ValueError, match=r"WidthPlan.*is no switch of this network.*: 0.5, 1"):
+    with pytest.raises(ValueError, match=r"WidthPlan.*is not a switch of this network.*: 0.5, 1"):
         slim.set_width(net, slim.WidthPlan((8, 16, 24)))
 
 
