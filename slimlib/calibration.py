@@ -272,7 +272,7 @@ def _read(net: nn.Module, batches: Iterable[Any], collector: _Collector, *, even
 def _over_ranks(seen: Iterable[Seen]) -> Iterator[list[Seen | None]]:
     """What every rank saw in its next batch, until none has any left; None: no more on that rank.
 
-    The ranks exchange after each batch, and go on exchanging when they have no more, so that none waits in vain.
+    The ranks exchange after each batch, also when they have no more of their own, so that none waits forever.
     """
     if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
         for found in seen:

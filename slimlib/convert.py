@@ -93,7 +93,7 @@ def check_norm(norm: str, widths: Widths | None) -> None:
 
 
 def check_divisors(divisor: int, divisors: Mapping[str, int]) -> None:
-    """Raise ValueError for what is no number of channels."""
+    """Raise ValueError unless the number is one of channels."""
     for name, value in {"": divisor, **divisors}.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             where = f" of {name!r}" if name else ""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows, which lets nobody remove a file that another process has open
+except ImportError:  # Windows, where a file that another process has open cannot be removed
     fcntl = None  # type: ignore[assignment]
 
 

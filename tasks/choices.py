@@ -1,4 +1,4 @@
-"""Settings are checked at the door: an unknown name or value is refused with the nearest right one."""
+"""Checks of settings: an unknown name or value is refused, with the nearest right one."""
 
 from __future__ import annotations
 

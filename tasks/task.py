@@ -35,7 +35,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Showcase:
-    """What people look at to see what a network puts out.
+    """Pictures or videos that show what a network does.
 
     Attributes:
         figure: of matplotlib.

@@ -49,6 +49,6 @@ REASONS = (
 
 
 def reason(measurement: Measurement) -> str:
-    """Why it is over its limit; empty where nobody has found out."""
+    """Why it is over its limit; empty if the reason is not known."""
     fitting = (r for r in REASONS if r.what == measurement.what and r.words in measurement.setting)
     return next((r.text for r in fitting), "")

@@ -51,5 +51,5 @@ def read(folder: Path) -> list[Record]:
             rows = [Measurement(**(row | {"value": Spread(**row["value"])})) for row in content.pop("measurements")]
             records.append(Record(tuple(rows), **content))
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path} is no performance record ({error}); delete it to measure anew") from error
+            raise ValueError(f"{path} is not a performance record ({error}); delete it to measure again") from error
     return records

@@ -1,4 +1,4 @@
-"""What a training tells: its steps to the user and to the tracker, and at the end its scores to the tracker."""
+"""What a training reports: its steps to the user and the tracker, and at the end its scores to the tracker."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AnyTask = SupervisedTask | TrainsItself
 
 
 class Told:
-    """One training. Without a tracker its steps are told to the user alone."""
+    """One training. Without a tracker only the user sees its steps."""
 
     def __init__(self, reporter: Reporter, tracking: Tracking | None) -> None:
         self._reporter, self._tracking = reporter, tracking

@@ -20,7 +20,7 @@ def held(path: Path, stop: Callable[[], bool], note: Callable[[str], None]) -> I
     Args:
         path: of the lock.
         stop: asked while waiting.
-        note: is told when there is something to wait for.
+        note: called when there is something to wait for.
 
     Raises:
         Interrupted: `stop` asked for it.
@@ -38,7 +38,7 @@ def held(path: Path, stop: Callable[[], bool], note: Callable[[str], None]) -> I
             if not told:
                 note("another process is still at it; waiting")
             told = True
-        except NotImplementedError:  # a file system without locks: each file is whole all the same, whoever comes last
+        except NotImplementedError:  # a file system without locks: each file is still whole, whoever writes last
             break
     try:
         yield

@@ -1,4 +1,4 @@
-"""How a run tells what it does: a live bar on a terminal, plain lines now and then elsewhere."""
+"""How a run shows its progress: a live bar on a terminal, plain lines now and then elsewhere."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ HEAD = ["phase", "server", "budget (ms)", "in time", "median (ms)", "mean width"
 
 
 def finding(requests: Sequence[Request]) -> str:
-    """Who is in time, and with which quality."""
+    """Which server is in time, and with which quality."""
     told = []
     for server in COLOURS:
         found = [r for r in requests if r.server == server]

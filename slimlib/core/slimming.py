@@ -236,7 +236,7 @@ def _store(module: nn.Module, attribute: str) -> dict[str, Any]:
 
 
 def _weight_slot(module: nn.Module, name: str, net: nn.Module, axes: dict[str, dict[str, Any]]) -> Slot | None:
-    """The slot that tells the active shape of a layer's weight, where any of it slims."""
+    """The slot from which the active shape of a layer's weight is read, if any of it slims."""
     found = logical_weight(module)
     if found is None:
         return None

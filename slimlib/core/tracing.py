@@ -26,7 +26,7 @@ def as_constant(swapped: Any) -> Any:
 
 @contextmanager
 def cut_in_graph(net: nn.Module) -> Iterator[None]:
-    """Within the block views are cut out of their parameters anew, so that torch.export sees that happen."""
+    """Within the block views are cut out of their parameters again, so that torch.export sees it happen."""
     before = []
     for module in net.modules():
         held, parameters = module.__dict__, module._parameters

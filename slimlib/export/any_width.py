@@ -31,7 +31,7 @@ def join(models: Sequence[ModelProto], slimming: Slimming, widths: Sequence[Widt
     Args:
         models: those of each width, with the same inputs and outputs; at least two.
         slimming: the state of the network that they are of.
-        widths: theirs.
+        widths: of the models, in the same order.
     """
     from onnx import TensorProto, helper, numpy_helper
 

@@ -74,7 +74,7 @@ def export(
         RuntimeError: the outputs of a file differ from torch's.
     """
     request = Request.of(net, widths, example, formats=formats, dynamic=dynamic or {}, fold=fold, metrics=metrics or {})
-    run_trials(request.unfolded(widths[0]), request.inputs)  # what does not fit is said before anything is written
+    run_trials(request.unfolded(widths[0]), request.inputs)  # what cannot run fails before anything is written
     with new_folder(Path(path)) as folder:
         written = [_write_width(request, place, folder) for place in range(len(widths))]
         joined = _write_any_width(request, written, folder) if ANY_WIDTH in formats else None

@@ -1,4 +1,4 @@
-"""Reading the tensors of a checkpoint that somebody else made: nothing in the file is run, all of it is checked."""
+"""Reading the tensors of a checkpoint from elsewhere: nothing in the file is run, and all of it is checked."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ CHECKPOINTS = {
     "us_mobilenet_v1": Checkpoint("mobilenet_v1", "universal", tuple(n / 40 for n in range(10, 41))),
     "us_mobilenet_v2": Checkpoint("mobilenet_v2", "universal", tuple(n / 40 for n in range(14, 41)), V2_TAIL),
 }
-PLANNED = {  # their widths are plans, which the file tells
+PLANNED = {  # their widths are plans, which the file holds
     "autoslim_mobilenet_v1": "mobilenet_v1",
     "autoslim_mobilenet_v2": "mobilenet_v2",
     "autoslim_mnasnet": "mnasnet",
@@ -89,7 +89,7 @@ def load_published(name: str, path: str | Path) -> nn.Module:
         with no_inference_mode(), torch.random.fork_rng(devices=[]):  # no trace of the first weights
             net = _planned(PLANNED[name], state) if name in PLANNED else _uniform(CHECKPOINTS[name], state)
     except ValueError as error:
-        raise ValueError(f"{path} is no checkpoint of {name}: {error}") from None
+        raise ValueError(f"{path} is not a checkpoint of {name}: {error}") from None
     return net.eval()
 
 

@@ -36,7 +36,7 @@ def extract(net: nn.Module, width: Width, example: Any = None, *, fold: bool = F
 
     Raises:
         ValueError: the width is not allowed, there is no `example` to fold by, or the network was written from
-            slim layers and never converted, so that nothing tells which input channels a layer has.
+            slim layers and never converted, so that the input channels of a layer are not known.
         UncalibratedWidth: it has no BatchNorm statistics.
         RuntimeError: the outputs on `example` differ.
     """

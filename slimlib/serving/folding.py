@@ -49,7 +49,7 @@ def fold(net: nn.Module, example: Any) -> nn.Module:
     """Fold BatchNorm into the layers that feed it, in place, and take out what does nothing in eval mode.
 
     One run on `example` finds the layers: a norm is folded where it reads what one convolution or linear
-    layer returned, and nobody else does. It stays where its input is something else (a sum, a concatenation);
+    layer returned, and nothing else does. It stays where its input is something else (a sum, a concatenation);
     where it or the layer is called twice, has a hook, is of a class with a forward of its own, or has
     parameters that are read elsewhere; where it has no running statistics; and everywhere in a network
     whose forward looks at values, as on other inputs that may go another way. Branches on anything else,
@@ -127,7 +127,7 @@ def computed_with(module: nn.Module) -> list[Tensor]:
 
 
 def is_chain(module: nn.Module, reads: Reads) -> bool:
-    """Whether a module only passes its input through its children, which nobody else calls."""
+    """Whether a module only passes its input through its children, which nothing else calls."""
     return (
         type(module).forward is nn.Sequential.forward
         and module in reads.callers
@@ -170,7 +170,7 @@ def along_outputs(scale: Tensor, layer: nn.Module) -> Tensor:
 
 
 def make_identity(module: nn.Module) -> None:
-    """The module itself becomes one, so that whoever holds it, in a plain list too, has it."""
+    """The module itself becomes one, so that every reference to it, in a plain list too, is one."""
     module.__class__ = nn.Identity
     module._parameters.clear()
     module._buffers.clear()

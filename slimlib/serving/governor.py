@@ -18,7 +18,7 @@ from slimlib.core.width import Width, label
 from slimlib.serving.cost import wait_for
 from slimlib.serving.profiling import Profile
 
-QUICK = 3  # requests whose median tells that the budget is missed
+QUICK = 3  # requests whose median shows that the budget is missed
 SETTLED = 12  # requests that must all have left room before a wider width is tried
 ROOM = 0.9  # share of the budget that a wider width may be expected to take
 MOST_PATIENCE = 64  # times SETTLED

@@ -1,4 +1,4 @@
-"""Who reads which tensor of a network: one run, in which every operation is watched."""
+"""Which modules read which tensor of a network, found by watching every operation of one run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TO_PYTHON = {"numpy", "tolist", "__array__", "__dlpack__"}  # give values to Pyt
 
 
 class Reads(TorchDispatchMode):
-    """Who called each module of a network in one run, and which modules ran when a tensor was used.
+    """Which module called each module of a network in one run, and which modules ran when a tensor was used.
 
     Attributes:
         callers: module -> the module in whose forward it was called, for each call; None for the whole network.

@@ -72,7 +72,7 @@ def errors(
     finally:
         net.train(training)
     if not seen:
-        raise ValueError("there is no image to score")
+        raise ValueError("there are no images to score")
     return [[100 * count / seen for count in torch.as_tensor(counts).tolist()] for counts in wrong]
 
 

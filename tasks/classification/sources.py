@@ -59,7 +59,7 @@ def find_source(data: str, root: str, *, hold_out: int = 0) -> Source:
             class in proportion. Source: Yu & Huang 2019 (AutoSlim), sec. 4: 50,000 of ImageNet's.
 
     Raises:
-        ValueError: images are missing or damaged, or do not lie as they should.
+        ValueError: images are missing, damaged, or in the wrong place.
     """
     if data not in DATA:
         raise unknown("data", data, DATA)
@@ -119,7 +119,7 @@ def _imagenet(root: Path) -> Source:
             use = "networks are trained on it" if split == "train" else "networks are scored on it"
             raise ValueError(
                 f"data.root={root} has no folder {split}, and {use}; expected train/<class>/*.JPEG and "
-                "val/<class>/*.JPEG of ImageNet's ILSVRC 2012, which https://image-net.org gives to who registers"
+                "val/<class>/*.JPEG of ImageNet's ILSVRC 2012, for which you register at https://image-net.org"
             )
     source = _train_and_val(root, "ImageNet")
     if len(source.train.classes) != IMAGENET_CLASSES:

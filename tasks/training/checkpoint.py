@@ -34,7 +34,7 @@ class Checkpoint:
         path: of the file; it need not exist.
         identity: of the run; the checkpoint of another run is not taken up.
         every: seconds between two checkpoints.
-        warn: is told what a user should know.
+        warn: called with what a user should know.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Checkpoint:
         self._last = time.monotonic()
 
     def read(self) -> dict[str, Any] | None:
-        """The state, or None where there is no usable checkpoint.
+        """The state, or None if there is no usable checkpoint.
 
         A file that cannot be read is set aside as `<name>.corrupt` with a warning.
 
@@ -110,7 +110,7 @@ class Checkpoint:
         with suppress(FileNotFoundError):  # a run of another ablation, which shares it, was quicker
             self.path.replace(aside)
         first = (str(reason) or type(reason).__name__).splitlines()[0][:120]
-        self.warn(f"checkpoint {self.path} cannot be used ({first}); set aside as {aside.name}, training starts anew")
+        self.warn(f"checkpoint {self.path} cannot be used ({first}); set aside as {aside.name}, training starts again")
 
     def remove(self) -> None:
         """Delete the file: the run is finished and recorded."""

@@ -33,11 +33,11 @@ class LostRank(Exception):
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of `count` processes this one is. A process alone is the first of one, and waits for nobody.
+    """Which of `count` processes this one is. A single process is the first of one, and never waits.
 
     Every rank calls the same methods in the same order. An error that all of them raise together is one
     that they can go on from (`can_go_on`). After an error of its own a rank has to end, since the others wait
-    for it in vain; they then raise LostRank.
+    for it forever; they then raise LostRank.
     """
 
     index: int = 0

@@ -33,7 +33,7 @@ class WidthResult:
     """What was measured at one width.
 
     Attributes:
-        samples: what a metric is the mean of, where that is told: the return of each episode.
+        samples: the values that a metric is the mean of, where they are kept: the return of each episode.
         curve: [steps trained, value] of a metric at some moments of the training.
     """
 
@@ -48,7 +48,7 @@ class WidthResult:
 class TrainingFailed(Exception):
     """Training gave nothing to record, for example because the loss is not a finite number."""
 
-    on_every_rank = True  # it is told by numbers that all ranks share
+    on_every_rank = True  # it is computed from numbers that all ranks share
 
 
 def score(

@@ -127,7 +127,7 @@ def test_the_table_comes_from_the_records(tmp_path: Path) -> None:
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     write(tmp_path, [Measurement("sandwich step", "Net", "n=4", Spread(1.0, 1.0, 1.0))], rounds=1)
     (tmp_path / "records" / "sandwich-step-net.json").write_text("{")
-    with pytest.raises(ValueError, match=r"sandwich-step-net\.json is no performance record"):
+    with pytest.raises(ValueError, match=r"sandwich-step-net\.json is not a performance record"):
         write_report(tmp_path)
 
 

@@ -78,7 +78,7 @@ class OnRay:
 
 
 def _knock(address: str | None) -> None:
-    """Raise OSError where nobody listens at a host:port; Ray by itself would try for many minutes."""
+    """Raise OSError if nothing listens at a host:port; Ray by itself would try for many minutes."""
     host, _, port = (address or "").rpartition(":")
     if host and "/" not in host and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=10).close()

@@ -75,7 +75,7 @@ class OnSlurm:
 
 
 class Again:
-    """Does work, and tells submitit how a job that is pre-empted or out of time begins again: as it began."""
+    """Does work, and lets submitit start a job again that was pre-empted or ran out of time."""
 
     def __call__(self, work: Work) -> list[Outcome]:
         return work()
@@ -111,7 +111,7 @@ def _result(job: Any) -> list[Outcome] | WorkerDied:
 
 @contextmanager
 def _ctrl_c_for_this_process_alone() -> Iterator[None]:
-    """Processes of this machine that are started in the block leave Ctrl-C to this one, which tells them to stop."""
+    """Processes started in the block leave Ctrl-C to this one, which then asks them to stop."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield

@@ -10,7 +10,7 @@ from types import FrameType
 
 @contextmanager
 def stopping() -> Iterator[Callable[[], bool]]:
-    """Within the block Ctrl-C and SIGTERM only set what the yielded function tells; a second Ctrl-C ends at once."""
+    """Within the block Ctrl-C and SIGTERM only change what the yielded function returns; a second Ctrl-C stops it."""
     asked = False
 
     def ask(number: int, _frame: FrameType | None) -> None:

@@ -123,7 +123,7 @@ class _Supervision:
         asked = self._asked()
         if isinstance(result, WorkerDied):
             outcomes = [Outcome(job, "trained", "done") for job in work.recorded()]
-        elif not asked and result and result[-1].status == "interrupted":  # by somebody else
+        elif not asked and result and result[-1].status == "interrupted":  # not by us
             outcomes, result = result[:-1], WorkerDied("told to stop")
         else:
             yield from result

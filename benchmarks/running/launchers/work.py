@@ -1,4 +1,4 @@
-"""What a worker is given: a chain of jobs, and how it learns that nobody wants them any more."""
+"""What a worker is given: a chain of jobs, and how it learns that they are no longer wanted."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Work:
         parent, wanted = os.getppid(), Wanted(self.wanted)
         with stopping() as asked:
             outcomes = self._do(lambda: asked() or os.getppid() != parent or not wanted())
-        if os.getppid() != parent:  # what started this process was killed, and nobody waits for it
+        if os.getppid() != parent:  # the process that started this one was killed
             os._exit(FORSAKEN)
         return outcomes
 

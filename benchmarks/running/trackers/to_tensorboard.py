@@ -13,7 +13,7 @@ from benchmarks.settings.tracker import Points
 
 
 class Events:
-    """The event files of a run, in a folder of its name; each point is on the disk when it is told."""
+    """The event files of a run, in a folder of its name; each point is on the disk as soon as it is logged."""
 
     def __init__(self, run: Tracked) -> None:
         self.id = run.name

@@ -31,7 +31,7 @@ class Tracked:
         name: of the run.
         group: what it is compared within.
         settings: what it was made with.
-        follows, steps: the number that each step tells, and how many there are.
+        follows, steps: the number that each step logs, and how many there are.
         cache: the folder that local files go to.
     """
 
@@ -57,14 +57,14 @@ class Sink(Protocol):
 
 
 class Tracking:
-    """One training and its tracker, which has a thread of its own: a slow or dead server holds up nobody.
+    """One training and its tracker, which has a thread of its own: a slow or dead server delays nothing.
 
-    A run that was interrupted goes on as the same run, and no point is told twice.
+    A run that was interrupted goes on as the same run, and no point is logged twice.
 
     Args:
         tracker: which.
         run: what.
-        note: is told once where the tracker fails; the training goes on without it.
+        note: called once if the tracker fails; the training goes on without it.
     """
 
     def __init__(self, tracker: Points, run: Tracked, note: Callable[[str], None]) -> None:
@@ -92,13 +92,13 @@ class Tracking:
         self._start()
 
     def close(self) -> None:
-        """Wait a moment until all is told."""
+        """Wait a moment until everything is logged."""
         if self._thread is None:
             return
         self._put(None)
         self._thread.join(PATIENCE)
         if self._thread.is_alive():
-            self._note(f"tracker={self._tracker.name} does not answer; it may lack what was told last")
+            self._note(f"tracker={self._tracker.name} does not answer; the last points may be missing there")
 
     def _put(self, point: tuple[int, float] | None) -> None:
         self._start()

@@ -209,7 +209,7 @@ def test_a_tracker_that_does_not_answer_holds_nothing_up(tmp_path: Path, monkeyp
         one.step(step, 1.0)
     one.close()
     assert not answers.is_set()
-    assert notes == ["tracker=tensorboard does not answer; it may lack what was told last"]
+    assert notes == ["tracker=tensorboard does not answer; the last points may be missing there"]
     answers.set()
 
 

@@ -95,7 +95,7 @@ def test_what_is_no_file_is_told(name: str, tmp_path: Path) -> None:
 DAMAGE: dict[str, tuple[Callable[[State], Any], str]] = {
     "missing": (
         lambda s: {k: v for k, v in s.items() if k != "module.features.3.a_1.1.bn.2.running_var"},
-        r"file.pt is no checkpoint of s_shufflenet: missing: 'features.3.a_1.1.bn.2.running_var'$",
+        r"file.pt is not a checkpoint of s_shufflenet: missing: 'features.3.a_1.1.bn.2.running_var'$",
     ),
     "unexpected": (lambda s: {**s, "module.extra": torch.zeros(1)}, "unexpected: 'extra'$"),
     "shape": (
@@ -134,10 +134,12 @@ def test_what_is_wrong_in_a_file_is_named(damage: str, state: State, tmp_path: P
 def test_a_file_of_another_network_is_refused(state: State, tmp_path: Path) -> None:
     path = saved(state, tmp_path / "file.pt")
     with pytest.raises(
-        ValueError, match="is no checkpoint of s_mobilenet_v1: missing: 'features.0.*; unexpected: 'head_"
+        ValueError, match="is not a checkpoint of s_mobilenet_v1: missing: 'features.0.*; unexpected: 'head_"
     ):
         load_published("s_mobilenet_v1", path)
-    with pytest.raises(ValueError, match="is no checkpoint of autoslim_mnasnet: missing: 'features.0.1.bn.0.weight', "):
+    with pytest.raises(
+        ValueError, match="is not a checkpoint of autoslim_mnasnet: missing: 'features.0.1.bn.0.weight'"
+    ):
         load_published("autoslim_mnasnet", path)
 
 

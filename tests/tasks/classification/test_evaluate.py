@@ -99,7 +99,7 @@ def test_a_width_that_cannot_be_scored_leaves_the_network_as_it_was(net):
 
 def test_no_images_and_no_widths(net):
     assert errors(net, Batches(), [], [1]) == []
-    with pytest.raises(ValueError, match="no image to score"):
+    with pytest.raises(ValueError, match="no images to score"):
         errors(net, [], [1.0], [1])
 
 
