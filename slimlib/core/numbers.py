@@ -34,7 +34,7 @@ def layer_numbers(layer: nn.Module, size: Size, channels: int | None) -> dict[st
         return {"num_parameters": size(0)}
     if isinstance(layer, nn.GroupNorm):
         count = size(0) if layer.affine else channels or layer.num_channels
-        return {"num_channels": count, "num_groups": count * layer.num_groups // layer.num_channels}
+        return {"num_channels": count, "num_groups": max(1, count * layer.num_groups // layer.num_channels)}
     if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
         shape = layer.normalized_shape
         if layer.elementwise_affine:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map, tree_map_only
 
-from slimlib.serving.reads import tensors
+from slimlib.core.structures import tensors
 
 BATCH = "batch"
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from slimlib.core.structures import tensors
 from slimlib.export.inputs import shapes
 from slimlib.export.manifest import File
 from slimlib.export.program import Program, renamed
 from slimlib.export.quiet import quietly
 from slimlib.export.trials import Trial
-from slimlib.serving.reads import tensors
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_flatten_with_path
 
+from slimlib.core.structures import tensors
 from slimlib.export.inputs import Inputs
 from slimlib.export.manifest import File, Value
 from slimlib.export.quiet import quietly
 from slimlib.export.trials import Trial
-from slimlib.serving.reads import tensors
 
 
 @dataclass(frozen=True)

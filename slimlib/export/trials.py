@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from slimlib.core.structures import tensors
 from slimlib.export.inputs import Inputs, shapes
 from slimlib.serving.agreement import Tolerance
-from slimlib.serving.reads import tensors
 
 
 @dataclass(frozen=True)

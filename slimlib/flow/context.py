@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from slimlib.flow.ids import Shadow, WeightRef, untracked
-from slimlib.flow.steps import Choices, Site, class_of_many
+from slimlib.flow.ids import Shadow, WeightAxis, WeightRef, compact, distinct, same_ids, tracked, untracked
+from slimlib.flow.steps import Choices, Moment, Site, class_of_many, plain_name
 from slimlib.flow.ties import Ties
+
+
+@dataclass
+class Call:
+    """One call of a module: which one it is, and how many operations of each name it has run."""
+
+    module: str
+    number: int
+    counts: Counter[str] = field(default_factory=Counter)
 
 
 class Context:
@@ -22,30 +34,50 @@ class Context:
     modules: name -> module of the user's network, of which the one that runs is a copy.
     parameters: id of every parameter and buffer, as its module shows it -> its first name, and itself.
     shadows: tensor -> its ids, or the weight that it is.
-    computed: tensor that parameters alone decide -> (name of a weight, operation).
-    statistics: a number made of all channels -> (their ids, what made it).
+    tensors: first name of every parameter and buffer -> itself.
+    constants: the tensors that parameters alone decide.
+    statistics: what was made of all channels -> (their ids, what made it); where it is returned, they stay.
     """
 
     def __init__(self, net: nn.Module, ties: Ties, choices: Choices, modules: Mapping[str, nn.Module]) -> None:
         self.ties, self.choices, self.modules = ties, choices, modules
         self.parameters = parameter_names(net)
+        self.tensors = dict(self.parameters.values())
         self.shadows: Any = WeakTensorKeyDictionary()
-        self.computed: Any = WeakTensorKeyDictionary()
+        self.constants: Any = WeakTensorKeyDictionary()
         self.statistics: Any = WeakTensorKeyDictionary()
         self.operation = ""
-        self.stack: list[str] = [""]  # the modules that run now, innermost last
-        self.counts = [0]  # operations that each of them has run
+        self.stack: list[Call] = [Call("", 0)]  # the modules that run now, innermost last
+        self.calls: Counter[str] = Counter()
         self.paused = False  # what runs now is part of an operation that has a rule of its own
 
     @property
     def module(self) -> str:
         """Name of the innermost module that runs."""
-        return self.stack[-1]
+        return self.stack[-1].module
 
     @property
     def site(self) -> Site:
+        """Where a rule is, for all modules of a class alike."""
         kind = class_of_many(self.modules[self.module]) or f"'{self.module}'"
-        return kind, self.counts[-1], self.operation
+        return kind, self.stack[-1].counts[plain_name(self.operation)], plain_name(self.operation)
+
+    @property
+    def moment(self) -> Moment:
+        """Which operation of the run this is, whatever else comes between."""
+        name, call = plain_name(self.operation), self.stack[-1]
+        return call.module, call.number, name, call.counts[name]
+
+    def enter(self, module: str) -> None:
+        self.stack.append(Call(module, self.calls[module]))
+        self.calls[module] += 1
+
+    def leave(self) -> None:
+        self.stack.pop()
+
+    def count(self) -> None:
+        """An operation has run."""
+        self.stack[-1].counts[plain_name(self.operation)] += 1
 
     @property
     def here(self) -> str:
@@ -63,42 +95,97 @@ class Context:
         finally:
             self.paused = before
 
+    def statistic(self, ids: Tensor) -> None:
+        """A function of all these channels, whatever their number."""
+        self.ties.statistics.setdefault((self.module, self.operation), []).append(distinct(ids).reshape(-1))
+
     def name_of(self, x: object) -> str | None:
         """The name of a parameter or buffer; None for any other object."""
         return self.parameters.get(id(x), (None, None))[0]
 
-    def shadow(self, x: Any, as_weight: bool) -> Any:
-        """The ids of a tensor; a `WeightRef` for a weight, where the operation can use one. Other things unchanged."""
+    def shadow(self, x: Any) -> Any:
+        """The ids of a tensor, or a `WeightRef` for a weight. Other things unchanged."""
         if not isinstance(x, Tensor):
             return x
-        found: Shadow | None = self.shadows.get(x)
         name = self.name_of(x)
-        if found is None and name is not None and x.is_floating_point():
-            if as_weight and x.dim() > 1:
-                return WeightRef(name, tuple(range(x.dim())))
-            if x.numel() > 1:
-                return self.ties.fresh((name, None), x.numel()).view(x.shape)
-        if isinstance(found, WeightRef) and not as_weight:
-            return self._as_data(found, x)
-        return untracked(x.shape) if found is None else found
+        if name is not None:
+            self.ties.met.add(name)
+        found: Shadow | None = self.shadows.get(x)
+        if found is not None:
+            return found
+        if name is None or not x.is_floating_point() or x.numel() <= 1:
+            return untracked(x.shape)
+        if x.dim() == 1:
+            return self.ties.fresh((name, None), x.numel())
+        return WeightRef(name, tuple((self._axis(name, dim, size),) for dim, size in enumerate(x.shape)))
 
-    def _as_data(self, weight: WeightRef, x: Tensor) -> Tensor:
-        """The elements of a weight that was moved about before it is used as data."""
-        order = [d for d in weight.dims if d is not None]
-        size = dict(zip(weight.dims, x.shape, strict=True))
-        shape = [size[d] for d in sorted(order)]
-        ids = self.ties.fresh((weight.name, None), x.numel()).view(shape)
-        return ids.permute([sorted(order).index(d) for d in order]).reshape(x.shape)
+    def _axis(self, name: str, dim: int, size: int) -> WeightAxis:
+        return WeightAxis(((name, dim),), self.ties.fresh((name, dim), size))
+
+    def elements(self, weight: WeightRef, x: Tensor) -> Tensor:
+        """An id for each element of a weight that is used as data; `fix` it first where these are not its own."""
+        shape = self.tensors[weight.name].shape
+        ids = self.ties.fresh((weight.name, None), shape.numel()).view(shape)
+        order = []
+        for axis in weight.axes:
+            dim = axis.keys[0][1]
+            assert isinstance(dim, int)
+            order.append(dim)
+            if axis.picked is not None:
+                ids = ids.index_select(dim, axis.picked)
+        ids = ids.permute(order)
+        sizes = [size if axes else 1 for axes, size in zip(weight.dims, x.shape, strict=True)]
+        return ids.reshape(sizes).expand(x.shape)
+
+    def pass_on(self, op: Any, outs: Sequence[Any]) -> None:
+        """What is made of parameters alone is constant; what is made of a statistic alone is one."""
+        operands = op.operands
+        followed = [x for ids, x in operands if isinstance(ids, WeightRef) or tracked(ids)]
+        constant = bool(followed) and all(map(self.is_constant, followed))
+        statistic = next((self.statistics[x] for _, x in operands if x in self.statistics), None)
+        for out in outs:
+            if isinstance(out, Tensor):
+                if constant:
+                    self.constants[out] = True
+                if statistic and not followed and out.is_floating_point():
+                    self.statistics.setdefault(out, statistic)
+
+    def sources(self, op: Any) -> list[Tensor]:
+        """The channels that the statistics among the arguments are made of."""
+        return [self.statistics[x][0] for _, x in op.operands if x in self.statistics]
+
+    def write_through(self, x: Tensor, before: Shadow) -> None:
+        """What was written into x, which may be a view, is in all tensors that share its memory."""
+        written = self.shadow(x)
+        if not x._is_view() or not isinstance(written, Tensor) or same_ids(written, before):
+            return
+        memory = x.untyped_storage()
+        marks = torch.full((memory.nbytes() // x.element_size(),), -1)
+        marks.as_strided(x.shape, x.stride(), x.storage_offset()).copy_(written)
+        for other in [o for o in self.shadows if o is not x and o.layout is torch.strided and o.dtype == x.dtype]:
+            there = self.shadows[other]
+            if isinstance(there, Tensor) and other.untyped_storage().data_ptr() == memory.data_ptr():
+                mark = marks.as_strided(other.shape, other.stride(), other.storage_offset())
+                self.shadows[other] = compact(torch.where(mark >= 0, mark, there))
+
+    def is_constant(self, x: Tensor) -> bool:
+        """Whether parameters alone decide a tensor."""
+        return self.name_of(x) is not None or x in self.constants
 
 
 def parameter_names(net: nn.Module) -> dict[int, tuple[str, Tensor]]:
     """id of every parameter and buffer, as its module shows it -> its first name, and itself to keep the id valid."""
     first: dict[int, str] = {}
     found: dict[int, tuple[str, Tensor]] = {}
-    for prefix, module in net.named_modules():
+    for prefix, module in plain_modules(net):
         for name, stored in [*module._parameters.items(), *module._buffers.items()]:
             if stored is not None:
                 shown = getattr(module, name)
                 own = first.setdefault(id(stored), f"{prefix}.{name}".lstrip("."))
                 found.setdefault(id(shown), (own, shown))
     return found
+
+
+def plain_modules(net: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules by name, without those that torch.jit compiled, into which no hook and no name leads."""
+    return [(name, module) for name, module in net.named_modules() if not isinstance(module, torch.jit.ScriptModule)]

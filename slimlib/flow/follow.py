@@ -93,11 +93,15 @@ def analyse(
         for module, why in choices.modules.items():
             if name.startswith(f"{module}.") or not module:
                 ties.fix(ids, why)
+    for name, compiled in net.named_modules():
+        if isinstance(compiled, torch.jit.ScriptModule):
+            ties.blocked[name] = "was compiled by torch.jit"
+            ties.met.update(f"{name}.{parameter}" for parameter, _ in compiled.named_parameters())
     agree(ties, choices)
     solution = Solution(ties)
     found = Followed(ties, logs, entered, solution, layout(net, ties, solution, rounding))
     if not found.layout.groups:
-        reasons = "; ".join(f"{name}: {why}" for name, why in list(found.layout.kept.items())[:3])
+        reasons = "; ".join(f"'{name}': {why}" for name, why in list(found.layout.kept.items())[:3])
         raise FlowError(f"nothing slims in this {type(net).__name__}. {reasons}")
     ties.numbers |= numbers(net, found, choices)
     found.layout = replace(found.layout, numbers=number_axes(ties, solution))

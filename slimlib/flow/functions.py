@@ -1,7 +1,8 @@
 """Functions that are followed as one operation, since their parts would look like something else.
 
 RMSNorm in parts is a mean over channels, InstanceNorm a BatchNorm over images times channels, a
-recurrent layer a loop over literal sizes, and dropout draws numbers that depend on the width.
+recurrent layer a loop over literal sizes, dropout draws numbers that depend on the width, and the parts
+of a linear layer depend on sizes and strides.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ DROPOUTS = {
 }
 RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
 PACKED = {"_pack_padded_sequence", "_pad_packed_sequence"}  # a copy for each step, and slice writes
-FOLLOWED = NORMS | DROPOUTS | RECURRENT | PACKED
+PRODUCTS = {"linear", "bilinear", "cdist"}
+FOLLOWED = NORMS | DROPOUTS | RECURRENT | PACKED | PRODUCTS
 
 
 class FunctionsAsOperations(TorchFunctionMode):

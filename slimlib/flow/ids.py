@@ -18,15 +18,55 @@ from torch import Tensor
 AtomKey: TypeAlias = tuple[str, int | str | None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class WeightAxis:
+    """One axis of a parameter, or a part of it: the ids of its channels, and which of them these are (None: all)."""
+
+    keys: tuple[AtomKey, ...]  # several where parameters were joined along it
+    ids: Tensor
+    picked: Tensor | None = None
+
+    def pick(self, positions: Tensor) -> WeightAxis:
+        picked = positions if self.picked is None else self.picked[positions]
+        return WeightAxis(self.keys, self.ids[positions], picked)
+
+
+Dimension: TypeAlias = tuple[WeightAxis, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class WeightRef:
-    """A weight, known by name; `dims` says which dimension of the parameter each dimension shows (None: of size 1)."""
+    """A weight, known by its axes, or what was computed from it and can be sliced like it.
+
+    name: of the parameter.
+    dims: the axes that each dimension shows; of several the last moves fastest. (): none, the elements are repeated.
+    own: the elements are those of the parameter, not computed from them.
+    """
 
     name: str
-    dims: tuple[int | None, ...]
+    dims: tuple[Dimension, ...]
+    own: bool = True
+
+    @property
+    def axes(self) -> list[WeightAxis]:
+        return [axis for dim in self.dims for axis in dim]
+
+    def column(self, dim: int, size: int) -> Tensor:
+        """One id for every position of a dimension: of its first axis, if it shows several."""
+        axes = self.dims[dim]
+        if not axes:
+            return torch.zeros(size, dtype=torch.long)
+        first = next((axis for axis in axes if len(axis.ids) > 1), axes[0])
+        return first.ids.repeat_interleave(size // len(first.ids))
 
 
 Shadow: TypeAlias = Tensor | WeightRef
+
+
+def layer_of(parameter: str) -> str:
+    """Name of the layer a parameter belongs to; of the parameter itself where it is the network's own."""
+    owner = parameter.split(".parametrizations.")[0]
+    return owner if owner != parameter else parameter.rpartition(".")[0] or parameter
 
 
 def untracked(shape: torch.Size) -> Tensor:
@@ -66,3 +106,8 @@ def distinct(ids: Tensor) -> Tensor:
 def tracked(ids: Tensor) -> bool:
     """Whether any element follows a channel."""
     return ids.numel() > 0 and bool((distinct(ids) > 0).any())
+
+
+def same_ids(a: Shadow, b: Shadow) -> bool:
+    """Whether two tensors have the same ids, as far as they are stored alike."""
+    return isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(distinct(a), distinct(b))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from slimlib.core.layout import Axis, Group, Layout, Segment
 from slimlib.core.width import fitting_divisor
-from slimlib.flow.ids import AtomKey
+from slimlib.flow.ids import AtomKey, layer_of
 from slimlib.flow.steps import FlowError
 from slimlib.flow.ties import Ties
 
@@ -45,7 +45,9 @@ class Solution:
                 found[tuple(makers[unit])].append(unit)
         for keys, units in found.items():
             if len(units) == 1:
-                self.fixed[units[0]] = f"all its channels are tied into one unit, with those of '{_layer(keys[0][0])}'"
+                self.fixed[units[0]] = (
+                    f"all its channels are tied into one unit, with those of '{layer_of(keys[0][0])}'"
+                )
         self.groups = {keys: units for keys, units in found.items() if len(units) > 1}
         self.places: dict[int, Place] = {
             unit: (g, k) for g, units in enumerate(self.groups.values()) for k, unit in enumerate(units)
@@ -64,7 +66,7 @@ class Solution:
 
     def group(self, keys: tuple[AtomKey, ...], rounding: Rounding) -> Group:
         units = self.groups[keys]
-        layers = tuple(dict.fromkeys(_layer(name) for name, _ in keys))
+        layers = tuple(dict.fromkeys(layer_of(name) for name, _ in keys))
         divisor = fitting_divisor(len(units), self._units_of_divisor(keys, units[0], rounding))
         return Group(layers[0], len(units), divisor, layers)
 
@@ -72,7 +74,7 @@ class Solution:
         """The divisor in units: that of a layer counts its outputs, the common one the axis with fewest channels."""
         chosen: dict[str, int] = {}
         for key in keys:
-            if (layer := _layer(key[0])) in rounding.divisors:
+            if (layer := layer_of(key[0])) in rounding.divisors:
                 channels = int((self.labels[self.ties.atoms[key]] == unit).sum())
                 chosen[layer] = max(1, rounding.divisors[layer] // channels)
         if len(set(chosen.values())) > 1:
@@ -96,7 +98,7 @@ class Solution:
         for key in self.ties.producers:
             units = self.labels[self.ties.atoms[key]].tolist()
             if all(unit in self.fixed for unit in units):
-                kept[_layer(key[0])] = self.fixed[units[0]]
+                kept[layer_of(key[0])] = self.fixed[units[0]]
         return kept
 
 
@@ -133,7 +135,7 @@ def number_axes(ties: Ties, solution: Solution) -> dict[str, dict[str, Axis]]:
 
 
 def _check_names(ties: Ties, rounding: Rounding) -> None:
-    makers = [_layer(name) for name, _ in ties.producers]
+    makers = [layer_of(name) for name, _ in ties.producers]
     for wanted in rounding.divisors:
         if wanted not in makers:
             near = difflib.get_close_matches(wanted, makers, n=1, cutoff=0.0)
@@ -185,12 +187,6 @@ def _others(shape: torch.Size, dim: int) -> list[int]:
     return [d for d in range(len(shape)) if d != dim]
 
 
-def _layer(parameter: str) -> str:
-    """Name of the layer a parameter belongs to; of the parameter itself where it is the network's own."""
-    owner = parameter.split(".parametrizations.")[0]
-    return owner if owner != parameter else parameter.rpartition(".")[0] or parameter
-
-
 def _aliases(net: nn.Module) -> dict[str, tuple[Tensor, list[str]]]:
     """First name of every parameter and buffer -> itself and all its names."""
     first: dict[int, str] = {}
@@ -210,9 +206,8 @@ def _tensors(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def _idle(net: nn.Module, ties: Ties) -> list[str]:
     """Layers none of whose parameters met an operation."""
-    met = {name for name, _ in ties.atoms}
-    idle = dict.fromkeys(_layer(name) for name, _ in net.named_parameters())
+    idle = dict.fromkeys(layer_of(name) for name, _ in net.named_parameters())
     for name, _ in net.named_parameters():
-        if name in met:
-            idle.pop(_layer(name), None)
+        if name in ties.met:
+            idle.pop(layer_of(name), None)
     return list(idle)

@@ -12,8 +12,12 @@ from slimlib.flow.ids import AtomKey, Shadow, WeightRef
 
 SIZED = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
-# An operation's place: the class of its module (or the module's name), how many operations of it came before, its name.
+# An operation's place: the class of its module (or the module's name), how many of its name came before, its name.
 Site: TypeAlias = tuple[str, int, str]
+# One operation of a run: its module, the number of the call, its name, and how many of its name came before.
+Moment: TypeAlias = tuple[str, int, str, int]
+
+VIEWS = ("view", "_unsafe_view", "reshape", "_reshape_alias")
 
 
 class FlowError(ValueError):
@@ -25,7 +29,9 @@ class Choices:
     """What failed attempts to slim have taught, by the places where they failed."""
 
     views: dict[tuple[str, int], int] = field(default_factory=dict)  # (class, dimensions made of one) -> reading of it
+    parts: dict[Site, str] = field(default_factory=dict)  # what is cut out here stays, the rest slims
     keep: dict[Site, str] = field(default_factory=dict)  # what enters here stays full
+    weights: dict[Site, str] = field(default_factory=dict)  # the weights that are used here stay full
     entering: dict[str, str] = field(default_factory=dict)  # what enters these modules stays full
     modules: dict[str, str] = field(default_factory=dict)  # the layers of these modules stay full
     numbers: dict[tuple[str, str], int] = field(default_factory=dict)  # (class, attribute) -> which channels it counts
@@ -38,10 +44,22 @@ class Step:
 
     site: Site
     module: str
+    moment: Moment
     here: str
     inputs: list[Tensor]
     weights: list[WeightRef]
     outputs: list[Shadow | None]
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, for a reason; its class where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0][:120] if text else type(error).__name__
+
+
+def plain_name(operation: str) -> str:
+    """The name of an operation, the same whether it copies or not, which depends on sizes."""
+    return "view" if operation in VIEWS else operation
 
 
 def class_of_many(module: nn.Module) -> str | None:

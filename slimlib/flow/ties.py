@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from slimlib.flow.ids import AtomKey
+from slimlib.flow.ids import AtomKey, Shadow, WeightRef, distinct
 from slimlib.flow.undecided import Undecided, settle
 
 
@@ -24,6 +24,8 @@ class Ties:
         self.numbers: dict[tuple[str, str], Tensor] = {}
         self.reasons: dict[int, str] = {}
         self.blocked: dict[str, str] = {}  # layers that an operation without a rule computes -> reason
+        self.statistics: dict[tuple[str, str], list[Tensor]] = {}  # (module, operation) -> what it is computed from
+        self.met: set[str] = set()  # parameters that an operation had among its arguments
         self.stays: dict[str, int] = {}
         self.undecided: list[Undecided] = []
         self.kept_apart: list[Tensor] = []  # pairs of ids [2, P] that meet, and need not live and die together
@@ -75,6 +77,11 @@ class Ties:
         """`vector` meets units of `whole` each as a whole: it stays, and they may slim."""
         self.fix(vector, why)
         self.kept_apart.append(torch.stack([ids.reshape(-1) for ids in torch.broadcast_tensors(vector, whole)]))
+
+    def fix_all(self, shadow: Shadow, why: str) -> None:
+        """All channels of a tensor must stay."""
+        for ids in [axis.ids for axis in shadow.axes] if isinstance(shadow, WeightRef) else [distinct(shadow)]:
+            self.fix(ids, why)
 
     def labels(self) -> Tensor:
         """The smallest id of every id's component."""

@@ -11,16 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
-from slimlib.flow.context import Context
+from slimlib.core.structures import opaque, tensors
+from slimlib.flow.context import Context, plain_modules
 from slimlib.flow.functions import FunctionsAsOperations
-from slimlib.flow.ids import Shadow, WeightRef, everywhere, tracked
-from slimlib.flow.operations import Operation, apply_rule, keeps_weights
+from slimlib.flow.ids import Shadow, WeightRef, everywhere
+from slimlib.flow.operations import Operation, apply_rule
 from slimlib.flow.steps import Choices, FlowError, Step
 from slimlib.flow.ties import Ties
 
 INPUT, OUTPUT = "is joined with the network's input", "reaches the network's output"
+ASSIGNED = "is joined with a buffer that forward assigns anew"
 
 
 class Trace(TorchDispatchMode):
@@ -35,24 +37,33 @@ class Trace(TorchDispatchMode):
         self.entered: dict[str, list[Tensor]] = {}  # the ids that enter each module
         self.phase: Literal["forward", "operation", "rule"] = "forward"  # whose code runs now
 
-    def follow(self, args: tuple[Any, ...]) -> list[Any]:
-        """Run the network; the leaves of its output."""
-        for leaf in tree_leaves(args):
-            if isinstance(leaf, Tensor):
-                self.context.shadows[leaf] = everywhere(self.ties.stay(INPUT), leaf.shape)
+    def follow(self, args: tuple[Any, ...]) -> list[Tensor]:
+        """Run the network; the tensors of its output."""
+        for x in tensors(args):
+            self.context.shadows[x] = everywhere(self.ties.stay(INPUT), x.shape)
         with (
             torch.no_grad(),
+            unchanged(self.net) as assigned,
             _plain_attention(),
             self._module_names(),
             FunctionsAsOperations(self.context, self.step, self.attention_scale),
             self,
         ):
-            outputs = tree_leaves(self.net(*args))
+            returned = self.net(*args)
+        for name in assigned:
+            if name in self.context.tensors:
+                self.ties.fix_all(self.context.shadow(self.context.tensors[name]), ASSIGNED)
+        outputs = tensors(returned)
+        if hidden := opaque(returned):
+            kinds = " and ".join(dict.fromkeys(type(x).__name__ for x in hidden))
+            raise FlowError(
+                f"{type(self.net).__name__} returns what hides its tensors ({kinds}); return tensors, in tuples, "
+                "lists, dicts, dataclasses or objects that hold them as attributes"
+            )
         for output in outputs:
-            if isinstance(output, Tensor):
-                ids = self.context.shadow(output, as_weight=False)
-                assert isinstance(ids, Tensor)
-                self.ties.fix(ids, OUTPUT)
+            self.ties.fix_all(self.context.shadow(output), OUTPUT)
+            if output in self.context.statistics:
+                self.ties.fix(*self.context.statistics[output])
         return outputs
 
     def __torch_dispatch__(
@@ -72,37 +83,36 @@ class Trace(TorchDispatchMode):
         self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], in_place: bool
     ) -> Any:
         """Run one operation, then its rule."""
-        self.context.operation, self.phase = name, "rule"
-        as_weight = keeps_weights(name)
-        ids, kwids = tree_map(lambda x: self.context.shadow(x, as_weight), (args, kwargs))
-        op = Operation(self.context, name, func, args, kwargs, ids, kwids)
-        if in_place:
-            self._refuse_writes_into_views(op)
-        self._use_statistics(op)
-        inputs, weights = op.tensors, [ref for ref in tree_leaves(ids) if isinstance(ref, WeightRef)]
-        if why := self.choices.keep.get(self.context.site):
-            for entering in inputs:
-                self.ties.fix(entering, why)
+        context = self.context
+        context.operation, self.phase = name, "rule"
+        ids, kwids = tree_map(context.shadow, (args, kwargs))
+        op = Operation(context, name, func, args, kwargs, ids, kwids)
+        self._use_positions(op)
+        inputs, weights = op.tensors + context.sources(op), op.weights
+        for shadows, chosen in ((inputs, self.choices.keep), (weights, self.choices.weights)):
+            if why := chosen.get(context.site):
+                for shadow in shadows:
+                    self.ties.fix_all(shadow, why)
         self.phase = "operation"
         out = op.out = self.compute(op)
         self.phase = "rule"
         result = apply_rule(op)
         outs = list(out) if isinstance(out, (tuple, list)) else [out]
         results: list[Any] = list(result) if isinstance(result, (tuple, list)) else [result] * len(outs)
-        weight = self._computed_from(op)
-        shadows: list[Shadow | None] = []
+        made: list[Shadow | None] = []
         for o, r in zip(outs, results, strict=False):
             fits = isinstance(o, Tensor) and (
                 isinstance(r, WeightRef) or (isinstance(r, Tensor) and r.shape == o.shape)
             )
-            shadows.append(r if fits else None)
-            if fits:
-                self.context.shadows[o] = r
-            if isinstance(o, Tensor) and weight is not None and not isinstance(r, WeightRef):
-                self.context.computed[o] = weight
-        self.log.append(Step(self.context.site, self.context.module, self.context.here, inputs, weights, shadows))
+            made.append(r if fits else None)
+            if fits and context.name_of(o) is None:
+                context.shadows[o] = r
+        if in_place and args and isinstance(args[0], Tensor) and args[0] is outs[0]:
+            context.write_through(args[0], before=ids[0])
+        context.pass_on(op, outs)
+        self.log.append(Step(context.site, context.module, context.moment, context.here, inputs, weights, made))
         self.finished(op, outs)
-        self.context.counts[-1] += 1
+        context.count()
         self.phase = "forward"
         return out
 
@@ -117,67 +127,31 @@ class Trace(TorchDispatchMode):
     def finished(self, op: Operation, outs: list[Any]) -> None:
         """Called after every operation, which is the last of `log`."""
 
-    def _computed_from(self, op: Operation) -> tuple[str, str] | None:
-        """The parameter that alone decides the result of an operation other than a product."""
-        if op.name in {"convolution", "mm", "addmm", "bmm", "embedding"}:
-            return None
-        source: tuple[str, str] | None = None
-        for x in tree_leaves((op.args, op.kwargs)):
-            if isinstance(x, Tensor):
-                name, shadow = self.context.name_of(x), self.context.shadows.get(x)
-                if x in self.context.computed:
-                    source = source or self.context.computed[x]
-                elif isinstance(shadow, WeightRef):
-                    source = source or (shadow.name, op.name)
-                elif name is not None and x.dim() > 1:
-                    source = source or (name, op.name)
-                elif name is None and shadow is not None and tracked(shadow):
-                    return None
-        return source
-
-    def _use_statistics(self, op: Operation) -> None:
-        """A number made of all channels may steer the control flow; where it is computed with, the channels stay."""
-        if op.name in {"_local_scalar_dense", "item", "gt", "lt", "ge", "le", "eq", "ne", "is_nonzero"}:
-            return
-        for x in tree_leaves((op.args, op.kwargs)):
-            if isinstance(x, Tensor) and x.dim() == 0 and x in self.context.statistics:
+    def _use_positions(self, op: Operation) -> None:
+        """Where the largest of all channels lies is known for one width; where that is computed with, they stay."""
+        for _, x in op.operands:
+            if x.dtype == torch.int64 and x in self.context.statistics:
                 ids, why = self.context.statistics[x]
                 self.ties.fix(ids, why)
-
-    def _refuse_writes_into_views(self, op: Operation) -> None:
-        """A write through a view would change the channels of a tensor behind its shadow."""
-        target = op.args[0] if op.args else None
-        if not isinstance(target, Tensor) or not target._is_view():
-            return
-        mine = op.ids[0]
-        others = [t for t in tree_leaves((op.ids[1:], op.kwids)) if isinstance(t, Tensor) and tracked(t)]
-        if not others or (op.name != "copy" and isinstance(mine, Tensor) and bool((mine > 0).all())):
-            return
-        raise FlowError(
-            f"{self.context.here} writes channels into a view of another tensor (slice assignment, index_put, copy_): "
-            "they cannot be followed there. Build the tensor with torch.cat or torch.where instead."
-        )
 
     @contextmanager
     def _module_names(self) -> Iterator[None]:
         """Keep `stack` while modules run; after an exception it still shows where."""
 
         def enter(name: str, module: nn.Module, *args: Any) -> None:
-            shadows = [self.context.shadows.get(x) for x in tree_leaves(args) if isinstance(x, Tensor)]
+            shadows = [self.context.shadows.get(x) for x in tensors(args)]
             ids = [shadow for shadow in shadows if isinstance(shadow, Tensor)]
             self.entered.setdefault(name, []).extend(ids)
             if why := self.choices.entering.get(name):
                 for entering in ids:
                     self.ties.fix(entering, why)
-            self.context.stack.append(name)
-            self.context.counts.append(0)
+            self.context.enter(name)
 
         def leave(*_: Any) -> None:
-            self.context.stack.pop()
-            self.context.counts.pop()
+            self.context.leave()
 
         handles = []
-        for name, module in self.net.named_modules():
+        for name, module in plain_modules(self.net):
             if name:
                 handles.append(module.register_forward_pre_hook(partial(enter, name), with_kwargs=True))
                 handles.append(module.register_forward_hook(leave))
@@ -186,6 +160,32 @@ class Trace(TorchDispatchMode):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+@contextmanager
+def unchanged(net: nn.Module) -> Iterator[list[str]]:
+    """Within the block forward may change attributes and buffers; afterwards all are as they were.
+
+    The list then has the names of the buffers that were assigned anew.
+    """
+    kept = [
+        (name, module, dict(module.__dict__), [(key, b, None if b is None else b.clone()) for key, b in held])
+        for name, module in plain_modules(net)
+        for held in [list(module._buffers.items())]
+    ]
+    assigned: list[str] = []
+    try:
+        yield assigned
+    finally:
+        for name, module, attributes, buffers in kept:
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+            for key, buffer, value in buffers:
+                if module._buffers.get(key) is not buffer:
+                    assigned.append(f"{name}.{key}".lstrip("."))
+                    module._buffers[key] = buffer
+                if buffer is not None and value is not None:
+                    buffer.copy_(value)
 
 
 @contextmanager

@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
-from slimlib.serving.reads import tensors
+from slimlib.core.structures import map_tensors, tensors
 
 ROUNDINGS = 64  # that outputs may be off, in types in which they are more than the usual tolerance
 Outputs = dict[tuple[str, int], list[Tensor]]  # (name of a module, number of its call) -> what it returned
@@ -85,7 +84,7 @@ def double(x: Any) -> Any:
     x = copy.deepcopy(x)
     if isinstance(x, nn.Module):
         return x.double()
-    return tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, x)
+    return map_tensors(lambda t: t.double() if t.is_floating_point() else t, x)
 
 
 def run(net: nn.Module, args: tuple[Any, ...]) -> list[Tensor]:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, remove_weight_norm
 from torch.nn.utils.weight_norm import WeightNorm
-from torch.utils._pytree import tree_leaves
 
 from slimlib.core.layers import SLIM_LAYERS
 from slimlib.core.norms.batchnorm import is_private, refuse_uncalibrated
 from slimlib.core.setting import slimming_of
+from slimlib.core.structures import tensors
 from slimlib.core.swapping import Gather, Gathers, dense_class, gathered, without_weight_norm_hooks
 from slimlib.core.width import Width
 from slimlib.serving import folding
@@ -143,13 +143,13 @@ def _compare(net: nn.Module, width: Width, plain: nn.Module, example: Any) -> No
     slimming.set(width)
     try:
         with torch.no_grad():
-            ours, theirs = tree_leaves(net(*args)), tree_leaves(plain(*args))
+            ours, theirs = tensors(net(*args)), tensors(plain(*args))
     finally:
         slimming.set(before)
         for module, mode in (modes | plain_modes).items():
             module.training = mode
     for a, b in zip(ours, theirs, strict=True):
-        if isinstance(a, Tensor) and not torch.allclose(a, b, rtol=1e-4, atol=1e-5):
+        if not torch.allclose(a, b, rtol=1e-4, atol=1e-5):
             raise RuntimeError(
                 f"the extracted network differs from the slimmable one by {(a - b).abs().max():.2g} on the example; "
                 "does its forward draw random numbers in eval mode, or keep state between calls?"

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from slimlib.core.structures import tensors
 from slimlib.serving.agreement import check_same_outputs
-from slimlib.serving.reads import Reads, tensors
+from slimlib.serving.reads import Reads
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 FEEDERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED, nn.Linear)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from slimlib.core.structures import tensors
 
 TO_PYTHON = {"numpy", "tolist", "__array__", "__dlpack__"}  # give values to Python without an operation
 
@@ -105,11 +106,6 @@ class _ToPython(TorchFunctionMode):
     ) -> Any:
         self.reads.values_are_read |= getattr(func, "__name__", "") in TO_PYTHON
         return func(*args, **(kwargs or {}))
-
-
-def tensors(tree: Any) -> list[Tensor]:
-    """The tensors in arguments or outputs, in order."""
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def memory(tensor: Tensor) -> int:

@@ -14,30 +14,31 @@ from slimlib.flow.operations import (
     weights,
 )
 from slimlib.flow.operations.operation import Operation, Result, Rule
+from slimlib.flow.steps import FlowError, first_line
 
-__all__ = ["RULES", "Operation", "apply_rule", "keeps_weights"]
+__all__ = ["RULES", "Operation", "apply_rule"]
 
-TABLES = (elementwise, movement, norms, products, recurrent, reductions, spatial, unknown, weights)
+TABLES = (elementwise, movement, norms, reductions, spatial, unknown)
 RULES: dict[str, Rule] = {name: rule for table in TABLES for name, rule in table.RULES.items()}
-USES_WEIGHTS = {
-    "convolution",
-    "mm",
-    "addmm",
-    "bmm",
-    "embedding",
-    "_weight_norm_interface",
-    *recurrent.RULES,
-} | weights.MOVES
-
-
-def keeps_weights(name: str) -> bool:
-    """Whether an operation knows a weight by its axes; to any other its elements are data."""
-    return name in USES_WEIGHTS
+KNOW_WEIGHTS: dict[str, Rule] = {**products.RULES, **recurrent.RULES}  # by their axes
 
 
 def apply_rule(op: Operation) -> Result:
-    """The shadows of an operation's results."""
-    if weights.moved(op):
-        return weights.move(op)
-    rule = RULES.get(op.name)
-    return unknown.no_rule(op) if rule is None else rule(op)
+    """The shadows of an operation's results; a rule that fails on what it did not foresee is none."""
+    try:
+        return _rule_for(op)
+    except FlowError:
+        raise
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
+        return unknown.no_rule(op, f"its rule fails ({first_line(error)})")
+
+
+def _rule_for(op: Operation) -> Result:
+    if op.name in KNOW_WEIGHTS:
+        return KNOW_WEIGHTS[op.name](op)
+    if op.weights and op.name in weights.RULES and (result := weights.RULES[op.name](op)) is not None:
+        return result
+    if op.name not in RULES:
+        return unknown.no_rule(op)
+    op.see_as_data()
+    return RULES[op.name](op)

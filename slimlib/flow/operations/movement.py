@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from math import gcd
 
 import torch
 from torch import Tensor
@@ -11,9 +12,10 @@ from torch.utils._pytree import tree_map
 from slimlib.flow.ids import compact, varies
 from slimlib.flow.operations.operation import Operation, Result, table
 from slimlib.flow.operations.unknown import no_rule
+from slimlib.flow.steps import VIEWS
 from slimlib.flow.undecided import Cut
 
-VIEWS = ("view", "_unsafe_view", "reshape", "_reshape_alias")
+STAYS = "a part of the channels that always stays"
 IGNORED = {"dtype", "device", "layout", "memory_format", "pin_memory", "non_blocking", "copy"}
 
 
@@ -42,33 +44,49 @@ def join(op: Operation) -> Result:
     return _replay(op, list(op.ids[0]), *op.args[1:])
 
 
-def pad(op: Operation) -> Result:
-    return _replay(op, op.x, op.args[1], 0)
-
-
 def split(op: Operation) -> Result:
-    """Equal parts keep equal channels, so that the cut stays in the same place."""
+    """Parts keep their proportions, so that the cuts stay in the same places."""
     parts = _replay(op, op.x, *op.args[1:])
     assert isinstance(parts, list)
-    dim = op.argument(2, "dim", 0)
-    if varies(op.x, dim % op.x.dim()):
-        for part in parts[1:]:
-            if part.shape == parts[0].shape:
-                op.tie(part, parts[0])
-            else:
-                op.fix(op.x, "cut into unequal parts")
+    dim = op.argument(2, "dim", 0) % op.x.dim()
+    if varies(op.x, dim):
+        _in_proportion(op, op.x, dim, [part.shape[dim] for part in parts])
     return parts
 
 
 def cut(op: Operation) -> Result:
-    """Both halves of the channels keep equal channels, as parts of a split do."""
+    """A part along the channels is in proportion to the rest, as those of a split are; or else it stays whole."""
     part = _replay(op, op.x, *op.args[1:])
-    dim = op.argument(1, "dim", 0) % op.x.dim()
-    size = op.x.shape[dim]
-    begin = op.argument(2, "start", None) or 0
-    if varies(op.x, dim) and op.first.shape[dim] * 2 == size and begin % size in (0, size // 2):
-        low, high = op.x.chunk(2, dim)
-        op.tie(low, high)
+    assert isinstance(part, Tensor)
+    dim, size = op.argument(1, "dim", 0) % op.x.dim(), op.first.numel()
+    if not size or not varies(op.x, dim) or part.shape == op.x.shape:
+        return part
+    positions = op.func(torch.arange(op.x.shape[dim]), 0, *op.args[2:], **op.kwargs)
+    begin, end = int(positions[0]), int(positions[-1]) + 1
+    sizes = [n for n in (begin, end - begin, op.x.shape[dim] - end) if n]
+    if len(positions) < end - begin or op.context.site in op.context.choices.parts or gcd(*sizes) == 1:
+        op.fix(part, STAYS)
+    else:
+        _in_proportion(op, op.x, dim, sizes)
+    return part
+
+
+def _in_proportion(op: Operation, ids: Tensor, dim: int, sizes: list[int]) -> None:
+    """Each unit has as many channels of a part as its share in the whole."""
+    units = gcd(*sizes)
+    if units == 1 and len(sizes) > 1:
+        op.fix(ids, "cut into unequal parts")
+        return
+    column = op.column(ids, dim)
+    parts = torch.cat([part.view(units, -1) for part in column.split(sizes)], 1)
+    op.tie(parts, parts[:, :1])
+
+
+def pick(op: Operation) -> Result:
+    """One place, or some: those of the channels are looked for where they are, or always stay."""
+    part = _replay(op, op.x, *op.args[1:])
+    if op.context.site in op.context.choices.parts and isinstance(part, Tensor):
+        op.fix(part, STAYS)
     return part
 
 
@@ -133,6 +151,29 @@ def _matching_dims(old: torch.Size, new: torch.Size) -> list[tuple[list[int], li
     return runs
 
 
+def write(op: Operation) -> Result:
+    """x with rows replaced by, or added to, those of a source: scatter, index_add and their like."""
+    dim = op.args[1] % op.x.dim()
+    source = next((ids for ids in op.ids[3:] if isinstance(ids, Tensor)), None)
+    others = [ids for ids in (op.x, source) if ids is not None and ids.dim() == op.x.dim()]
+    if any(varies(ids, dim) for ids in others):
+        return no_rule(op)
+    rows = [ids.narrow(dim, 0, 1) for ids in others if ids.shape[dim]]
+    shape = list(op.x.shape)
+    shape[dim] = 1
+    return op.elementwise([ids[tuple(slice(n) for n in shape)] for ids in rows], torch.Size(shape)).expand(op.x.shape)
+
+
+def put(op: Operation) -> Result:
+    """index_put: the ids of the values come where the values do."""
+    indices = [None if i is None else i.cpu() for i in op.args[1]]
+    values = op.ids[2]
+    if op.argument(3, "accumulate", False):
+        there = op.x[tuple(slice(None) if i is None else i for i in indices)]
+        values = op.elementwise([there, values], there.shape)
+    return compact(torch.ops.aten.index_put(op.x.contiguous(), indices, values.contiguous()))
+
+
 def glu(op: Operation) -> Result:
     """The first half of the channels times the gate that the second half makes."""
     value, gate = op.x.chunk(2, op.argument(1, "dim", -1))
@@ -143,15 +184,17 @@ def glu(op: Operation) -> Result:
 RULES = table(
     (
         move,
-        "permute transpose t expand select unsqueeze squeeze roll pixel_shuffle pixel_unshuffle channel_shuffle "
-        "flip unfold repeat unbind tril triu movedim index index_select gather diagonal narrow rot90",
+        "permute transpose t expand unsqueeze squeeze roll pixel_shuffle pixel_unshuffle channel_shuffle "
+        "flip unfold repeat unbind tril triu movedim diagonal rot90 repeat_interleave",
     ),
+    (pick, "select index index_select gather take_along_dim"),
     (same, "clone contiguous _to_copy lift_fresh detach alias positive"),
     (as_strided, "as_strided"),
     (join, "cat stack"),
-    (pad, "constant_pad_nd"),
     (split, "split split_with_sizes chunk"),
-    (cut, "slice"),
+    (cut, "slice narrow"),
     (view, " ".join(VIEWS)),
+    (write, "index_add index_copy index_fill scatter scatter_add scatter_reduce index_reduce"),
+    (put, "index_put _index_put_impl _unsafe_index_put"),
     (glu, "glu"),
 )

@@ -41,27 +41,31 @@ def instance_norm(op: Operation) -> Result:
 
 
 def group_norm(op: Operation) -> Result:
-    """A norm group keeps its size: all its channels are one unit."""
+    """A norm group keeps its size: all its channels are one unit. One group of all is a statistic over channels."""
     groups: int = op.args[6]
     column = _per_channel(op, list(op.ids[1:3]))
-    blocks = column.reshape(groups, -1)
-    op.tie(blocks, blocks[:, :1])
+    if groups == 1:
+        op.context.statistic(column)
+    else:
+        blocks = column.reshape(groups, -1)
+        op.tie(blocks, blocks[:, :1])
     return [compact(op.x), None, None]
 
 
 def layer_norm(op: Operation) -> Result:
-    """Normalises over the last axes; follows channels on the last."""
+    """Normalises over the last axes, one of which may hold the channels."""
     axes = len(op.argument(1, "normalized_shape"))
-    for dim in range(op.x.dim() - axes, op.x.dim() - 1):
-        if varies(op.x, dim):
-            op.fix(op.x, "normalised over several axes at once")
     parameters = [
         ids for ids in (*op.ids[2:4], op.kwids.get("weight"), op.kwids.get("bias")) if isinstance(ids, Tensor)
     ]
     if axes == 1 and len(varying(op.x)) > 1 and varies(op.x, -1):
         return _norm_of_each_head(op, parameters)
-    if axes == 1 and varies(op.x, -1):
-        _enters(op, op.column(op.x, -1))
+    if any(varies(op.x, dim) for dim in range(op.x.dim() - axes, op.x.dim())):
+        op.context.statistic(op.x)
+        if axes == 1:
+            _enters(op, op.column(op.x, -1))
+        elif not parameters:  # torch's module knows the active shape by its weight
+            op.fix(op.x, "normalised over several axes at once")
     out = op.elementwise([op.x, *parameters], op.x.shape)
     return out if op.name == "rms_norm" else [out, None, None]
 

@@ -9,10 +9,10 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from slimlib.flow.context import Context
-from slimlib.flow.ids import Shadow, compact, distinct, tracked, varies, varying
+from slimlib.flow.ids import Shadow, WeightRef, compact, distinct, everywhere, tracked, varies, varying
 from slimlib.flow.undecided import Repeated
 
 Result: TypeAlias = Shadow | Sequence[Shadow | None] | None
@@ -44,13 +44,28 @@ class Operation:
         return out
 
     @property
+    def operands(self) -> list[tuple[Shadow, Tensor]]:
+        """Each tensor argument, with its ids or the weight that it is."""
+        shadows, tensors = tree_leaves((self.ids, self.kwids)), tree_leaves((self.args, self.kwargs))
+        return [(ids, x) for ids, x in zip(shadows, tensors, strict=True) if isinstance(x, Tensor)]
+
+    @property
     def tensors(self) -> list[Tensor]:
-        """The ids of all tensor arguments."""
-        return [leaf for leaf in tree_leaves((self.ids, self.kwids)) if isinstance(leaf, Tensor)]
+        """The ids of all tensor arguments that are no weights."""
+        return [ids for ids, _ in self.operands if isinstance(ids, Tensor)]
+
+    @property
+    def weights(self) -> list[WeightRef]:
+        """The arguments that are weights."""
+        return [ids for ids, _ in self.operands if isinstance(ids, WeightRef)]
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """An argument given by position or by name."""
         return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
+    def argument_ids(self, position: int, name: str) -> Any:
+        """The ids of an argument given by position or by name."""
+        return self.ids[position] if len(self.ids) > position else self.kwids.get(name)
 
     def tie(self, a: Tensor, b: Tensor) -> None:
         self.context.ties.tie(a, b, self.context.here)
@@ -60,6 +75,26 @@ class Operation:
 
     def stay(self, why: str) -> int:
         return self.context.ties.stay(f"{why}: {self.context.here}")
+
+    def fix_all(self, shadow: Shadow, why: str) -> None:
+        self.context.ties.fix_all(shadow, f"{why}: {self.context.here}")
+
+    def see_as_data(self) -> None:
+        """See the elements of weights one by one, each with an id of its own."""
+        self.ids, self.kwids = tree_map(self._as_data, (self.ids, self.kwids), (self.args, self.kwargs))
+
+    def data(self, ids: Shadow, x: Tensor) -> Tensor:
+        """The ids of the elements, also of a weight."""
+        if isinstance(ids, Tensor):
+            return ids
+        if ids.own:
+            return self.context.elements(ids, x)
+        why = "uses a weight that is computed so that its channels cannot be told apart"
+        self.fix_all(ids, why)
+        return everywhere(self.stay(why), x.shape)
+
+    def _as_data(self, ids: Any, x: Any) -> Any:
+        return self.data(ids, x) if isinstance(x, Tensor) else ids
 
     def column(self, ids: Tensor, dim: int) -> Tensor:
         """One id for every position of `dim`; ids that vary along other dimensions are tied."""

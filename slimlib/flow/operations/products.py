@@ -5,74 +5,68 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from slimlib.flow.ids import WeightRef, compact, distinct, everywhere, tracked, varies, varying
+from slimlib.flow.ids import Dimension, Shadow, WeightRef, compact, distinct, everywhere, tracked, varies, varying
 from slimlib.flow.operations.operation import Operation, Result, table
 from slimlib.flow.operations.unknown import no_rule
-from slimlib.flow.steps import FlowError
+
+ANOTHER_AXIS = "acts along another axis than the channels"
 
 
-def _weight_channels(op: Operation, ref: WeightRef, weight: Tensor, dim: int, produces: bool) -> Tensor:
-    """The ids of one axis of a weight; 0 for an axis of size 1 that is none of the parameter's."""
-    axis = ref.dims[dim]
-    if axis is None:
-        return torch.zeros(weight.shape[dim], dtype=torch.long)
-    key = (ref.name, axis)
-    if produces:
-        op.context.ties.producers[key] = None
-    return op.context.ties.fresh(key, weight.shape[dim])
-
-
-def _refuse_computed(op: Operation, weight: Tensor) -> None:
-    """A weight that forward computes by other operations than a known parametrization."""
-    if weight in op.context.computed:
-        name, how = op.context.computed[weight]
-        raise FlowError(
-            f"the weight of {op.context.here} is computed from '{name}' by {how}: slimlib follows weights as they are, "
-            "or by torch's weight_norm. Remove the parametrization, or compute the weight outside of the network."
-        )
+def _hands_out(op: Operation, dim: Dimension) -> None:
+    """Remember that the channels of these weight axes are made here."""
+    for axis in dim:
+        op.context.ties.producers.update(dict.fromkeys(axis.keys))
 
 
 def convolution(op: Operation) -> Result:
     """x [N, C, ...] and weight [O, C/groups, ...], or [C, O/groups, ...] where transposed."""
-    ref, weight = op.ids[1], op.args[1]
-    if not isinstance(ref, WeightRef):
-        _refuse_computed(op, weight)
-        return no_rule(op)
+    x, ref, bias = op.data(op.ids[0], op.args[0]), op.ids[1], op.ids[2]
     transposed, groups = op.args[6], op.args[8]
-    outputs = _weight_channels(op, ref, weight, 1 if transposed else 0, produces=True)
-    inputs = _weight_channels(op, ref, weight, 0 if transposed else 1, produces=False)
-    if groups == 1 and op.x.shape[1] > 1 and varying(op.x) and not varies(op.x, 0) and not varies(op.x, 1):
-        return _along_another_axis(op, inputs, outputs)
-    arriving = op.column(op.x, 1)
+    if not isinstance(ref, WeightRef):
+        return _fixed_kernel(op, x, ref, groups)
+    outputs = ref.column(int(transposed), op.args[1].shape[int(transposed)])
+    inputs = ref.column(1 - transposed, op.args[1].shape[1 - transposed])
+    _hands_out(op, ref.dims[int(transposed)])
+    if groups == 1 and x.shape[1] > 1 and varying(x) and not varies(x, 0) and not varies(x, 1):
+        return _along_another_axis(op, x, [inputs, outputs, bias])
+    arriving = op.column(x, 1)
     if groups > 1:
         in_groups = _transposed_groups if transposed else _groups
-        outputs = in_groups(op, arriving, inputs, outputs, groups)
+        outputs = in_groups(op, ref, arriving, inputs, outputs, groups)
     else:
         op.tie(arriving, inputs)
-    if isinstance(op.ids[2], Tensor):
-        op.tie(op.ids[2], outputs)
+    if isinstance(bias, Tensor):
+        op.tie(bias, outputs)
     return outputs.view(1, -1, *[1] * (op.first.dim() - 2)).expand(op.first.shape)
 
 
-def _along_another_axis(op: Operation, inputs: Tensor, outputs: Tensor) -> Result:
+def _fixed_kernel(op: Operation, x: Tensor, kernel: Tensor, groups: int) -> Result:
+    """A kernel made in forward: the same for every channel, each by itself, or else without a rule."""
+    if tracked(kernel) or not groups == x.shape[1] == op.first.shape[1]:
+        return no_rule(op)
+    return op.column(x, 1).view(1, -1, *[1] * (op.first.dim() - 2)).expand(op.first.shape)
+
+
+def _along_another_axis(op: Operation, x: Tensor, of_weight: list[object]) -> Result:
     """A convolution over tokens, whose channels lie in space: it stays, and they pass where its kernel is 1."""
-    why = "acts along another axis than the channels"
-    for ids in (inputs, outputs, op.ids[2]):
+    for ids in of_weight:
         if isinstance(ids, Tensor):
-            op.fix(ids, why)
+            op.fix(ids, ANOTHER_AXIS)
     kernel = op.args[1].shape[2:]
-    if all(kernel[dim - 2] == 1 and op.x.shape[dim] == op.first.shape[dim] for dim in varying(op.x)):
-        return compact(op.x[:, :1].expand(op.first.shape))
-    op.fix(op.x, why)
-    return everywhere(op.stay(why), op.first.shape)
+    if all(kernel[dim - 2] == 1 and x.shape[dim] == op.first.shape[dim] for dim in varying(x)):
+        return compact(x[:, :1].expand(op.first.shape))
+    op.fix(x, ANOTHER_AXIS)
+    return everywhere(op.stay(ANOTHER_AXIS), op.first.shape)
 
 
-def _groups(op: Operation, arriving: Tensor, inputs: Tensor, outputs: Tensor, groups: int) -> Tensor:
+def _groups(op: Operation, ref: WeightRef, arriving: Tensor, inputs: Tensor, outputs: Tensor, groups: int) -> Tensor:
     """Ids of the outputs of a grouped convolution: the groups follow the channels where each has one input channel."""
     out = outputs.view(groups, -1)
     if len(inputs) == 1:
-        op.tie(arriving[:, None], out)
         op.fix(inputs, "the one input channel of a group")
+        if not ref.dims[0]:  # one kernel, repeated
+            return arriving.repeat_interleave(out.shape[1])
+        op.tie(arriving[:, None], out)
     else:  # every group keeps the same leading channels
         into = arriving.reshape(groups, -1)
         op.tie(into, into[:1])
@@ -81,84 +75,92 @@ def _groups(op: Operation, arriving: Tensor, inputs: Tensor, outputs: Tensor, gr
     return outputs
 
 
-def _transposed_groups(op: Operation, arriving: Tensor, inputs: Tensor, outputs: Tensor, groups: int) -> Tensor:
+def _transposed_groups(
+    op: Operation, ref: WeightRef, arriving: Tensor, inputs: Tensor, outputs: Tensor, groups: int
+) -> Tensor:
     """The same for a transposed convolution, whose weight [C, O/groups, ...] lists the outputs of one group."""
     op.tie(arriving, inputs)
     if len(inputs) == groups:
         op.fix(outputs, "the outputs of one group of a transposed convolution")
-        op.context.ties.producers.pop((op.ids[1].name, op.ids[1].dims[1]), None)
-        op.context.ties.producers[(op.ids[1].name, op.ids[1].dims[0])] = None
-        return inputs.repeat_interleave(len(outputs))
+        for axis in ref.dims[1]:
+            for key in axis.keys:
+                op.context.ties.producers.pop(key, None)
+        _hands_out(op, ref.dims[0])
+        return (inputs if ref.dims[0] else arriving).repeat_interleave(len(outputs))
     into = inputs.view(groups, -1)
     op.tie(into, into[:1])
     return outputs.repeat(groups)
 
 
+def linear(op: Operation) -> Result:
+    """x [..., C], weight [O, C], bias [O]."""
+    x, ref, bias = op.data(op.ids[0], op.args[0]), op.ids[1], op.argument_ids(2, "bias")
+    if not isinstance(ref, WeightRef):
+        return no_rule(op)
+    return _contract(op, x, ref, bias, inputs=1, outputs=0, along=-1)
+
+
+def _contract(
+    op: Operation, x: Tensor, ref: WeightRef, bias: object, *, inputs: int, outputs: int, along: int
+) -> Tensor:
+    """The product of dimension `along` of x and dimension `inputs` of a weight, with `outputs` in its place."""
+    weight = next(tensor for ids, tensor in op.operands if ids is ref)
+    given = ref.column(inputs, weight.shape[inputs])
+    made = ref.column(outputs, weight.shape[outputs])
+    _hands_out(op, ref.dims[outputs])
+    shape = op.first.shape
+    if x.shape[along] > 1 and varying(x) and not varies(x, along):  # a mixer's tokens
+        for ids in (given, made, bias):
+            if isinstance(ids, Tensor):
+                op.fix(ids, ANOTHER_AXIS)
+        return compact(x.narrow(along, 0, 1).expand(shape))
+    op.tie(op.column(x, along % x.dim()), given)
+    if isinstance(bias, Tensor):
+        op.tie(bias, made)
+    return made.view([-1 if dim == along % len(shape) else 1 for dim in range(len(shape))]).expand(shape)
+
+
 def mm(op: Operation) -> Result:
-    return _product(op, op.x, 1, bias=None)
+    return _product(op, op.ids[0], op.ids[1], op.args[0], op.args[1], None)
 
 
 def addmm(op: Operation) -> Result:
-    bias = op.ids[0]
-    return _product(op, op.ids[1], 2, bias=bias if isinstance(bias, Tensor) else None)
+    bias = op.data(op.ids[0], op.args[0])
+    return _product(op, op.ids[1], op.ids[2], op.args[1], op.args[2], bias)
 
 
-def _product(op: Operation, x: Tensor, position: int, bias: Tensor | None) -> Result:
-    """x [M, C] @ weight [C, O] (+ bias)."""
-    ref, weight = op.ids[position], op.args[position]
-    if not isinstance(ref, WeightRef):
-        _refuse_computed(op, weight)
-    if not isinstance(x, Tensor) and not isinstance(ref, WeightRef):
-        x = op.context.shadow(op.args[position - 1], as_weight=False)
-    if not isinstance(x, Tensor):
-        return no_rule(_as_data(op))
-    if isinstance(ref, WeightRef):
-        return _linear(op, x, ref, weight, bias)
-    batched = _batched(op, x[None], ref[None], torch.Size((1, *op.first.shape)))
-    out = None if batched is None else batched[0]
+def _product(op: Operation, a: Shadow, b: Shadow, x: Tensor, y: Tensor, bias: Tensor | None) -> Result:
+    """x [M, K] @ y [K, N] (+ bias), of ids a and b."""
+    vector = bias if bias is not None and bias.dim() == 1 else None
+    if isinstance(a, WeightRef) and isinstance(b, WeightRef):
+        if bias is None:
+            op.tie(a.column(1, x.shape[1]), b.column(0, y.shape[0]))
+            return WeightRef(a.name, (a.dims[0], b.dims[1]), own=False)
+        a = op.data(a, x)
+    if isinstance(b, WeightRef):
+        assert isinstance(a, Tensor)
+        out: Tensor | None = _contract(op, a, b, vector, inputs=0, outputs=1, along=1)
+        bias = bias if vector is None else None
+    elif isinstance(a, WeightRef):
+        out = _contract(op, b, a, None, inputs=1, outputs=0, along=0)
+    else:
+        batched = _batched(op, a[None], b[None], torch.Size((1, *op.first.shape)))
+        out = None if batched is None else batched[0]
     return out if bias is None or out is None else op.elementwise([out, bias], op.first.shape)
-
-
-def _linear(op: Operation, x: Tensor, ref: WeightRef, weight: Tensor, bias: Tensor | None) -> Result:
-    outputs = _weight_channels(op, ref, weight, 1, produces=True)
-    inputs = _weight_channels(op, ref, weight, 0, produces=False)
-    if x.shape[1] > 1 and varies(x, 0) and not varies(x, 1):  # a mixer's tokens
-        why = "acts along another axis than the channels"
-        op.fix(outputs, why)
-        op.fix(inputs, why)
-        if bias is not None:
-            op.fix(bias, why)
-        return compact(x[:, :1].expand(op.first.shape))
-    op.tie(op.column(x, 1), inputs)
-    if bias is not None:
-        op.tie(bias, outputs)
-    return outputs.expand(op.first.shape)
 
 
 def bmm(op: Operation) -> Result:
     """x [B, M, K] @ y [B, K, N]."""
-    x, y = op.ids
-    if isinstance(y, WeightRef) and isinstance(x, Tensor) and op.args[0].shape[0] == 1:
-        flat = WeightRef(y.name, y.dims[1:])
-        out = _linear_of_einsum(op, x[0], flat, op.args[1][0])
-        return None if out is None else out[None]
-    if isinstance(x, WeightRef) or isinstance(y, WeightRef):
-        for weight, ref in zip(op.args, (x, y), strict=True):
-            if isinstance(ref, WeightRef):
-                op.context.computed[weight] = (ref.name, "a batched product")
-                _refuse_computed(op, weight)
-    return _batched(op, x, y, op.first.shape)
-
-
-def _linear_of_einsum(op: Operation, x: Tensor, ref: WeightRef, weight: Tensor) -> Tensor | None:
-    out = op.out
-    op.out = out[0]
-    shadow = _linear(op, x, ref, weight, None)
-    op.out = out
-    return shadow if isinstance(shadow, Tensor) else None
+    a, b = op.ids
+    if isinstance(b, WeightRef) and not isinstance(a, WeightRef) and not varies(a, 0):
+        return _contract(op, a, b, None, inputs=1, outputs=2, along=2)
+    if isinstance(a, WeightRef) and not isinstance(b, WeightRef) and not varies(b, 0):
+        return _contract(op, b, a, None, inputs=2, outputs=1, along=1)
+    return _batched(op, op.data(a, op.args[0]), op.data(b, op.args[1]), op.first.shape)
 
 
 def baddbmm(op: Operation) -> Result:
+    op.see_as_data()
     out = _batched(op, op.ids[1], op.ids[2], op.first.shape)
     return op.elementwise([out, op.x], op.first.shape) if out is not None else op.x.expand(op.first.shape)
 
@@ -192,26 +194,45 @@ def _rows(ids: Tensor) -> Tensor:
     return small.reshape(small.shape[0], -1).expand(ids.shape[0], -1)
 
 
-def _as_data(op: Operation) -> Operation:
-    """The same operation, its weights seen as data."""
-    op.ids = [op.context.shadow(x, as_weight=False) for x in op.args]
-    return op
-
-
 def embedding(op: Operation) -> Result:
-    """weight [rows, O]: rows are looked up, columns are channels."""
+    """weight [rows, O]: rows are looked up (and added up, by embedding_bag), columns are channels."""
     ref, weight = op.ids[0], op.args[0]
+    if isinstance(ref, WeightRef):
+        for axis in ref.dims[0]:
+            op.fix(axis.ids, "rows of an embedding")
+        _hands_out(op, ref.dims[1])
+        column = ref.column(1, weight.shape[1])
+    else:
+        column = op.column(ref, 1)
+    ids = column.expand(op.first.shape)
+    return [ids] + [None] * (len(op.out) - 1) if isinstance(op.out, (tuple, list)) else ids
+
+
+def bilinear(op: Operation) -> Result:
+    """x [..., A], y [..., B], weight [O, A, B], bias [O]."""
+    x, y = (op.data(ids, arg) for ids, arg in zip(op.ids[:2], op.args[:2], strict=True))
+    ref, bias = op.ids[2], op.argument_ids(3, "bias")
     if not isinstance(ref, WeightRef):
-        return op.elementwise([op.column(op.x, 1)], op.first.shape)
-    op.fix(_weight_channels(op, ref, weight, 0, produces=False), "rows of an embedding")
-    return _weight_channels(op, ref, weight, 1, produces=True).expand(op.first.shape)
+        return no_rule(op)
+    op.tie(op.column(y, y.dim() - 1), ref.column(2, y.shape[-1]))
+    return _contract(op, x, ref, bias, inputs=1, outputs=0, along=-1)
+
+
+def distances(op: Operation) -> Result:
+    """cdist: x [..., P, C] and y [..., R, C] -> [..., P, R]."""
+    x, y = (op.data(ids, arg) for ids, arg in zip(op.ids[:2], op.args[:2], strict=True))
+    op.tie(op.column(x, x.dim() - 1), op.column(y, y.dim() - 1))
+    return None
 
 
 RULES = table(
     (convolution, "convolution"),
-    (mm, "mm"),
-    (addmm, "addmm"),
+    (linear, "linear"),
+    (mm, "mm _sparse_mm"),
+    (addmm, "addmm _sparse_addmm"),
     (bmm, "bmm"),
     (baddbmm, "baddbmm"),
-    (embedding, "embedding"),
+    (embedding, "embedding _embedding_bag _embedding_bag_forward_only"),
+    (bilinear, "bilinear"),
+    (distances, "cdist _cdist_forward _euclidean_dist"),
 )

@@ -116,7 +116,7 @@ def _states(op: Operation, hidden: Tensor, out: Tensor) -> None:
     """The states given: what the layer gave out before, and the cells of an LSTM."""
     given = op.args[Positions.of(op).states]
     for state, ids in zip(given if isinstance(given, (tuple, list)) else [given], (out, hidden), strict=False):
-        op.tie(op.column(op.context.shadow(state, as_weight=False), -1), ids)
+        op.tie(op.column(op.data(op.context.shadow(state), state), -1), ids)
 
 
 def _numbers(op: Operation, entering: Tensor, hidden: Tensor, out: Tensor) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from slimlib.flow.ids import compact, varies
 from slimlib.flow.operations.operation import Operation, Result, table
 
@@ -10,9 +12,6 @@ def spatial(op: Operation) -> Result:
     """x [N, C, ...] or [C, ...]: channels keep their place, other dimensions change."""
     ids, shape = op.x, op.first.shape
     space = [dim for dim in range(ids.dim()) if ids.shape[dim] != shape[dim] or dim >= 2]
-    if op.name == "im2col":  # C becomes C times the elements of a window
-        column = op.column(ids, 1)
-        return column.repeat_interleave(shape[1] // ids.shape[1]).view(1, -1, 1).expand(shape)
     if any(varies(ids, dim) for dim in space):
         column = op.column(ids, 1)
         ids = column.view(1, -1, *[1] * (ids.dim() - 2))
@@ -20,6 +19,32 @@ def spatial(op: Operation) -> Result:
     for dim in space:
         ids = ids.narrow(dim, 0, 1)
     return compact(ids.expand(shape))
+
+
+def unfold(op: Operation) -> Result:
+    """x [N, C, H, W] -> [N, C * window, L]: a channel becomes as many as a window has places."""
+    column, shape = op.column(op.x, -3), op.first.shape
+    return column.repeat_interleave(shape[-2] // len(column)).view(-1, 1).expand(shape)
+
+
+def fold(op: Operation) -> Result:
+    """x [N, C * window, L] -> [N, C, H, W]: what lies in one window is one channel again."""
+    shape = op.first.shape
+    windows = op.column(op.x, -2).view(shape[-3], -1)
+    op.tie(windows, windows[:, :1])
+    return windows[:, :1].reshape(-1, 1, 1).expand(shape)
+
+
+def pad(op: Operation) -> Result:
+    """Zeros, or another number, around space; new channels of zeros are channels that forward makes by itself."""
+    widths = op.args[1]
+    padded = [op.x.dim() - 1 - i for i in range(len(widths) // 2) if widths[2 * i] or widths[2 * i + 1]]
+    if any(varies(op.x, dim) for dim in padded):
+        return compact(torch.ops.aten.constant_pad_nd(op.x, widths, 0))
+    ids = op.x
+    for dim in padded:
+        ids = ids.narrow(dim, 0, 1)
+    return ids.expand(op.first.shape)
 
 
 RULES = table(
@@ -30,6 +55,9 @@ RULES = table(
         "adaptive_max_pool3d upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d "
         "upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa "
         "_upsample_bicubic2d_aa reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d "
-        "replication_pad2d replication_pad3d grid_sampler_2d grid_sampler_3d im2col fractional_max_pool2d",
+        "replication_pad2d replication_pad3d grid_sampler_2d grid_sampler_3d fractional_max_pool2d",
     ),
+    (unfold, "im2col"),
+    (fold, "col2im"),
+    (pad, "constant_pad_nd"),
 )

@@ -1,53 +1,209 @@
-"""Weights known by their axes: moving them about, and weight normalisation."""
+"""Weights known by their axes: moved about, cut, joined, and computed with, as long as every channel goes its way."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
+
+import torch
 from torch import Tensor
 
-from slimlib.flow.ids import WeightRef
+from slimlib.flow.ids import Dimension, WeightAxis, WeightRef, tracked, untracked, varying
+from slimlib.flow.operations import elementwise as entrywise
+from slimlib.flow.operations import reductions
 from slimlib.flow.operations.operation import Operation, Result, table
 
-REORDERS = {"t", "transpose", "permute"}
-RESHAPES = {"unsqueeze", "squeeze", "view", "_unsafe_view", "reshape", "_reshape_alias", "expand"}
-MOVES = REORDERS | RESHAPES | {"detach", "alias", "clone", "contiguous", "_to_copy", "lift_fresh"}
+# A rule here returns None where the elements of the weight are but data, as those of a table of positions may be.
 
 
-def moved(op: Operation) -> bool:
-    """Whether a weight is moved in a way that keeps its axes apart; else its elements become data."""
-    ref = op.ids[0] if op.ids else None
-    if not isinstance(ref, WeightRef):
-        return False
-    if op.name in MOVES and _moved_dims(op, ref) is None:
-        op.ids = [op.context.shadow(op.args[0], as_weight=False), *op.ids[1:]]
-    return isinstance(op.ids[0], WeightRef) and op.name in MOVES
+def same(op: Operation) -> Result:
+    return op.ids[0]  # type: ignore[no-any-return]
 
 
-def move(op: Operation) -> Result:
-    """The weight with its dimensions in another order, or with dimensions of size 1 more or less."""
+def permute(op: Operation) -> Result:
     ref: WeightRef = op.ids[0]
-    dims = _moved_dims(op, ref)
-    assert dims is not None
-    return WeightRef(ref.name, dims)
-
-
-def _moved_dims(op: Operation, ref: WeightRef) -> tuple[int | None, ...] | None:
-    old: Tensor = op.args[0]
-    dims = list(ref.dims)
+    order = list(range(len(ref.dims)))
     if op.name == "t":
-        return tuple(reversed(dims))
-    if op.name == "transpose":
+        order.reverse()
+    elif op.name == "transpose":
         a, b = op.args[1], op.args[2]
-        dims[a], dims[b] = dims[b], dims[a]
-        return tuple(dims)
-    if op.name == "permute":
-        return tuple(dims[d] for d in op.args[1])
-    if old.shape == op.first.shape:
-        return tuple(dims)
-    wide = [d for d, size in zip(dims, old.shape, strict=True) if size > 1]
-    if [n for n in old.shape if n > 1] != [n for n in op.first.shape if n > 1]:
+        order[a], order[b] = order[b], order[a]
+    else:
+        order = [dim % len(order) for dim in op.args[1]]
+    return WeightRef(ref.name, tuple(ref.dims[dim] for dim in order), ref.own)
+
+
+def regroup(op: Operation) -> Result:
+    """A view: axes side by side become one dimension, or come apart again; none is cut."""
+    ref: WeightRef = op.ids[0]
+    pieces: list[tuple[Dimension, int]] = []
+    for axes, size in zip(ref.dims, op.args[0].shape, strict=True):
+        pieces += [((axis,), len(axis.ids)) for axis in axes] if axes else [((), size)]
+    dims: list[Dimension] = []
+    for size in op.first.shape:
+        axes, taken = (), 1
+        while pieces and taken < size:
+            more, length = pieces.pop(0)
+            axes, taken = (*axes, *more), taken * length
+        if taken != size or (axes and prod(len(axis.ids) for axis in axes) != size):
+            return None
+        dims.append(axes)
+    rest = tuple(axis for more, _ in pieces for axis in more)  # of size 1
+    return WeightRef(ref.name, (*dims[:-1], dims[-1] + rest), ref.own) if dims else None
+
+
+def expand(op: Operation) -> Result:
+    """Also `repeat` of what has size 1."""
+    ref, old, new = op.ids[0], op.args[0].shape, op.first.shape
+    begin = len(new) - len(old)
+    if any(size not in (1, new[begin + dim]) for dim, size in enumerate(old)):
         return None
-    left = iter(wide)
-    return tuple(next(left) if size > 1 else None for size in op.first.shape)
+    kept = [axes if old[dim] == new[begin + dim] else () for dim, axes in enumerate(ref.dims)]
+    single = tuple(axis for axes, left in zip(ref.dims, kept, strict=True) if not left for axis in axes)
+    shown = next((dim for dim, axes in enumerate(kept) if axes), None)
+    if shown is not None:
+        kept[shown] += single
+    return WeightRef(ref.name, ((),) * begin + tuple(kept), ref.own and (shown is not None or not single))
+
+
+def cut(op: Operation) -> Result:
+    """slice, select, narrow, flip, split and their like pick positions along one dimension."""
+    ref: WeightRef = op.ids[0]
+    dim = op.argument(2 if op.name in LATE else 1, "dim", 0)
+    dims = [d % len(ref.dims) for d in (dim if isinstance(dim, (list, tuple)) else [dim])]
+    if len(dims) != 1 or len(ref.dims[dim := dims[0]]) != 1:
+        return None
+    axis, shape = ref.dims[dim][0], [1] * len(ref.dims)
+    shape[dim] = len(axis.ids)
+    positions = op.func(torch.arange(len(axis.ids)).view(shape), *op.args[1:], **op.kwargs)
+    parts = [_with_axis(op, ref, dim, axis.pick(p.reshape(-1))) for p in _listed(positions)]
+    return parts if isinstance(positions, (tuple, list)) else parts[0]
+
+
+def _with_axis(op: Operation, ref: WeightRef, dim: int, axis: WeightAxis) -> WeightRef | None:
+    dims = list(ref.dims)
+    dims[dim] = (axis,)
+    if op.name in {"select", "unbind"}:
+        del dims[dim]
+        shown = [d for d, axes in enumerate(dims) if axes]
+        if not shown:
+            return None
+        dims[shown[0]] += (axis,)  # of size 1
+    return WeightRef(ref.name, tuple(dims), ref.own)
+
+
+def _listed(x: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+    return [x] if isinstance(x, Tensor) else x
+
+
+def look_up(op: Operation) -> Result:
+    """Rows of a table, by their numbers."""
+    ref: WeightRef = op.ids[0]
+    if op.name == "index_select":
+        dim, index = op.args[1] % len(ref.dims), op.args[2]
+    else:
+        found = [(d, i) for d, i in enumerate(op.args[1]) if i is not None]
+        if len(found) != 1 or found[0][1].dtype in (torch.bool, torch.uint8):
+            return None
+        dim, index = found[0]
+    for axis in ref.dims[dim]:
+        op.fix(axis.ids, "rows of a table")
+    dims = (*ref.dims[:dim], *[()] * index.dim(), *ref.dims[dim + 1 :])
+    return WeightRef(ref.name, dims, own=False)
+
+
+def join(op: Operation) -> Result:
+    """cat of weights alone: their channels side by side."""
+    refs = list(op.ids[0])
+    if not all(isinstance(ref, WeightRef) for ref in refs):
+        return None
+    dim = op.argument(1, "dim", 0) % len(refs[0].dims)
+    if any(len(ref.dims[dim]) != 1 for ref in refs):
+        return None
+    axes = [ref.dims[dim][0] for ref in refs]
+    joined = WeightAxis(tuple(key for axis in axes for key in axis.keys), torch.cat([axis.ids for axis in axes]))
+    dims = [merged(op, [ref.dims[d] for ref in refs]) for d in range(len(refs[0].dims))]
+    dims[dim] = (joined,)
+    return WeightRef(refs[0].name, tuple(dims), own=False)
+
+
+def merged(op: Operation, dims: Sequence[Dimension]) -> Dimension:
+    """One dimension of weights that meet element by element."""
+    found: Dimension = ()
+    for axes in dims:
+        if found and axes:
+            size = prod(len(axis.ids) for axis in axes)
+            op.tie(WeightRef("", (found,)).column(0, size), WeightRef("", (axes,)).column(0, size))
+        found = found or axes
+    return found
+
+
+def elementwise(op: Operation) -> Result:
+    """Weights with numbers, with each other, or with vectors of parameters; and with activations, as positions are."""
+    out = op.first
+    refs = [ref for ref in op.weights if len(ref.dims) <= out.dim()]
+    others = [(ids, x) for ids, x in op.operands if isinstance(ids, Tensor) and tracked(ids) and x.numel() > 1]
+    if any(not op.context.is_constant(x) for _, x in others):
+        return _with_activations(op, refs, [ids for ids, _ in others])
+    dims: list[Dimension] = []
+    for dim in range(-out.dim(), 0):
+        along = [ref.dims[dim] for ref in refs if -dim <= len(ref.dims) and _shows(ref.dims[dim], out.shape[dim])]
+        dims.append(merged(op, along))
+    for ids, _ in others:
+        along_dims = [dim - ids.dim() for dim in varying(ids)]
+        if len(along_dims) > 1 or any(not dims[dim] for dim in along_dims):
+            return None
+        for dim in along_dims:
+            op.tie(op.column(ids, dim % ids.dim()), WeightRef("", tuple(dims)).column(dim, out.shape[dim]))
+    own = len(refs) == 1 and refs[0].own and not others
+    return WeightRef(refs[0].name, tuple(dims), own)
+
+
+def _shows(axes: Dimension, size: int) -> bool:
+    return prod(len(axis.ids) for axis in axes) == size
+
+
+def _with_activations(op: Operation, refs: Sequence[WeightRef], others: Sequence[Tensor]) -> Result:
+    """Activations whose channels lie along one dimension tell along which the weight has the same."""
+    shape = op.first.shape
+    along = {dim - ids.dim() for ids in others for dim in varying(ids)}
+    if len(along) != 1:
+        return None
+    dim = along.pop()
+    out = op.elementwise(others, shape)
+    for ref in refs:
+        if -dim <= len(ref.dims) and ref.dims[dim] and _shows(ref.dims[dim], shape[dim]):
+            op.tie(op.column(out, dim % len(shape)), ref.column(dim, shape[dim]))
+    return out
+
+
+def reduce(op: Operation) -> Result:
+    """A statistic of a weight over some of its axes: over those of its channels that are active."""
+    ref: WeightRef = op.ids[0]
+    if not isinstance(ref, WeightRef) or any(isinstance(x, Tensor) for x in op.args[1:]):
+        return None
+    over = reductions.dimensions(op, len(ref.dims))
+    for axis in [axis for dim in over for axis in ref.dims[dim]]:
+        op.context.statistic(axis.ids)
+    if op.first.dim() == len(ref.dims):
+        dims = [() if dim in over else axes for dim, axes in enumerate(ref.dims)]
+    else:
+        dims = [axes for dim, axes in enumerate(ref.dims) if dim not in over]
+    made = WeightRef(ref.name, tuple(dims), own=False) if any(dims) else untracked(op.first.shape)
+    return [made] * len(op.out) if isinstance(op.out, (tuple, list)) else made
+
+
+def batch_norm(op: Operation) -> Result:
+    """Standardised for each output: the weight is [1, O, I * k * k], and there are no running statistics."""
+    ref: WeightRef = op.ids[0]
+    if not isinstance(ref, WeightRef) or any(isinstance(x, Tensor) for x in op.args[3:5]):
+        return None
+    for ids in op.ids[1:3]:
+        if isinstance(ids, Tensor) and ref.dims[1]:
+            op.tie(op.column(ids, 0), ref.column(1, len(ids)))
+    for axis in [axis for dim in (0, 2) for axis in ref.dims[dim]]:
+        op.context.statistic(axis.ids)
+    return [WeightRef(ref.name, ref.dims, own=False), None, None, None]
 
 
 def weight_norm(op: Operation) -> Result:
@@ -56,15 +212,24 @@ def weight_norm(op: Operation) -> Result:
     dim: int = op.argument(2, "dim", 0)
     if not isinstance(ref, WeightRef):
         return None
-    if isinstance(g, WeightRef):  # g has the dimensions of v, all but one of size 1
-        g = op.context.shadow(op.args[1], as_weight=False)
-    axis = ref.dims[dim]
     size = op.args[0].shape[dim]
     if size > 1:
-        op.tie(g.reshape(-1), op.context.ties.fresh((ref.name, axis), size))
-    return [ref, None]
+        ids = g.column(dim, size) if isinstance(g, WeightRef) else g.reshape(-1)
+        op.tie(ids, ref.column(dim, size))
+    return [WeightRef(ref.name, ref.dims, own=False), None]
 
 
+LATE = {"split", "split_with_sizes", "chunk", "roll"}  # whose dimension is the third argument
 RULES = table(
+    (same, "detach alias clone contiguous _to_copy lift_fresh positive"),
+    (permute, "t transpose permute"),
+    (regroup, "unsqueeze squeeze view _unsafe_view reshape _reshape_alias"),
+    (expand, "expand repeat"),
+    (cut, "slice select narrow flip roll unbind split split_with_sizes chunk"),
+    (look_up, "index index_select"),
+    (join, "cat"),
+    (elementwise, " ".join(entrywise.RULES)),
+    (reduce, " ".join(reductions.STATISTICS)),
+    (batch_norm, "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_functional cudnn_batch_norm"),
     (weight_norm, "_weight_norm_interface"),
 )

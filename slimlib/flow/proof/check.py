@@ -10,18 +10,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from slimlib.core.apply import apply_layout
 from slimlib.core.layout import Layout, axis_size
 from slimlib.core.numbers import held_numbers
 from slimlib.core.setting import set_width
+from slimlib.core.structures import map_tensors
 from slimlib.core.swapping import Gathers
 from slimlib.core.width import Width, WidthPlan
+from slimlib.flow.ids import WeightRef
 from slimlib.flow.proof.known_ties import KnownTies, Mixture, active_atoms, active_ids
 from slimlib.flow.proof.replay import Masked, Misfit, Sliced, active_positions, select
 from slimlib.flow.solve import Solution
-from slimlib.flow.steps import Choices, FlowError, Step
+from slimlib.flow.steps import Choices, FlowError, Step, first_line
 from slimlib.flow.ties import Ties
 
 WIDTHS = (0.25, 0.5, 0.8)
@@ -76,8 +77,7 @@ class Proof:
         """Run the sliced network at several widths, then compare its numbers at two of them.
 
         Raises:
-            Failure: the sliced network does not run, or otherwise than the layout says.
-            FlowError: its numbers are wrong.
+            Failure: the sliced network does not run, or otherwise than the layout says, or its numbers are wrong.
         """
         staggered = self._staggered()
         runs = [(False, width) for width in (staggered, *WIDTHS)] + [(True, WIDTHS[1]), (True, staggered)]
@@ -119,8 +119,8 @@ class Proof:
     def _compare(self, got: Sequence[Any], width: Width, training: bool) -> None:
         self.full.train(training)
         for a, b in zip(got, self._masked(width), strict=True):
-            if isinstance(a, Tensor) and not self._close(a, b):
-                raise FlowError(self._locate(width, training))
+            if not self._close(a, b):
+                raise self._locate(width, training)
 
     def _sliced(self, width: Width, training: bool, record: bool = False) -> Sliced:
         self.slim.train(training)
@@ -147,14 +147,11 @@ class Proof:
         try:
             return sliced.follow(copy.deepcopy(self.subject.args))
         except Exception as error:
-            position = len(sliced.log)
             told = isinstance(error, Misfit | Mixture)
             if isinstance(error, FlowError) or (sliced.phase == "rule" and not told):
                 raise
-            in_step = told or sliced.phase == "operation"
-            step = sliced.expected[position] if in_step and sliced.aligned else None
-            text = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-            raise Failure(text, step, sliced.context.module, position) from error
+            step = sliced.step_of_full if told or sliced.phase == "operation" else None
+            raise Failure(first_line(error), step, sliced.context.module, len(sliced.log)) from error
 
     def _close(self, a: Tensor, b: Tensor) -> bool:
         if a.shape != b.shape:
@@ -164,20 +161,24 @@ class Proof:
         scale = float(b.nan_to_num().abs().max()) if b.numel() else 0.0
         return torch.allclose(a, b, rtol=0, atol=self.subject.tolerance * (scale + 1e-30), equal_nan=True)
 
-    def _locate(self, width: Width, training: bool) -> str:
-        """Name the first operation whose result is not that of the masked network."""
+    def _locate(self, width: Width, training: bool) -> Failure:
+        """The first operation whose result is not that of the masked network."""
         masked, sliced = self._masked(width, record=True), self._sliced(width, training, record=True)
         self._attempt(sliced)
-        why = "gives other numbers when fewer channels are active, though its result has the right shape"
-        for step, own, ours, theirs in zip(masked.log, sliced.log, sliced.results, masked.results, strict=False):
-            if step.site != own.site:
-                break
-            for ids, a, b in zip(step.outputs, ours, theirs, strict=False):
-                if isinstance(ids, Tensor) and isinstance(a, Tensor) and isinstance(b, Tensor):
-                    picks = active_positions(ids, masked.active)
-                    if picks is not None and not self._close(a, select(b, picks)):
-                        return f"{step.here} {why}; keep the layers before it full with keep=[...]"
-        return f"the network {why}; keep layers full with keep=[...] to find out where"
+        why = "gives other numbers when fewer channels are active"
+        theirs = {step.moment: (step, results) for step, results in zip(masked.log, masked.results, strict=True)}
+        for own, ours in zip(sliced.log, sliced.results, strict=True):
+            if own.moment not in theirs:
+                continue
+            step, expected = theirs[own.moment]
+            for ids, a, b in zip(step.outputs, ours, expected, strict=False):
+                if isinstance(ids, WeightRef) or not isinstance(a, Tensor) or not isinstance(b, Tensor):
+                    continue
+                picks = [] if ids is None else active_positions(ids, masked.active)
+                b = b if picks is None else select(b, picks)
+                if picks is not None and (ids is not None or a.shape == b.shape) and not self._close(a, b):
+                    return Failure(why, step, own.module, END)
+        return Failure(why, None, "", END)
 
 
 def _gather_now(net: nn.Module) -> None:
@@ -193,7 +194,7 @@ def prepare(origin: nn.Module, copied: nn.Module, args: tuple[Any, ...]) -> Subj
     """Make `copied`, a copy of the network `origin`, ready for proofs; in double precision where it can run so."""
     _perturb(copied)
     double = copy.deepcopy(copied).double().eval()
-    wide = tree_map(lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x, args)
+    wide = map_tensors(lambda x: x.double() if x.is_floating_point() else x, args)
     try:
         with torch.no_grad(), torch.random.fork_rng():
             double(*copy.deepcopy(wide))

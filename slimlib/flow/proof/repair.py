@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from slimlib.flow.operations.movement import VIEWS, is_split_axis, readings
-from slimlib.flow.proof.check import Failure, Followed, Proof
+from slimlib.flow.ids import Shadow, WeightRef, distinct
+from slimlib.flow.operations.movement import is_split_axis, readings
+from slimlib.flow.proof.check import END, Failure, Followed, Proof
 from slimlib.flow.proof.proposals import propose
-from slimlib.flow.steps import Choices, FlowError, Step, alike, upwards
+from slimlib.flow.steps import VIEWS, Choices, FlowError, Step, alike, upwards
+
+CUTS = {"slice", "narrow", "select", "index", "index_select", "gather"}
 
 
 def repair(net: nn.Module, proof: Proof, failure: Failure, choices: Choices) -> None:
@@ -17,7 +19,7 @@ def repair(net: nn.Module, proof: Proof, failure: Failure, choices: Choices) -> 
     Raises:
         FlowError: nothing is left to keep full.
     """
-    if propose(net, proof, failure, choices):
+    if failure.position < END and propose(net, proof, failure, choices):
         return
     found = proof.found
     done = failure.step is not None and _at_step(found, failure.step, failure.reason, choices)
@@ -34,14 +36,15 @@ def _at_step(found: Followed, step: Step, reason: str, choices: Choices) -> bool
         choices.views[cut] = choices.views.get(cut, -1) + 1
         return True
     why = f"does not work with fewer channels ({reason}): {step.here}"
+    if step.site[2] in CUTS and step.site not in choices.parts and any(_slims(found, out) for out in step.outputs):
+        choices.parts[step.site] = why
+        return True
     if step.site not in choices.keep and any(_slims(found, ids) for ids in step.inputs):
         choices.keep[step.site] = why
         return True
-    for weight in step.weights:
-        layer = weight.name.rpartition(".")[0]
-        if layer not in choices.modules:
-            choices.modules[layer] = why
-            return True
+    if step.site not in choices.weights and any(_slims(found, ref) for ref in step.weights):
+        choices.weights[step.site] = why
+        return True
     return False
 
 
@@ -61,5 +64,7 @@ def _in_forward(net: nn.Module, found: Followed, failure: Failure, choices: Choi
     return False
 
 
-def _slims(found: Followed, ids: Tensor) -> bool:
-    return any(unit in found.solution.places for unit in torch.unique(found.solution.labels[ids]).tolist())
+def _slims(found: Followed, shadow: Shadow | None) -> bool:
+    if isinstance(shadow, WeightRef):
+        return any(_slims(found, axis.ids) for axis in shadow.axes)
+    return shadow is not None and bool(found.solution.slims[distinct(shadow)].any())

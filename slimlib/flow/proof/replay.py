@@ -7,18 +7,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from slimlib.flow.functions import DROPOUTS, RECURRENT
-from slimlib.flow.ids import WeightRef, distinct, varies, varying
+from slimlib.flow.ids import Shadow, WeightRef, distinct, tracked, varies, varying
 from slimlib.flow.operations import Operation, recurrent
+from slimlib.flow.operations.reductions import STATISTICS, dimensions
 from slimlib.flow.proof.known_ties import KnownTies
-from slimlib.flow.steps import Choices, Step
+from slimlib.flow.steps import Choices, Moment, Step
 from slimlib.flow.ties import Ties
 from slimlib.flow.trace import Trace
 
 NOISE = {"bernoulli", "normal", "uniform", "rand", "randn", "rand_like", "randn_like", "exponential"}
-PRODUCTS = {"convolution": (0, 1), "mm": (0, 1), "addmm": (1, 2), "bmm": (0, 1), "baddbmm": (1, 2)}
+PRODUCTS = {
+    "convolution": (0, 1), "linear": (0,), "bilinear": (0, 1), "mm": (0, 1), "addmm": (1, 2), "bmm": (0, 1),
+    "baddbmm": (1, 2), "_sparse_mm": (0, 1), "_sparse_addmm": (1, 2), "cdist": (0, 1),
+}  # fmt: skip
+"""Operation -> the arguments whose channels are added up in it."""
 
 
 class Replay(Trace):
@@ -69,23 +75,22 @@ class Sliced(Replay):
         record: bool = False,
     ) -> None:
         super().__init__(net, ties, choices, origin, record)
-        self.known, self.expected, self.active = ties, expected, active
-        self.aligned = True  # the full network ran the same operations so far
+        self.known, self.active = ties, active
+        self.expected: dict[Moment, Step] = {step.moment: step for step in expected}
 
-    def step(self, name: str, *rest: Any) -> Any:
-        position = len(self.log)
-        self.context.operation = name
-        if position >= len(self.expected) or self.expected[position].site != self.context.site:
-            self.aligned = False
-        return super().step(name, *rest)
+    @property
+    def step_of_full(self) -> Step | None:
+        """The operation of the full network that is the one which runs now."""
+        return self.expected.get(self.context.moment)
 
     def finished(self, op: Operation, outs: list[Any]) -> None:
         super().finished(op, outs)
-        if not self.aligned:
+        step = self.step_of_full
+        if step is None:
             return
         labels = self.ties.labels()
-        for ids, got, out in zip(self.expected[len(self.log) - 1].outputs, self.log[-1].outputs, outs, strict=False):
-            if not isinstance(ids, Tensor) or not isinstance(out, Tensor):
+        for ids, got, out in zip(step.outputs, self.log[-1].outputs, outs, strict=False):
+            if not isinstance(ids, Tensor) or not isinstance(out, Tensor) or not tracked(ids):
                 continue
             picks = active_positions(ids, self.active)
             if picks is None:
@@ -105,7 +110,7 @@ class Sliced(Replay):
 
 
 class Masked(Replay):
-    """The full network, where products and norms see only the active channels."""
+    """The full network, where products, norms and statistics see only the active channels."""
 
     def __init__(
         self, net: nn.Module, ties: Ties, choices: Choices, origin: nn.Module, active: Tensor, record: bool = False
@@ -117,54 +122,97 @@ class Masked(Replay):
         args = list(op.args)
         for position in PRODUCTS.get(op.name, ()):
             args[position] = self.active_part(args[position], op.ids[position])
-        if op.name == "sum":
-            args[0] = self.active_part(args[0], op.ids[0])
         if op.name == "_weight_norm_interface":
-            args[0] = self._mask_inputs(args[0], op.ids[0], op.argument(2, "dim", 0))
-        if op.name in {"native_layer_norm", "rms_norm"} and varies(op.ids[0], -1):
+            dim = op.argument(2, "dim", 0)
+            args[0] = self._mask_axes(args[0], op.ids[0], [d for d in range(args[0].dim()) if d != dim])
+        if _over_channels(op):
             return self._norm(op)
+        if op.name in STATISTICS and not any(isinstance(x, Tensor) for x in args[1:]):
+            args[0] = self._within(args[0], op.ids[0], dimensions(op, args[0].dim()))
         return op.func(*args, **op.kwargs)
 
     def attention_scale(self, query: Tensor) -> float | None:
         """Of the active channels of a head."""
         with self.context.pause():
-            ids = self.context.shadow(query, as_weight=False)
+            ids = self.context.shadow(query)
             active = self.active[ids].sum(-1)
         return 1 / math.sqrt(int(active.max()))
 
     def active_part(self, x: Any, ids: Any) -> Any:
-        if not isinstance(ids, Tensor) or not isinstance(x, Tensor):
+        if not isinstance(ids, Tensor) or not isinstance(x, Tensor) or x.layout is not torch.strided:
             return x
         on = self.active[distinct(ids)]
         return x if bool(on.all()) else torch.where(on.to(x.device), x, 0)  # what is masked may be NaN
 
-    def _mask_inputs(self, weight: Tensor, ref: WeightRef, normed: int) -> Tensor:
-        """The weight whose norm is taken for every channel of dimension `normed`: over the active inputs."""
-        for position, dim in enumerate(ref.dims):
-            ids = self.ties.atoms.get((ref.name, dim))
-            if ids is not None and position != normed % weight.dim():
-                shape = [-1 if d == position else 1 for d in range(weight.dim())]
-                weight = weight * self.active[ids].to(weight).view(shape)
+    def _mask_axes(self, weight: Tensor, ref: WeightRef, dims: Sequence[int]) -> Tensor:
+        """The weight with zeros for the inactive channels of some dimensions."""
+        for dim in dims:
+            on = self.active[ref.column(dim, weight.shape[dim])].to(weight)
+            weight = weight * on.view([-1 if d == dim else 1 for d in range(weight.dim())])
         return weight
 
+    def _picks(self, x: Tensor, ids: Shadow, dims: Sequence[int]) -> Picks | None:
+        """The active positions of dimensions, where any is not active."""
+        if isinstance(ids, Tensor):
+            if any(varies(ids, dim) for dim in range(ids.dim()) if dim not in dims):
+                return None  # channels that meet are one unit
+            return active_positions(ids, self.active)
+        on = {dim: self.active[ids.column(dim, x.shape[dim])] for dim in dims}
+        return [(dim, mask.nonzero()[:, 0]) for dim, mask in on.items() if not bool(mask.all())]
+
+    def _within(self, x: Tensor, ids: Shadow, dims: Sequence[int]) -> Tensor:
+        """What a statistic over some dimensions is of."""
+        return select(x, self._picks(x, ids, dims) or [])
+
     def _norm(self, op: Operation) -> Any:
-        """LayerNorm or RMSNorm over the active channels of the last axis."""
+        """A norm with its statistics over the active channels."""
         x = op.args[0]
-        on = self.active[op.ids[0]].to(x)
-        count = on.sum(-1, keepdim=True)
-        weight, eps = op.argument(2, "weight"), op.argument(4 if op.name == "native_layer_norm" else 3, "eps")
-        bias = op.argument(3, "bias") if op.name == "native_layer_norm" else None
-        mean = (x * on).sum(-1, keepdim=True) / count
-        centred = x - mean if op.name == "native_layer_norm" else x
-        variance = (centred**2 * on).sum(-1, keepdim=True) / count
-        eps = torch.finfo(x.dtype).eps if eps is None else eps
-        out = centred * (variance + eps).rsqrt()
+        dims, norm, weight, bias = _standardises(op)
+        picks = self._picks(x, op.ids[0], dims)
+        if not picks:
+            return op.func(*op.args, **op.kwargs)
+        out = torch.zeros_like(x)
+        index = torch.meshgrid(*_grid(x, picks), indexing="ij")
+        out[index] = norm(select(x, picks))
         out = out if weight is None else out * weight
         out = out if bias is None else out + bias
-        return out if op.name == "rms_norm" else (out, mean, variance)
+        return out if op.name == "rms_norm" else (out, *[x.new_zeros(())] * (3 if "batch" in op.name else 2))
+
+
+def _over_channels(op: Operation) -> bool:
+    """Whether this is a norm that takes statistics over channels."""
+    if op.name == "native_group_norm":
+        return bool(op.args[6] == 1)
+    return op.name in {"native_layer_norm", "rms_norm"} or (
+        op.name.endswith("batch_norm") and isinstance(op.ids[0], WeightRef)
+    )
+
+
+def _standardises(op: Operation) -> tuple[list[int], Any, Tensor | None, Tensor | None]:
+    """The dimensions over which a norm takes its statistics, the norm without affine, and its weight and bias."""
+    count = op.args[0].dim()
+    if op.name in {"rms_norm", "native_layer_norm"}:
+        axes = len(op.argument(1, "normalized_shape"))
+        weight, dims = op.argument(2, "weight"), list(range(count - axes, count))
+        if op.name == "rms_norm":
+            eps = op.argument(3, "eps")
+            return dims, lambda x: F.rms_norm(x, x.shape[-axes:], eps=eps), weight, None
+        return dims, lambda x: F.layer_norm(x, x.shape[-axes:], eps=op.args[4]), weight, op.args[3]
+    shape = [-1 if dim == 1 else 1 for dim in range(count)]
+    weight, bias = (None if p is None else p.view(shape) for p in op.args[1:3])
+    if op.name == "native_group_norm":
+        return list(range(1, count)), lambda x: F.group_norm(x, 1, eps=op.args[7]), weight, bias
+    dims = [dim for dim in range(count) if dim != 1]
+    return dims, lambda x: F.batch_norm(x, None, None, training=True, eps=op.args[7]), weight, bias
 
 
 Picks = list[tuple[int, Tensor]]
+
+
+def _grid(x: Tensor, picks: Picks) -> list[Tensor]:
+    """The positions that are picked, of every dimension."""
+    found = dict(picks)
+    return [found.get(dim, torch.arange(size)).to(x.device) for dim, size in enumerate(x.shape)]
 
 
 def active_positions(ids: Tensor, active: Tensor) -> Picks | None:

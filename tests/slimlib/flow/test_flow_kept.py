@@ -16,17 +16,12 @@ from tests.networks_with_quirks import Wrapped
         ("fourier", "b", "no rule for this operation: _fft_r2c in the network's own forward"),
         ("padded_shortcut", "fc", "reaches the network's output"),
         ("hard_view", "b", "view in the network's own forward"),
-        ("mixer", "token_a", "acts along another axis than the channels: mm in 'token_a' (Linear)"),
+        ("mixer", "token_a", "acts along another axis than the channels: linear in 'token_a' (Linear)"),
         ("glu", "a", "tied into one unit"),
     ],
 )
 def test_kept_layers_have_their_reason(name, layer, reason):
     assert reason in follow(*NETWORKS[name]()).kept[layer]
-
-
-def attention_of_cbam(middle, x):
-    both = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
-    return x * middle.conv(both).sigmoid()
 
 
 def index_put(middle, x):
@@ -35,22 +30,32 @@ def index_put(middle, x):
     return y
 
 
+def slice_of_itself(middle, x):
+    x = x * 1
+    x[:, :4] = x[:, 4:8]
+    return x
+
+
+def spectral():
+    return nn.utils.parametrizations.spectral_norm(nn.Conv2d(16, 16, 3, padding=1))
+
+
 KEPT = {
     "softmax": (lambda m, x: x.softmax(1), {}, "softmax over channels: _softmax in 'middle' (Middle)"),
-    "l2": (
-        lambda m, x: nn.functional.normalize(x, dim=1),
-        {},
-        "statistic over channels: linalg_vector_norm in 'middle'",
-    ),
-    "cbam": (attention_of_cbam, {"conv": nn.Conv2d(2, 1, 7, padding=3)}, "statistic over channels: mean in 'middle'"),
     "sort": (lambda m, x: x.sort(1).values, {}, "ordered along channels: sort in 'middle'"),
-    "scalar": (lambda m, x: x / x.std(), {}, "statistic over channels: std in 'middle'"),
     "literal slice": (lambda m, x: torch.cat([x[:, :8] + x[:, 8:]] * 2, 1), {}, "slice in 'middle'"),
     "literal narrow": (lambda m, x: torch.cat([x.narrow(1, 0, 8), x.narrow(1, 8, 8)], 1), {}, "slice in 'middle'"),
     "literal index": (lambda m, x: x[:, torch.arange(15, -1, -1)], {}, "index in 'middle'"),
     "literal view": (lambda m, x: x.view(-1, 16, 64).view_as(x), {}, "view in 'middle'"),
     "index put": (index_put, {}, "index_put in 'middle'"),
-    "unequal split": (lambda m, x: torch.cat(x.split([4, 12], 1), 1), {}, "cut into unequal parts"),
+    "unequal split": (lambda m, x: torch.cat(x.split([4, 12], 1), 1), {}, "split_with_sizes in 'middle'"),
+    "slice of itself": (slice_of_itself, {}, "tied into one unit"),
+    "spectral norm": (lambda m, x: m.conv(x), {"conv": spectral()}, "mv in 'middle.conv.parametrizations.weight.0'"),
+    "wrong numbers": (
+        lambda m, x: x / x.shape[1] ** 0.5,
+        {},
+        "(gives other numbers when fewer channels are active): div in 'middle' (Middle)",
+    ),
     "assertion": (
         lambda m, x: x if x.shape[1] == 16 else 1 / 0,
         {},
