@@ -127,7 +127,8 @@ class EveryWidth(Rule):
 
     Args:
         widths: the switches of the network.
-        distill, lesson: see `Sandwich`; neither as published.
+        distill: see `Sandwich`; None as published.
+        lesson: see `Sandwich`; None as published.
 
     Source: Yu et al. 2019 (S-Nets), algorithm 1.
     """
