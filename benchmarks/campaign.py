@@ -135,10 +135,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(overview(progress))
         return DONE
     os.nice(options.nice)
+    before = {one.planned: one.done for one in progress}
     code = work(progress, options, console)
+    progress = [look(planned, options) for planned in options.campaign.runs]
     for one in progress:
-        _write_tables(one)
-    console.print(overview([look(planned, options) for planned in options.campaign.runs]))
+        if one.done > before[one.planned]:
+            _write_tables(one)
+    console.print(overview(progress))
     return code
 
 
@@ -290,9 +293,8 @@ def _stop(running: dict[subprocess.Popen[str], Chain]) -> None:
 
 def _write_tables(progress: Progress) -> None:
     """The tables of a run, of the records that there are."""
-    if ResultsFolder(progress.settings.folder).records.is_dir():
-        command = [sys.executable, "-m", "benchmarks.run", *progress.arguments, "overwrite=never"]
-        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    command = [sys.executable, "-m", "benchmarks.run", *progress.arguments, "overwrite=never"]
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
 
 def overview(progress: Sequence[Progress]) -> Table:
