@@ -3,5 +3,15 @@
 from __future__ import annotations
 
 import os
+from typing import Any
+
+import pytest
 
 NIGHTLY = os.environ.get("NIGHTLY") == "1"
+
+
+def at_night(*values: Any) -> Any:
+    """The values of a parametrized test, in its long form alone; a `pytest.param` keeps its other marks."""
+    if len(values) == 1 and hasattr(values[0], "marks"):
+        return pytest.param(*values[0].values, marks=[*values[0].marks, pytest.mark.nightly], id=values[0].id)
+    return pytest.param(*values, marks=pytest.mark.nightly)

@@ -23,6 +23,7 @@ from benchmarks.records.record import Record, read_record, read_records
 from benchmarks.run import run
 from tasks.training.recipe import Recipe
 from tests.benchmarks.running.toy_run import RECIPES, toy_run, toy_settings
+from tests.extent import at_night
 from tests.tasks.training.toy import ToyTask
 
 TABLES = ("table.csv", "table.md", "table.tex", "figure.png", "figure.svg")
@@ -143,19 +144,7 @@ def test_the_same_settings_in_another_ablation_are_shared(tmp_path: Path, capsys
     assert {(r.recipe, r.ablation) for r in records} == {("none", "distillation"), ("l1", "distillation")}
 
 
-def test_a_killed_run_goes_on_to_the_same_records_and_tables(tmp_path: Path, uninterrupted: Path) -> None:
-    for count in (2, 5):
-        process = start_process(tmp_path, slow=0.05)
-        wait_for_steps(tmp_path, count)
-        process.kill()
-        process.communicate()
-    assert list(folder_of(tmp_path).glob("cache/checkpoints/*.pt"))
-    assert toy_run(toy_settings(tmp_path)) == 0
-    assert records_of(tmp_path) == records_of(uninterrupted)
-    assert tables_of(tmp_path) == tables_of(uninterrupted)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, at_night(signal.SIGINT)])
 def test_a_stopped_run_says_how_to_go_on(number: int, tmp_path: Path) -> None:
     process = start_process(tmp_path, slow=0.1)
     wait_for_steps(tmp_path, 2)

@@ -20,6 +20,7 @@ SMALL = {
 }
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(7200)
 def test_killed_at_random_moments_a_run_goes_on_to_the_same_records_and_tables(tmp_path: Path) -> None:
     found = killed_at_random(TOY, tmp_path, kills=KILLS, moments=chance())

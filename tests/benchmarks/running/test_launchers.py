@@ -29,6 +29,7 @@ from tests.benchmarks.running.playing_slurm import write_commands
 from tests.benchmarks.running.tasks_of_workers import SaysWhere
 from tests.benchmarks.running.toy_run import RECIPES, toy_run, toy_settings
 from tests.benchmarks.test_runner import folder_of, records_of, start_process, wait_for_steps
+from tests.extent import at_night
 from tests.tasks.training.toy import ToyTask
 
 TIMEOUT = 400
@@ -68,7 +69,7 @@ def serial(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return results
 
 
-@pytest.mark.parametrize("launcher", MANY)
+@pytest.mark.parametrize("launcher", [*MANY[:2], at_night(MANY[2])])
 def test_a_killed_worker_costs_no_record_and_changes_no_table(launcher: str, tmp_path: Path, serial: Path) -> None:
     process = start(tmp_path, launcher)
     os.kill(worker_in_mid_training(process, tmp_path), signal.SIGKILL)
@@ -97,7 +98,7 @@ def test_slurm_gets_an_array_and_a_killed_job_is_queued_again(
     assert "--array" not in second and "#SBATCH --partition=gpu\n" in second
 
 
-@pytest.mark.parametrize("launcher", MANY[:2])
+@pytest.mark.parametrize("launcher", [MANY[0], at_night(MANY[1])])
 def test_stopping_the_run_stops_its_workers(launcher: str, tmp_path: Path) -> None:
     process = start(tmp_path, launcher, slow=0.5)
     worker = worker_in_mid_training(process, tmp_path)
@@ -118,7 +119,7 @@ def _lives(process: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("killed", [False, at_night(True)])
 def test_a_job_done_twice_at_once_is_recorded_once(killed: bool, tmp_path: Path, serial: Path) -> None:
     settings = toy_settings(tmp_path)
     job = plan(settings)[0]

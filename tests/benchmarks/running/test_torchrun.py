@@ -22,6 +22,7 @@ from tasks.task import CPU, WHOLE, Shard
 from tasks.training.ranks import Ranks
 from tests.benchmarks.running.toy_run import toy_settings
 from tests.benchmarks.test_runner import TABLES, folder_of, records_of, tables_of, wait_for_steps
+from tests.extent import at_night
 from tests.tasks.training.test_ranks import PlainTask
 from tests.tasks.training.toy import ToyTask
 
@@ -144,7 +145,12 @@ def test_a_killed_process_ends_all_and_the_same_command_goes_on_to_the_same_reco
 
 
 @pytest.mark.parametrize(
-    ("number", "to"), [(signal.SIGTERM, "torchrun"), (signal.SIGKILL, "torchrun"), (signal.SIGINT, "one process")]
+    ("number", "to"),
+    [
+        (signal.SIGTERM, "torchrun"),
+        at_night(signal.SIGKILL, "torchrun"),
+        at_night(signal.SIGINT, "one process"),
+    ],
 )
 def test_processes_stop_together_and_say_how_to_go_on(number: int, to: str, tmp_path: Path) -> None:
     torchrun = start(tmp_path, "slow")
