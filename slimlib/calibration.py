@@ -14,11 +14,10 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map_only
 
-from slimlib.core.layout import axis_index
-from slimlib.core.norms.batchnorm import drop_buffer, tag, tracks
 from slimlib.core.setting import current_width, set_width, slimming_of
-from slimlib.core.swapping import STATISTICS, Part, Swaps
-from slimlib.core.width import Width, label
+from slimlib.core.statistics import STATISTICS, OfWidth, drop_buffer, tracks
+from slimlib.core.swapping import Swaps
+from slimlib.core.width import Width
 
 Average = Literal["exact", "moving"]
 
@@ -209,8 +208,10 @@ def calibrate(
         slimming.check(width)
     if not norms:
         return
-    if slimming.norm == "shared":
-        raise ValueError("norm 'shared' keeps one set of statistics for all widths; convert with norm='universal'")
+    if not slimming.norm.has_statistics_of_widths:
+        raise ValueError(
+            f"norm '{slimming.norm}' keeps one set of statistics for all widths; convert with norm='universal'"
+        )
     start = Moments if average == "exact" else partial(MovingAverage, momentum)
     collector = _Collector(norms, {slimming.channels_at(width): width for width in widths}, start)
     if isinstance(net, DistributedDataParallel):
@@ -218,10 +219,9 @@ def calibrate(
     with _collecting(net, collector):
         _read(net, batches, collector, even=average == "moving")
     for channels, width in collector.widths.items():
-        slimming.labels[tag(channels).removeprefix("at_")] = label(width)
-        suffix = "" if channels == slimming.layout.full else "_" + tag(channels)
+        slimming.remember(width)
         for norm, mean, variance in collector.results(channels):
-            _write(norm, suffix, mean, variance)
+            _write(norm, None if channels == slimming.layout.full else channels, mean, variance)
     slimming.refresh()
 
 
@@ -236,18 +236,15 @@ def use_full_statistics(net: nn.Module, widths: Sequence[Width]) -> None:
             continue
         for part in slimming.parts:
             if tracks(part.module):
-                _write(part.module, "_" + tag(channels), *(_leading(part, name, channels) for name in STATISTICS))
+                full = [part.module._buffers[key] for key in STATISTICS]
+                _write(
+                    part.module,
+                    channels,
+                    *(part.active(value, channels).clone() for value in full if value is not None),
+                )
     for width in widths:
-        slimming.labels[tag(slimming.channels_at(width)).removeprefix("at_")] = label(width)
+        slimming.remember(width)
     slimming.refresh()
-
-
-def _leading(part: Part, name: str, channels: tuple[int, ...]) -> Tensor:
-    slot = next(slot for slot in part.slots if slot.name == name)
-    full = slot.store[name]
-    assert full is not None
-    index = axis_index(slot.axes[0], channels) if slot.axes else len(full)
-    return full[:index].clone() if isinstance(index, int) else full[index.to(full.device)]
 
 
 def _read(net: nn.Module, batches: Iterable[Any], collector: _Collector, *, even: bool) -> None:
@@ -324,11 +321,12 @@ def _statistics(norm: nn.Module) -> Tensor:
     return buffer
 
 
-def _write(norm: nn.Module, suffix: str, mean: Tensor | float, variance: Tensor | float) -> None:
-    for name, given in zip(STATISTICS, (mean, variance), strict=True):
-        value = torch.as_tensor(given).to(_statistics(norm))
-        if (there := norm._buffers.get(name + suffix)) is not None:
+def _write(norm: nn.Module, channels: tuple[int, ...] | None, mean: Tensor, variance: Tensor) -> None:
+    """`channels` None: the full ones."""
+    for key, given in zip(STATISTICS, (mean, variance), strict=True):
+        value, name = given.to(_statistics(norm)), key if channels is None else str(OfWidth(key, channels))
+        if (there := norm._buffers.get(name)) is not None:
             there.copy_(value)
         else:
-            drop_buffer(norm, name + suffix)
-            norm.register_buffer(name + suffix, value)
+            drop_buffer(norm, name)
+            norm.register_buffer(name, value)

@@ -11,12 +11,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from slimlib.core.apply import apply_layout
 from slimlib.core.layout import Layout, axis_size
-from slimlib.core.norms.batchnorm import Norm
+from slimlib.core.norms import NormName, norm_named
 from slimlib.core.slimming import Slimming
 from slimlib.core.swapping import no_inference_mode
-from slimlib.core.width import Switches, Widths
-
-NORMS = ("universal", "switchable", "shared")
+from slimlib.core.width import Widths
 
 
 def convert(
@@ -24,7 +22,7 @@ def convert(
     example: Any,
     *,
     widths: Widths | None = None,
-    norm: Norm = "universal",
+    norm: NormName = "universal",
     divisor: int = 8,
     divisors: Mapping[str, int] | None = None,
     keep: Sequence[str] = (),
@@ -58,7 +56,7 @@ def convert(
     from slimlib.flow import follow
 
     check_network(net)
-    check_norm(norm, widths)
+    norm_named(norm).check(widths)
     check_divisors(divisor, divisors or {})
     if layout is None:
         with no_inference_mode():
@@ -82,14 +80,6 @@ def check_network(net: nn.Module) -> None:
                 f"layer '{name}' ({type(module).__name__}) keeps running statistics, those of one width; "
                 "build it with track_running_stats=False"
             )
-
-
-def check_norm(norm: str, widths: Widths | None) -> None:
-    """Raise ValueError for a norm that does not exist, or lacks its switches."""
-    if norm not in NORMS:
-        raise ValueError(f"norm {norm!r} does not exist; choose one of {', '.join(NORMS)}")
-    if norm == "switchable" and not isinstance(widths, Switches):
-        raise ValueError("norm 'switchable' needs its switches: convert(..., widths=Switches(0.25, 0.5, 1.0))")
 
 
 def check_divisors(divisor: int, divisors: Mapping[str, int]) -> None:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from slimlib.core.apply import apply_layout
 from slimlib.core.layout import Layout
-from slimlib.core.norms.batchnorm import is_private
 from slimlib.core.setting import slimming_of
 from slimlib.core.slimming import Slimming
+from slimlib.core.statistics import is_private
 from slimlib.core.width import Switches, WidthPlan, WidthRange, Widths
 
 KEY = "slimlib"
@@ -45,7 +45,7 @@ def save(net: nn.Module, path: str | Path, recipe: Mapping[str, Any] | None = No
             {
                 "layout": slimming.layout.to_json(),
                 "widths": widths_to_json(slimming.widths),
-                "norm": slimming.norm,
+                "norm": str(slimming.norm),
                 "trained": slimming.trained,
                 "aliases": aliases,
                 "recipe": dict(recipe or {}),
@@ -98,7 +98,7 @@ def load(path: str | Path, into: nn.Module) -> nn.Module:
         raise ValueError(
             f"{path}: other channel layout than this network: {_first_difference(file.layout, slimmed.layout)}"
         )
-    if slimmed is not None and (slimmed.norm, slimmed.widths) != (file.norm, file.widths):
+    if slimmed is not None and (str(slimmed.norm), slimmed.widths) != (file.norm, file.widths):
         raise ValueError(
             f"{path}: saved with BatchNorm {file.norm} and widths {file.widths}; "
             f"this network has {slimmed.norm} and {slimmed.widths}. Load into a dense network instead"

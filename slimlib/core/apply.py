@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
 from slimlib.core.layers import SLIM_LAYERS
-from slimlib.core.layout import Layout, axis_index
-from slimlib.core.norms.batchnorm import PLAIN_NORMS, Norm, PlainBatchNorm, SlimBatchNorm, add_switch, tracks
+from slimlib.core.layout import Layout
+from slimlib.core.norms import norm_named
+from slimlib.core.norms.batchnorm import PLAIN_NORMS, PlainBatchNorm, SlimBatchNorm
+from slimlib.core.norms.norm import Norm
 from slimlib.core.slimming import FULL_STATISTICS, Slimming, find_parts
+from slimlib.core.statistics import tracks
 from slimlib.core.swapping import Gathers, GathersFlat, Part, SwapsOut, slim_class
 from slimlib.core.tracing import cut_in_graph
 from slimlib.core.width import Switches, WidthRange, Widths
@@ -54,7 +57,7 @@ def apply_layout(
     layout: Layout,
     *,
     widths: Widths | None = None,
-    norm: Norm = "universal",
+    norm: str | Norm = "universal",
     by_hand: bool = False,
 ) -> nn.Module:
     """Make `net` slimmable, in place, by a layout of this very network; returns it at its largest width.
@@ -64,18 +67,18 @@ def apply_layout(
     Raises:
         ValueError: a switch is a `WidthPlan` of another network.
     """
-    slimming = Slimming(layout, widths or EVERY_WIDTH, norm)
-    if isinstance(widths, Switches):
-        for width in widths.widths:
-            slimming.channels_at(width)  # a plan of another network is refused before this one is touched
+    slimming = Slimming(layout, widths or EVERY_WIDTH, norm if isinstance(norm, Norm) else norm_named(norm))
+    # A plan of another network is refused before this one is touched.
+    channels = [slimming.channels_at(width) for width in widths.widths] if isinstance(widths, Switches) else []
+    switches = [each for each in channels if each != layout.full]
     names = {module: name for name, module in net.named_modules()}
     parts = {part.module: part for part in find_parts(net, layout)}
     for module in [m for m in net.modules() if parametrize.is_parametrized(m)]:
         parts.setdefault(module, Part(module, []))  # so that it can be copied and pickled, too
     for part in parts.values():
         _slim_module(part, None if by_hand else names[part.module], slimming)
-        if norm == "switchable" and tracks(part.module):
-            _add_switches(part, slimming)
+        if tracks(part.module):
+            slimming.norm.prepare(part, switches)
     net.__class__ = slim_class(type(net), (SlimRoot,))
     net.__dict__.update(slim=slimming, slimming=slimming)
     slimming.bind(net)
@@ -105,17 +108,3 @@ def _slim_module(part: Part, name: str | None, slimming: Slimming) -> None:
     if not issubclass(base, SwapsOut) and not mixins:
         mixins.append(SwapsOut)
     module.__class__ = slim_class(base, tuple(mixins), computed) if mixins or computed else base
-
-
-def _add_switches(part: Part, slimming: Slimming) -> None:
-    assert isinstance(slimming.widths, Switches)
-    slot = next((slot for slot in part.slots if slot.name == "running_mean"), None)
-    for channels in dict.fromkeys(slimming.channels_at(w) for w in slimming.widths.widths):
-        if channels == slimming.layout.full:
-            continue
-        index = axis_index(slot.axes[0], channels) if slot and slot.axes else None  # no axes: it stays full
-
-        def active(t: Tensor, index: int | Tensor | None = index) -> Tensor:
-            return t if index is None else t[:index] if isinstance(index, int) else t[index.to(t.device)]
-
-        add_switch(part.module, channels, active)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from slimlib.core.layout import Axis, Layout
-from slimlib.core.norms.batchnorm import Norm, statistics_swaps, tracks
-from slimlib.core.swapping import STATISTICS, Part, Ready, Slot, Swaps, logical_weight, no_inference_mode, swap_in
+from slimlib.core.norms.norm import Norm
+from slimlib.core.statistics import AFFINE, STATISTICS, OfWidth, tracks
+from slimlib.core.swapping import Part, Ready, Slot, Swaps, logical_weight, no_inference_mode, swap_in
 from slimlib.core.width import Switches, Width, WidthPlan, Widths, check_width, label, round_channels
 
 # How much is kept prepared: a plan of MobileNet v2 takes 0.2 MB, and random plans never end.
@@ -27,7 +28,7 @@ class Slimming:
         layout: the channel layout that `convert` found.
         widths: the widths that may be set.
         dirty: a parameter or buffer was replaced since views were made.
-        norm: how BatchNorm is kept, "universal", "switchable" or "shared".
+        norm: how BatchNorm is kept.
         width, channels: what is set now, as asked for and as one number of units for each group.
         trained: the narrowest channel numbers below the full ones that it has been trained at; None: not at any.
     """
@@ -47,7 +48,7 @@ class Slimming:
         self.width: Width = 1.0
         self.channels = layout.full
         self._net = lambda: None
-        self.labels: dict[str, str] = {}  # tag of calibrated channel numbers -> the width they were asked for as
+        self.labels: dict[tuple[int, ...], str] = {}  # calibrated channel numbers -> the width they were asked for as
         self._forget()
 
     # -- what a user asks
@@ -76,7 +77,7 @@ class Slimming:
     def check(self, width: Width) -> None:
         """Raise ValueError, with what may be set, unless `width` is that."""
         check_width(width, self.widths)
-        if self.norm != "switchable" or not isinstance(width, WidthPlan):
+        if not self.norm.has_private_parameters or not isinstance(width, WidthPlan):
             return
         assert isinstance(self.widths, Switches)
         if self.channels_at(width) not in map(self.channels_at, self.widths.widths):
@@ -169,7 +170,7 @@ class Slimming:
         swaps |= FULL_STATISTICS
         if channels == self.layout.full:
             return swaps
-        own = statistics_swaps(part.module, self.norm, channels)
+        own = self.norm.swaps(part.module, channels)
         if "to_gather" in swaps:
             swaps["to_gather"] = tuple(gather for gather in swaps["to_gather"] if gather[0] not in own)
         return swaps | own
@@ -185,9 +186,13 @@ class Slimming:
     def calibrated(self) -> list[str]:
         """The widths below the full one that have statistics, for messages."""
         norm = next((part.module for part in self.parts if tracks(part.module)), None)
-        prefix = "running_mean_at_"
-        tags = [name.removeprefix(prefix) for name in norm._buffers if name.startswith(prefix)] if norm else []
-        return [self.labels.get(found, f"the plan {found.replace('_', ', ')}") for found in tags]
+        names = [OfWidth.parse(name) for name in norm._buffers] if norm else []
+        found = [name.channels for name in names if name is not None and name.key == STATISTICS[0]]
+        return [self.labels.get(channels, f"the plan {', '.join(map(str, channels))}") for channels in found]
+
+    def remember(self, width: Width) -> None:
+        """Let messages call the channel numbers of a width by it."""
+        self.labels[self.channels_at(width)] = label(width)
 
     def _watch(self) -> None:
         held = [slot.store[slot.name] for part in self.parts for slot in part.slots]
@@ -220,7 +225,7 @@ def find_parts(net: nn.Module, layout: Layout) -> list[Part]:
     for name, module in net.named_modules(remove_duplicate=True):
         own = axes.get(name, {})
         if tracks(module):  # whatever its channels do, its statistics depend on the width
-            own = {key: {} for key in ("weight", "bias", *STATISTICS) if _store(module, key).get(key) is not None} | own
+            own = {key: {} for key in (*AFFINE, *STATISTICS) if _store(module, key).get(key) is not None} | own
         # Interned like the attribute names of code, so that a look-up in `__dict__` compares pointers.
         slots = [Slot(_store(module, key), sys.intern(key), dims) for key, dims in own.items()]
         weight = _weight_slot(module, name, net, axes)

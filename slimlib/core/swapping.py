@@ -20,9 +20,9 @@ from torch.nn.utils import parametrize
 
 from slimlib.core.layout import Axis, axis_index, axis_size
 from slimlib.core.numbers import held_numbers, layer_numbers
+from slimlib.core.statistics import STATISTICS
 from slimlib.core.tracing import as_constant
 
-STATISTICS = ("running_mean", "running_var")  # of a BatchNorm
 Swaps = dict[str, Any]
 Ready = Sequence[tuple[Callable[[Swaps], None], Swaps]]  # the `update` of a module's `__dict__`, and what goes there
 Gather = tuple[str, Tensor, tuple[tuple[int, Tensor], ...]]  # attribute, source, (dimension, positions) of each
@@ -214,6 +214,12 @@ class Part:
     def gathers(self) -> bool:
         """Whether some width leaves an axis here that is no plain prefix."""
         return any(slot.gathers for slot in self.slots)
+
+    def active(self, tensor: Tensor, channels: tuple[int, ...]) -> Tensor:
+        """The active part of a tensor [C] with a value for each channel of this BatchNorm."""
+        axes = next((slot.axes for slot in self.slots if slot.name == STATISTICS[0]), None)
+        index = axis_index(axes[0], channels) if axes else len(tensor)  # no axes: it stays full
+        return tensor[:index] if isinstance(index, int) else tensor[index.to(tensor.device)]
 
     def swaps(self, channels: tuple[int, ...]) -> Swaps:
         """What to put into the module's `__dict__` for these channel numbers; views that autograd follows."""

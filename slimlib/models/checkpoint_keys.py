@@ -14,13 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from slimlib.core.layout import axis_size
-from slimlib.core.norms.batchnorm import tag, tracks
 from slimlib.core.setting import slimming_of
-from slimlib.core.swapping import STATISTICS
+from slimlib.core.statistics import AFFINE, STATISTICS, OfWidth, tracks
 from slimlib.core.width import Width
 from slimlib.models.shufflenet_v1 import GROUPS
 
-AFFINE = ("weight", "bias")
 COUNT = "num_batches_tracked"  # nothing here depends on the number of training steps: it is left out
 SHOWN = 3  # differences of a kind that a message lists
 Names = Callable[[str], tuple[str, ...]]  # a module here -> the modules there that it is made of
@@ -81,17 +79,17 @@ def _of_norm(
 ) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     """The tensors of a BatchNorm: their names here and there, and their shapes."""
     slimming = slimming_of(net)
-    layout, private = slimming.layout, slimming.norm == "switchable"
+    layout, private = slimming.layout, slimming.norm.has_private_parameters
     statistics = net.get_submodule(name)._buffers["running_mean"]
     assert statistics is not None
     full = statistics.shape[0]
     axis = layout.axes.get(f"{name}.running_mean", {}).get(0)
     for position, width in enumerate(widths):
         channels = slimming.channels_at(width)
-        suffix = "" if channels == layout.full else f"_{tag(channels)}"
         size = full if axis is None else axis_size(axis, channels)
         for key in (*AFFINE, *STATISTICS) if private else STATISTICS:
-            yield f"{key}{suffix}", key if single else f"bn.{position}.{key}", (size,)
+            ours = key if channels == layout.full else str(OfWidth(key, channels))
+            yield ours, key if single else f"bn.{position}.{key}", (size,)
     if not private:
         yield from ((key, key, (full,)) for key in AFFINE)
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from slimlib.convert import convert
 from slimlib.core.apply import apply_layout
-from slimlib.core.norms.batchnorm import Norm, tag
+from slimlib.core.norms import NormName, norm_named
 from slimlib.core.setting import slimming_of
 from slimlib.core.swapping import no_inference_mode
-from slimlib.core.width import Switches, Width, WidthRange, label
+from slimlib.core.width import Switches, Width, WidthRange
 from slimlib.flow import follow
 from slimlib.models.building import build, from_channels
 from slimlib.models.checkpoint_file import read_state
@@ -37,7 +37,7 @@ class Checkpoint:
     """
 
     network: str
-    norm: Norm
+    norm: NormName
     widths: tuple[float, ...]
     plain_norms: tuple[str, ...] = ()
 
@@ -95,8 +95,8 @@ def load_published(name: str, path: str | Path) -> nn.Module:
 
 def _uniform(published: Checkpoint, state: Mapping[str, Tensor]) -> nn.Module:
     net = build(published.network, classes=CLASSES)
-    switchable = published.norm == "switchable"
-    allowed = Switches(*published.widths) if switchable else WidthRange(published.widths[0], 1.0)
+    private = norm_named(published.norm).has_private_parameters
+    allowed = Switches(*published.widths) if private else WidthRange(published.widths[0], 1.0)
     convert(net, _example(), widths=allowed, norm=published.norm, **net.channel_rule)
     names = shufflenet_names if published.network == "shufflenet_v1" else same_name
     fill(net, origins(net, published.widths, plain_norms=published.plain_norms, names=names), state)
@@ -145,7 +145,7 @@ def _remember(net: Classifier, widths: Sequence[Width]) -> None:
     """Let messages call the calibrated channel numbers by their widths."""
     slimming = slimming_of(net)
     for width in widths:
-        slimming.labels[tag(slimming.channels_at(width)).removeprefix("at_")] = label(width)
+        slimming.remember(width)
 
 
 def _example() -> Tensor:

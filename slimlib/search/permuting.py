@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from slimlib.core.layout import Axis, Layout, axis_index, axis_size
-from slimlib.core.norms.batchnorm import drop_buffer, is_private, tracks
 from slimlib.core.slimming import Slimming
-from slimlib.core.swapping import STATISTICS, Part
+from slimlib.core.statistics import STATISTICS, OfWidth, drop_buffer, tracks
+from slimlib.core.swapping import Part
 from slimlib.search.weights import units_on
 
 Order = Sequence[Tensor]  # of each group: which unit comes to each place, [units]
@@ -142,20 +142,20 @@ def _permute_private(slimming: Slimming, part: Part, sources: Sources, optimizer
     axis = slot.axes.get(0)
     for store in (module._parameters, module._buffers):
         for name, tensor in list(store.items()):
-            if tensor is None or not is_private(name):
+            of = OfWidth.parse(name)
+            if tensor is None or of is None:
                 continue
-            key, _, tag = name.partition("_at_")
-            channels = tuple(map(int, tag.split("_")))
+            channels = of.channels
             if keeps_units(sources.order, channels):
                 if axis is not None:
                     _permute_active(tensor, axis, channels, sources, optimizer)
-            elif slimming.norm == "switchable":
-                _begin_anew(module, key, tensor, axis, channels)
+            elif slimming.norm.has_private_parameters:
+                _begin_anew(module, of.key, tensor, axis, channels)
                 if optimizer is not None:
                     optimizer.state.pop(tensor, None)
             else:
                 drop_buffer(module, name)
-                slimming.labels.pop(tag, None)
+                slimming.labels.pop(channels, None)
 
 
 def _permute_active(

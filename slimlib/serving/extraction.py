@@ -11,8 +11,9 @@ from torch.nn.utils import parametrize, remove_weight_norm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from slimlib.core.layers import SLIM_LAYERS
-from slimlib.core.norms.batchnorm import is_private, refuse_uncalibrated
+from slimlib.core.norms.batchnorm import refuse_uncalibrated
 from slimlib.core.setting import slimming_of
+from slimlib.core.statistics import is_private
 from slimlib.core.structures import tensors
 from slimlib.core.swapping import Gather, Gathers, dense_class, gathered, without_weight_norm_hooks
 from slimlib.core.width import Width

@@ -37,8 +37,20 @@ def make(
     for key in given:
         if key not in own:
             raise unknown(f"parameter of {what} '{name}':", key, own)
+    checked = {key: _of_kind(f"{key}={value!r} of {what} '{name}'", value, own[key]) for key, value in given.items()}
     taken = inspect.signature(table[name]).parameters
-    return table[name](**{key: value for key, value in others.items() if key in taken}, **given)
+    return table[name](**{key: value for key, value in others.items() if key in taken}, **checked)
+
+
+def _of_kind(what: str, value: Any, default: Any) -> Any:
+    """The value, which must be a number, a whole number, or true or false, where the default is one."""
+    kinds = {bool: "true or false", int: "a whole number", float: "a number"}
+    kind = type(default)
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind in kinds and type(value) is not kind:
+        raise ValueError(f"{what} must be {kinds[kind]}")
+    return value
 
 
 def parameters_of(made_by: Callable[..., Any], *, without: Collection[str] = ()) -> dict[str, Any]:

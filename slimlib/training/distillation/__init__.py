@@ -7,7 +7,7 @@ from a teacher's output.
 Source: Yu & Huang 2019 (US-Nets), in-place distillation; Li et al. 2021 (DS-Net), in-place ensemble bootstrapping.
 """
 
-from slimlib.training.distillation.lessons import Lesson, Lessons, as_lessons, lessons_named
+from slimlib.training.distillation.lessons import Lesson, Lessons, as_lessons, lesson_settings, lessons_named
 from slimlib.training.distillation.losses import (
     DISTILLATIONS,
     Distillation,
@@ -31,6 +31,7 @@ __all__ = [
     "as_lessons",
     "kl_divergence",
     "l1",
+    "lesson_settings",
     "lessons_named",
     "mse",
     "soft_cross_entropy",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from slimlib.core.width import Width
 from slimlib.training.distillation.losses import Distillation, kl_divergence
-from slimlib.training.distillation.teachers import LARGEST, Teacher, as_teacher
+from slimlib.training.distillation.teachers import LARGEST, Teacher, as_teacher, describe
 from slimlib.training.named import unknown
 from slimlib.training.step import Loss
 
@@ -44,7 +44,7 @@ class Lesson:
     def __post_init__(self) -> None:
         object.__setattr__(self, "teacher", as_teacher(self.teacher))
         for name in ("data", "weight"):
-            _check_weight(name, getattr(self, name))
+            object.__setattr__(self, name, _checked_weight(name, getattr(self, name)))
         if self.distill is not None:
             _check_distillation(self.distill)
         elif self.weight != 1 or self.teacher != LARGEST:
@@ -155,6 +155,22 @@ def lessons_named(
     return Lessons(between, replace(between, **smallest) if smallest else None, of_largest)
 
 
+def lesson_settings(lessons: Lessons) -> dict[str, Any]:
+    """What `lessons_named` makes these lessons from, apart from the loss: plain data, defaults included."""
+    largest, between, smallest = lessons.all
+    plain = _plain(between)
+    if smallest != between:
+        plain["smallest"] = _plain(smallest)
+    if largest != Lessons(between).largest:
+        plain["largest"] = _plain(largest)
+    return plain
+
+
+def _plain(lesson: Lesson) -> dict[str, Any]:
+    of_teacher = {"weight": lesson.weight, "teacher": describe(lesson.teaches)} if lesson.teaches else {}
+    return {"data": lesson.data, **of_teacher}
+
+
 OWN = ("data", "weight", "teacher")
 
 
@@ -164,11 +180,14 @@ def _weighted(value: Tensor, weight: Weight, count: int) -> Tensor:
     return value if weight == 1 else value * weight
 
 
-def _check_weight(name: str, weight: object) -> None:
-    number = isinstance(weight, int | float) and not isinstance(weight, bool)
-    if weight in ("balanced", "mean") or (number and 0 <= weight < math.inf):  # type: ignore[operator]
-        return
-    raise ValueError(f"{name}={weight!r} must be a number of at least 0, 'balanced' (1 / (n - 1)) or 'mean' (1 / n)")
+def _checked_weight(name: str, weight: Any) -> Weight:
+    if weight == "balanced" or weight == "mean":
+        return weight  # type: ignore[no-any-return]
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+        raise ValueError(
+            f"{name}={weight!r} must be a number of at least 0, 'balanced' (1 / (n - 1)) or 'mean' (1 / n)"
+        )
+    return float(weight)
 
 
 def _check_distillation(distill: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -152,6 +152,14 @@ TEACHERS: Mapping[str, type[Teacher]] = MappingProxyType(
     {"largest": Largest, "averaged": AveragedTeacher, "ensemble": Ensemble}
 )
 """The teachers by the names that settings files use."""
+
+
+def describe(teacher: Teacher) -> str | dict[str, Any]:
+    """What `as_teacher` makes this teacher from: plain data, defaults included."""
+    name = next(name for name, kind in TEACHERS.items() if type(teacher) is kind)
+    values = {field.name: getattr(teacher, field.name) for field in fields(teacher)}  # type: ignore[arg-type]
+    plain = {key: describe(value) if isinstance(value, Teacher) else value for key, value in values.items()}
+    return {name: {key: list(v) if isinstance(v, tuple) else v for key, v in plain.items()}} if plain else name
 
 
 def as_teacher(given: Teacher | str | Mapping[str, Any]) -> Teacher:
