@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from statistics import fmean
 from types import SimpleNamespace
@@ -70,7 +69,8 @@ def _of_image(recipe: Recipe, network: _Counted, widths: Sequence[float]) -> flo
     if recipe.rule == "every":
         return sum(network.at(width) for width in recipe.switches or ())
     # Random plans count as random widths: their layers' widths are less alike, so it is somewhat too much.
-    return _expected(replace(recipe, trained="uniform").make_rule(seed=0), network)
+    uniform = recipe.replace(rule="sandwich") if recipe.rule == "nonuniform" else recipe
+    return _expected(uniform.make_rule(seed=0), network)
 
 
 def _expected(rule: Rule, network: _Counted) -> float:

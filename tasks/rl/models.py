@@ -47,9 +47,10 @@ def make_model(
         own = {
             "widths": recipe.widths(),
             "rule": recipe.rule,
-            "samples": recipe.samples or 1,
+            "rule_options": recipe.of_rule(),
             "distill": recipe.distill != "none",
-            "distill_values": recipe.distill_values,
+            **recipe.of_distillation(),
+            "lesson": recipe.lesson,
             "behaviour": recipe.behaviour,
             "convert_options": {"divisor": settings.divisor},
         }

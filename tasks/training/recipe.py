@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Protocol, Self
 
+from pydantic import ConfigDict, Field, model_validator
 from torch import nn
 
 import slimlib as slim
-from slimlib.training.distillation import DISTILLATIONS, Distillation, as_lessons, kl_divergence
+from slimlib.core.norms import NORMS as BATCH_NORMS
+from slimlib.training.distillation import DISTILLATIONS, Lessons, lesson_settings, lessons_named
+from slimlib.training.named import make, parameters_of
 from slimlib.training.rule import Rule
 from slimlib.training.rules import RULES, rule_named, rule_parameters, takes_lessons
-from tasks.choices import check_choice, check_keys, check_number, check_whole
+from tasks.settings import Settings, Width, Widths, setting, unknown
 from tasks.task import SupervisedTask
 from tasks.training.seeds import derive_seed
 
-KINDS = ("individual", "slimmable")
-TEACHING_RULES = ("sandwich", "largest-random", "every")
-WITHOUT_SAMPLES = ("every", "largest")
-NORMS = ("universal", "switchable", "shared", "group")
-AVERAGES = ("exact", "moving")
-IMAGES = ("augmented", "plain")
-DRAWS = ("uniform", "nonuniform")
 MEASURED = ("calibrate", "average", "calibrate_on", "tested", "spectrum")
 """Keys that decide how a trained network is scored, and nothing of its training."""
-LATER = ("calibrate_on", "trained", "tested", "spectrum", "behaviour", "distill_values")
-"""Keys that were not always there; at their default they are left out, so that older records keep their hash."""
-ACTING = ("behaviour", "distill_values")
+ACTING = ("behaviour",)
 """Keys that only a policy has a meaning for."""
-BEHAVIOURS = ("full", "smallest", "sampled")
+NORMS = {name: ("batch", name) for name in BATCH_NORMS} | {"group": ("group", "universal")}
+"""What the layers normalise by, and what becomes of BatchNorm when the network serves several widths."""
 
 
 class HasWidths(Protocol):
@@ -42,159 +35,139 @@ class HasWidths(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Recipe:
+def of_the_algorithm(student: Any, teacher: Any) -> Any:
+    """What an algorithm of slimlib.rl distils by: action distributions, or Q-values."""
+    raise NotImplementedError("an algorithm of slimlib.rl has a distillation of its own")
+
+
+def outputs(distill_values: float = 0.0) -> Any:
+    """`of_the_algorithm`, and this weight of the values in it."""
+    if not 0 <= distill_values < float("inf"):
+        raise ValueError(f"distill_values={distill_values!r} must be a weight, at least 0")
+    return of_the_algorithm
+
+
+DISTILLED = {"none": lambda: None, **DISTILLATIONS, "outputs": outputs}
+LESSON = tuple(parameters_of(lessons_named, without=("distill",)))
+
+
+class Recipe(Settings):
     """How one network (slimmable), or one for each evaluated width (individual), is trained.
 
-    Attributes:
-        name: of the row in tables.
-        kind: "individual": ordinary networks, one built and trained for each evaluated width, with the
-            same number of optimizer steps each; "slimmable": one network for all.
-        range: (smallest, largest) of a universally slimmable network; or
-        switches: the widths of a switchable one.
-        rule: which widths a step trains: sandwich, random, smallest-random, largest-random; every (switches only);
-            largest: an ordinary network that is cut down afterwards.
-        samples: widths a step; not for `every` and `largest`.
-        distill: what all but the largest width learn from: none (the data), l1, mse, soft_cross_entropy,
-            kl_divergence; of policies none or outputs (action distributions, or Q-values).
-        temperature: of kl_divergence.
-        norm: BatchNorm: universal, switchable, shared; or group: GroupNorm in its place, which needs no statistics.
-        calibrate: training batches that BatchNorm statistics are computed from after training; 0: none,
-            every width is scored with those of the full width.
-        average: of the statistics over these batches: exact, moving.
-        calibrate_on: the images of these batches: augmented as in training, or plain.
-        trained: random widths are uniform, one number for the network, or nonuniform, one for each group of layers.
-        tested: the same, of the widths that are scored; nonuniform: the mean over several random plans around
-            each width.
-        spectrum: so many evenly spaced widths are scored in place of the task's; 0: the task's.
-        behaviour: the width of a policy that acts in training: full, smallest, sampled for each rollout, or a number.
-        distill_values: weight of the values in the distillation of a policy.
+    Beside the keys here it has those of its rule (`samples`), of its distillation (`temperature` of kl_divergence,
+    `distill_values` of outputs), and of its lesson: `data`, `weight`, `teacher`, and `smallest` and `largest`, which
+    hold those three where they differ. See `slimlib.training.distillation.lessons_named`.
 
     Raises:
-        ValueError: a value is impossible, or a key has no meaning for this kind or rule.
+        ValueError: a value is impossible, or a key has no meaning for this kind, rule or distillation.
     """
 
-    name: str
-    kind: str = "slimmable"
-    range: tuple[float, float] | None = None
-    switches: tuple[float, ...] | None = None
-    rule: str | None = None
-    samples: int | None = None
-    distill: str = "none"
-    temperature: float | None = None
-    norm: str = "universal"
-    calibrate: int = 16
-    average: str = "exact"
-    calibrate_on: str = "augmented"
-    trained: str = "uniform"
-    tested: str = "uniform"
-    spectrum: int = 0
-    behaviour: str | float = "full"
-    distill_values: float = 0.0
+    model_config = ConfigDict(extra="allow")
 
-    def __post_init__(self) -> None:
-        check_choice("kind of recipe", self.kind, KINDS)
+    name: str = setting(..., "of the row in tables", min_length=1)
+    kind: Literal["individual", "slimmable"] = setting(
+        "slimmable", "individual: ordinary networks, one for each evaluated width; slimmable: one network for all"
+    )
+    range: Annotated[tuple[Width, Width], Field(strict=False)] | None = setting(
+        None, "smallest and largest width of a universally slimmable network", examples=[[0.25, 1.0]]
+    )
+    switches: Widths | None = setting(None, "the widths of a switchable network", examples=[[0.25, 0.5, 1.0]])
+    rule: str | None = setting(None, f"which widths a step trains: {', '.join(RULES)}")
+    distill: str = setting("none", f"what all but the largest width are distilled by: {', '.join(DISTILLED)}")
+    norm: str = setting(
+        "universal", f"what becomes of BatchNorm: {', '.join(BATCH_NORMS)}; or group: GroupNorm instead"
+    )
+    calibrate: int = setting(
+        16, "training batches that statistics are computed from afterwards; 0: those of the full width for all", ge=0
+    )
+    average: Literal["exact", "moving"] = setting("exact", "of the statistics over these batches")
+    calibrate_on: Literal["augmented", "plain"] = setting("augmented", "the images of these batches")
+    tested: Literal["uniform", "nonuniform"] = setting(
+        "uniform", "nonuniform: a width is scored as the mean over random plans around it"
+    )
+    spectrum: int = setting(0, "so many evenly spaced widths are scored in place of the task's; 0: the task's", ge=0)
+    behaviour: Literal["full", "smallest", "sampled"] | Width = setting(
+        "full", "the width of a policy that acts in training; sampled: another for each rollout"
+    )
+
+    def __init__(self, name: str | None = None, /, **given: Any) -> None:
+        super().__init__(**given if name is None else {"name": name, **given})
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if self.kind == "individual":
-            self._check_individual()
-            return
+            plain = type(self).model_fields
+            for key, value in self:
+                if key not in ("name", "kind") and (key not in plain or value != plain[key].default):
+                    raise ValueError(f"'{key}' has no meaning for individual networks")
+            return self
         if (self.range is None) == (self.switches is None):
             raise ValueError("a slimmable recipe needs its widths: either range: [0.25, 1.0] or switches: [0.5, 1.0]")
-        self._check_rule()
-        check_choice("distillation", self.distill, ("none", *DISTILLATIONS, "outputs"))
-        if self.distill != "none" and self.rule not in TEACHING_RULES:
-            raise ValueError(
-                f"rule '{self.rule}' cannot distil: the largest width, which teaches, is not in every step"
-            )
-        if self.temperature is not None:
-            if self.distill != "kl_divergence":
-                raise ValueError("temperature belongs to distill: kl_divergence")
-            kl_divergence(self.temperature)
-        check_choice("norm", self.norm, NORMS)
-        if self.norm == "switchable" and self.switches is None:
-            raise ValueError("norm: switchable needs switches, not a range")
-        check_whole("calibrate", self.calibrate, at_least=0)
-        check_choice("average", self.average, AVERAGES)
-        check_choice("kind of images in calibrate_on", self.calibrate_on, IMAGES)
-        self._check_spectrum()
-        self._check_acting()
+        for what, given, table in (
+            ("width rule", self.rule, RULES),
+            ("distillation", self.distill, DISTILLED),
+            ("norm", self.norm, NORMS),
+        ):
+            if given not in table:
+                raise unknown(what, given, table)
+        self._check_parameters()
+        self._check_scoring()
         self.make_rule(0)
+        return self
 
-    def _check_spectrum(self) -> None:
-        for key in ("trained", "tested"):
-            check_choice(f"value of {key}", getattr(self, key), DRAWS)
-            if getattr(self, key) == "nonuniform" and self.range is None:
-                raise ValueError(f"{key}: nonuniform needs a range of widths, not switches")
-        if self.trained == "nonuniform" and self.rule != "sandwich":
-            raise ValueError("trained: nonuniform needs rule: sandwich")
-        check_whole("spectrum", self.spectrum, at_least=0)
+    def _check_parameters(self) -> None:
+        own = self.of_rule() | self.of_distillation() | dict.fromkeys(LESSON)
+        for key in self.model_extra or {}:
+            if key in own:
+                continue
+            for what, chosen, table in (("rule", self.rule, RULES), ("distill", self.distill, DISTILLED)):
+                if has := [name for name, made_by in table.items() if key in parameters_of(made_by)]:
+                    owners = " or ".join(has)
+                    raise ValueError(f"'{key}' has no meaning for {what}: {chosen}; {key} belongs to {what}: {owners}")
+            raise unknown("key of a recipe", key, [*type(self).model_fields, *own])
+
+    def _check_scoring(self) -> None:
+        BATCH_NORMS[NORMS[self.norm][1]].check(self.widths())
+        if self.tested == "nonuniform" and self.range is None:
+            raise ValueError("tested: nonuniform needs a range of widths, not switches")
         if self.spectrum == 1 or (self.spectrum and self.range is None):
             raise ValueError("spectrum is a number of widths, at least 2, over a range")
-
-    def _check_acting(self) -> None:
-        if isinstance(self.behaviour, str):
-            check_choice("behaviour", self.behaviour, BEHAVIOURS)
-        else:
-            check_number(
-                "behaviour", self.behaviour, lambda width: width in self.widths(), f"a width of {self.widths()}"
-            )
-        check_number(
-            "distill_values", self.distill_values, lambda weight: 0 <= weight < math.inf, "a weight, at least 0"
-        )
-        if self.distill_values and self.distill != "outputs":
-            raise ValueError("distill_values belongs to distill: outputs")
+        if isinstance(self.behaviour, float) and self.behaviour not in self.widths():
+            raise ValueError(f"behaviour={self.behaviour} must be a width of {self.widths()}")
 
     def check_for(self, task: str) -> None:
         """Raise ValueError where a key has no meaning for a task."""
-        default = Recipe.__dataclass_fields__
-        if task == "rl":
-            check_choice("distillation of a policy", self.distill, ("none", "outputs"))
-            foreign = [key for key in ("trained", "tested") if getattr(self, key) != default[key].default]
-        else:
-            foreign = [key for key in ACTING if getattr(self, key) != default[key].default]
-            foreign += ["distill: outputs"] if self.distill == "outputs" else []
+        policy = task == "rl"
+        foreign = [
+            key
+            for key in (("tested",) if policy else ACTING)
+            if getattr(self, key) != type(self).model_fields[key].default
+        ]
+        if self.distill not in (("none", "outputs") if policy else ("none", *DISTILLATIONS)):
+            foreign.append(f"distill: {self.distill}")
         if foreign:
             raise ValueError(f"recipe '{self.name}': '{foreign[0]}' has no meaning for task={task}")
 
-    def _check_individual(self) -> None:
-        plain = Recipe.__dataclass_fields__
-        extra = [key for key in plain if key not in ("name", "kind") and getattr(self, key) != plain[key].default]
-        if extra:
-            raise ValueError(f"'{extra[0]}' has no meaning for individual networks")
-
-    def _check_rule(self) -> None:
-        check_choice("width rule", self.rule, RULES)
-        if self.rule == "every" and self.switches is None:
-            raise ValueError("rule: every needs switches, not a range")
-        if self.rule in WITHOUT_SAMPLES:
-            if self.samples is not None:
-                raise ValueError(f"'samples' has no meaning for rule: {self.rule}")
-        else:
-            check_whole("samples", self.samples, at_least=1)
-
     @classmethod
     def from_mapping(cls, given: Mapping[str, Any]) -> Recipe:
-        """The recipe that a settings file describes.
+        """The recipe that a settings file describes; null is as good as nothing.
 
         Raises:
             ValueError: an unknown key or an impossible value, with the recipe's name and the nearest right one.
         """
-        name = str(given.get("name", "without a name"))
         try:
-            check_keys("a recipe", given, cls)
-            values = dict(given)
-            for key in ("range", "switches"):
-                values[key] = None if values.get(key) is None else _widths(key, values[key])
-            if values["range"] is not None and len(values["range"]) != 2:
-                raise ValueError(f"range is [smallest, largest]; got {list(values['range'])}")
-            return cls(**values)
+            return cls(**{key: value for key, value in given.items() if value is not None})
         except ValueError as error:
-            raise ValueError(f"recipe '{name}': {error}") from None
+            raise ValueError(f"recipe '{given.get('name', 'without a name')}': {error}") from None
 
     def settings(self) -> dict[str, Any]:
-        """What decides the result, as plain values: everything but the name."""
-        default = Recipe.__dataclass_fields__
-        given = asdict(self)
-        return {k: v for k, v in given.items() if k != "name" and not (k in LATER and v == default[k].default)}
+        """What decides the result, as plain values, defaults included: everything but the name."""
+        if self.kind == "individual":
+            return {"kind": self.kind}
+        fields = {key: getattr(self, key) for key in type(self).model_fields if key != "name"}
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
+        own = self.of_rule() | self.of_distillation() | lesson_settings(self.lessons())
+        return {key: value for key, value in (plain | own).items() if value is not None}
 
     def training(self) -> dict[str, Any]:
         """What of the settings decides the trained network; recipes that agree in it can share one."""
@@ -223,36 +196,44 @@ class Recipe:
     def make_rule(self, seed: int) -> Rule:
         """The training rule, its random widths derived from the recipe's seed."""
         assert self.rule is not None
-        name = "nonuniform" if self.trained == "nonuniform" else self.rule
-        lessons = as_lessons(self.distillation(), None) if takes_lessons(name) else None
-        own = {"samples": self.samples} if "samples" in rule_parameters(name) else {}
-        return rule_named(name, self.widths(), lessons=lessons, seed=derive_seed(seed, "widths"), **own)
+        taught = takes_lessons(self.rule) or self.distill != "none" or self.lesson
+        lessons = self.lessons() if taught else None
+        own_seed = derive_seed(seed, "widths")
+        return rule_named(self.rule, self.widths(), lessons=lessons, seed=own_seed, **self.of_rule())
 
-    def distillation(self) -> Distillation | None:
-        """The loss of all but the largest width, or None."""
-        if self.temperature is not None:
-            return kl_divergence(self.temperature)
-        return DISTILLATIONS[self.distill]() if self.distill in DISTILLATIONS else None
+    def lessons(self) -> Lessons:
+        """What each width learns from."""
+        distill = make("distillation", DISTILLED, self.distill, self.of_distillation())
+        return lessons_named(distill, **self.lesson)
+
+    @property
+    def lesson(self) -> dict[str, Any]:
+        """What was given of the lessons beside the loss."""
+        return {key: value for key, value in (self.model_extra or {}).items() if key in LESSON}
 
     def build(self, task: SupervisedTask, width: float = 1.0) -> nn.Module:
         """The task's dense network, with the normalisation that the recipe asks for."""
-        return task.build(width, norm="group" if self.norm == "group" else "batch")
+        return task.build(width, norm=NORMS[self.norm][0])
 
     def convert(self, dense: nn.Module, task: SupervisedTask) -> nn.Module:
         """Make the task's network slimmable, in place."""
-        norm = "universal" if self.norm == "group" else self.norm
-        return slim.convert(dense, task.example(), widths=self.widths(), norm=norm, **task.channel_rule(dense))  # type: ignore[arg-type]
+        return slim.convert(
+            dense, task.example(), widths=self.widths(), norm=NORMS[self.norm][1], **task.channel_rule(dense)
+        )
+
+    def of_rule(self) -> dict[str, Any]:
+        """The rule's own parameters, defaults included."""
+        return self._given(rule_parameters(self.rule or ""))
+
+    def of_distillation(self) -> dict[str, Any]:
+        """The distillation's own parameters, defaults included."""
+        return self._given(parameters_of(DISTILLED[self.distill]))
+
+    def _given(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
+        extra = self.model_extra or {}
+        return {key: extra.get(key, default) for key, default in defaults.items()}
 
 
 def evenly_spaced(smallest: float, largest: float, count: int) -> list[float]:
     """`count` widths from `smallest` to `largest`, in the four digits that tables and records show."""
     return [round(smallest + (largest - smallest) * i / (count - 1), 4) for i in range(count)]
-
-
-def _widths(key: str, given: Any) -> tuple[float, ...]:
-    if isinstance(given, str) or not isinstance(given, Sequence):
-        raise ValueError(f"{key} is a list of widths; got {given!r}")
-    for width in given:
-        if isinstance(width, bool) or not isinstance(width, int | float) or not math.isfinite(width):
-            raise ValueError(f"{key}: {width!r} is not a width")
-    return tuple(float(width) for width in given)

@@ -13,6 +13,7 @@ from torch import nn
 
 import slimlib as slim
 from slimlib.calibration import use_full_statistics
+from slimlib.core.setting import slimming_of
 from slimlib.core.width import Width, WidthRange
 from slimlib.training.nonuniform import random_plan
 from tasks.task import Scores, SupervisedTask
@@ -101,7 +102,7 @@ def _calibrate(
     device: torch.device,
     ranks: Ranks,
 ) -> None:
-    if recipe.norm != "universal":
+    if slimming_of(net).norm.learns_statistics:
         return
     if recipe.calibrate == 0:
         use_full_statistics(net, widths)

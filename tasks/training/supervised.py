@@ -14,6 +14,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from slimlib.core.setting import slimming_of
 from slimlib.core.width import label
 from slimlib.training.rule import Rule
 from slimlib.training.step import in_lower_precision
@@ -243,7 +244,8 @@ def _train(run: _Run, training: Training) -> Iterator[tuple[int, float]]:
     data_seed = derive_seed(run.seed, "data")
     training.net.train()
     # Each switch has BatchNorm parameters of its own, which get no gradient from the passes of the others.
-    net = run.ranks.wrap(training.net, some_unused=training.width is None and run.recipe.norm == "switchable")
+    private = training.width is None and slimming_of(training.net).norm.has_private_parameters
+    net = run.ranks.wrap(training.net, some_unused=private)
     steps = range(training.step, run.steps)
     for x, target in run.task.batches(steps, data_seed, device=run.device, shard=run.ranks.shard):
         training.optimizer.zero_grad(set_to_none=True)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import pickle
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import slimlib as slim
+from slimlib.training.distillation import TEACHERS
+from slimlib.training.named import parameters_of
+from slimlib.training.rules import RULES, rule_parameters
 from tasks.training.checkpoint import Checkpoint, HostileCheckpointError
-from tasks.training.recipe import MEASURED, Recipe
+from tasks.training.recipe import DISTILLED, LESSON, MEASURED, Recipe
 from tasks.training.scoring import TrainingFailed, WidthResult, score
 from tasks.training.seeds import derive_seed
 from tasks.training.supervised import Interrupted, Watch, train_recipe
@@ -124,27 +126,43 @@ def test_every_network_takes_the_same_number_of_steps(recipe: Recipe) -> None:
 
 BASE = Recipe("base", range=(0.5, 1.0), rule="sandwich", samples=3, calibrate=2)
 SWITCHABLE = Recipe("base", switches=(0.5, 0.75, 1.0), rule="sandwich", samples=3, calibrate=2)
-KL = replace(BASE, distill="kl_divergence", temperature=4.0)
+KL = BASE.replace(distill="kl_divergence", temperature=4.0)
+L1 = BASE.replace(distill="l1")
+ENSEMBLE = L1.replace(teacher="ensemble")
+AVERAGED = L1.replace(teacher={"averaged": {"decay": 0.9}})
 CHANGES = {
     "kind": (BASE, Recipe("base", kind="individual")),
-    "range": (BASE, replace(BASE, range=(0.25, 1.0))),
-    "switches": (SWITCHABLE, replace(SWITCHABLE, switches=(0.25, 0.5, 0.75, 1.0))),
-    "rule": (BASE, replace(BASE, rule="random")),
-    "samples": (BASE, replace(BASE, samples=4)),
-    "distill": (BASE, replace(BASE, distill="l1")),
-    "temperature": (KL, replace(KL, temperature=1.0)),
-    "norm": (SWITCHABLE, replace(SWITCHABLE, norm="switchable")),
-    "calibrate": (BASE, replace(BASE, calibrate=3)),
-    "average": (BASE, replace(BASE, average="moving")),
-    "calibrate_on": (BASE, replace(BASE, calibrate_on="plain")),
-    "trained": (BASE, replace(BASE, trained="nonuniform")),
-    "tested": (BASE, replace(BASE, tested="nonuniform")),
+    "range": (BASE, BASE.replace(range=(0.25, 1.0))),
+    "switches": (SWITCHABLE, SWITCHABLE.replace(switches=(0.25, 0.5, 0.75, 1.0))),
+    "rule": (BASE, BASE.replace(rule="random")),
+    "samples": (BASE, BASE.replace(samples=4)),
+    "distill": (BASE, BASE.replace(distill="l1")),
+    "temperature": (KL, KL.replace(temperature=1.0)),
+    "data": (L1, L1.replace(data=0.5)),
+    "weight": (L1, L1.replace(weight="balanced")),
+    "teacher": (L1, AVERAGED),
+    "smallest": (L1, L1.replace(smallest={"weight": 0.5})),
+    "largest": (L1, L1.replace(largest={"data": 0.5})),
+    "teacher.averaged.decay": (AVERAGED, L1.replace(teacher={"averaged": {"decay": 0.5}})),
+    "teacher.averaged.start": (AVERAGED, L1.replace(teacher={"averaged": {"decay": 0.9, "start": 2}})),
+    "teacher.ensemble.widths": (ENSEMBLE, L1.replace(teacher={"ensemble": {"widths": [0.75, 1.0]}})),
+    "teacher.ensemble.of": (ENSEMBLE, L1.replace(teacher={"ensemble": {"of": "averaged"}})),
+    "teacher.ensemble.mean": (ENSEMBLE, L1.replace(teacher={"ensemble": {"mean": "probabilities"}})),
+    "norm": (SWITCHABLE, SWITCHABLE.replace(norm="switchable")),
+    "calibrate": (BASE, BASE.replace(calibrate=3)),
+    "average": (BASE, BASE.replace(average="moving")),
+    "calibrate_on": (BASE, BASE.replace(calibrate_on="plain")),
+    "tested": (BASE, BASE.replace(tested="nonuniform")),
 }
 BY_OTHER_TESTS = {"name", "spectrum", "behaviour", "distill_values"}  # the last two: tests/tasks/rl/test_training.py
 
 
 def test_there_is_a_test_for_every_key_of_a_recipe() -> None:
-    assert set(CHANGES) == set(Recipe.__dataclass_fields__) - BY_OTHER_TESTS
+    keys = set(Recipe.model_fields) | set(LESSON)
+    keys |= {key for rule in RULES for key in rule_parameters(rule)}
+    keys |= {key for made_by in DISTILLED.values() for key in parameters_of(made_by)}
+    keys |= {f"teacher.{name}.{key}" for name, teacher in TEACHERS.items() for key in parameters_of(teacher)}
+    assert set(CHANGES) == keys - BY_OTHER_TESTS
 
 
 @pytest.mark.parametrize("key", CHANGES)
@@ -158,13 +176,13 @@ def test_every_key_of_a_recipe_changes_the_result(key: str) -> None:
 
 
 def test_a_spectrum_is_scored_at_evenly_spaced_widths() -> None:
-    results = train(replace(BASE, spectrum=5))
+    results = train(BASE.replace(spectrum=5))
     assert [r.width for r in results] == [0.5, 0.625, 0.75, 0.875, 1.0]
     assert {r.width: r for r in train(BASE)}[0.75] == results[2]
 
 
 def test_a_non_uniform_test_is_the_mean_over_plans_around_the_width() -> None:
-    results = {r.width: r for r in train(replace(BASE, tested="nonuniform"))}
+    results = {r.width: r for r in train(BASE.replace(tested="nonuniform"))}
     uniform = {r.width: r for r in train(BASE)}
     assert (results[0.5], results[1.0]) == (uniform[0.5], uniform[1.0]), "at the ends there is nothing to vary"
     assert results[0.75].macs != uniform[0.75].macs
@@ -174,7 +192,7 @@ def test_without_calibration_every_width_has_the_statistics_of_the_full_one() ->
     task = ToyTask()
     net = slim.convert(task.build(), task.example(), widths=slim.WidthRange(0.5, 1.0), divisor=4)
     net(torch.randn(4, 2, 8, 8))
-    score(task, replace(BASE, calibrate=0), net, None, seed=0, device=torch.device("cpu"))
+    score(task, BASE.replace(calibrate=0), net, None, seed=0, device=torch.device("cpu"))
     norm = net[1]
     with slim.at_width(net, 0.5):
         assert torch.equal(norm.running_mean, norm._buffers["running_mean"][:8])
@@ -183,9 +201,8 @@ def test_without_calibration_every_width_has_the_statistics_of_the_full_one() ->
 
 @pytest.mark.parametrize("measured", ["calibrate", "average", "calibrate_on", "tested", "spectrum"])
 def test_a_network_trained_for_another_score_equals_one_trained_for_this(measured: str, tmp_path: Path) -> None:
-    other = replace(
-        BASE, **{measured: {"average": "moving", "calibrate_on": "plain", "tested": "nonuniform"}.get(measured, 3)}
-    )
+    values = {"average": "moving", "calibrate_on": "plain", "tested": "nonuniform"}
+    other = BASE.replace(**{measured: values.get(measured, 3)})
     kept = Checkpoint(tmp_path / "trained.pt", "same")
     train(BASE, trained=kept)
     steps: list[int] = []
@@ -210,8 +227,8 @@ def test_lower_precision_trains_and_resumes_exactly(recipe: Recipe, precision: s
 
 def test_every_rule_trains_differently() -> None:
     rules = ("sandwich", "random", "smallest-random", "largest-random", "every")
-    given = replace(SWITCHABLE, samples=2)
-    results = [train(replace(given, rule=r, samples=None if r == "every" else 2))[0].metrics for r in rules]
+    given = {"name": "base", "switches": SWITCHABLE.switches, "calibrate": 2}
+    results = [train(Recipe(rule=r, **given, **({} if r == "every" else {"samples": 2})))[0].metrics for r in rules]
     assert all(a != b for i, a in enumerate(results) for b in results[i + 1 :])
 
 
