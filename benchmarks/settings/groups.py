@@ -97,7 +97,7 @@ class Ablation(Settings):
     tasks: Words = setting((), "that it is for; none: all")
     slimmable: Mapping[str, Any] = setting({}, "what all slimmable recipes share", examples=[{"rule": "sandwich"}])
     recipes: Annotated[tuple[Mapping[str, Any], ...], Field(strict=False)] = setting(
-        (), "what each has of its own, and tasks that it is for"
+        (), "what each has of its own, and the tasks and scales that it is for"
     )
 
     @model_validator(mode="after")

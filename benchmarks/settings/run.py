@@ -101,7 +101,7 @@ def read_settings(arguments: Sequence[str]) -> RunSettings:
         default_data=given["default_data"],
         ablation=ablation["name"],
         question=str(ablation["question"]),
-        recipes=_only(run.only, read_recipes(ablation, task)),
+        recipes=_only(run.only, read_recipes(ablation, task, given["scale"]["name"])),
         scale=given["scale"]["name"],
         launcher=launcher,
         tracker=tracker,

@@ -15,9 +15,11 @@ from benchmarks.analysis.grid import markdown
 from benchmarks.analysis.results import Results
 from benchmarks.papers.cost import estimate, explained
 from benchmarks.papers.rates import Rates
+from benchmarks.settings.ablation import MEANT_FOR
 from benchmarks.settings.choices import choices, content
 from benchmarks.settings.run import RunSettings, read_settings
 from benchmarks.settings.task import TASKS
+from tasks.settings import shown
 
 SCALES = ("tiny", "small", "paper")
 COMMAND = "python -m benchmarks.tables page=docs/ablations.md"
@@ -86,13 +88,16 @@ def _found(folder: Path, results: Results, at: Path) -> Iterator[str]:
 
 def _recipe(given: Mapping[str, Any]) -> str:
     """A recipe as its YAML has it; `${switches.four}` is the scale's."""
-    settings = [f"{key}: {_plain(value)}" for key, value in given.items() if key not in ("name", "tasks")]
-    only = f" (only {_and(given['tasks'])})" if "tasks" in given else ""
+    settings = [f"{key}: {_plain(value)}" for key, value in given.items() if key not in ("name", *MEANT_FOR)]
+    places = [_and(given[key]) for key in MEANT_FOR if key in given]
+    only = f" (only {', '.join(places)})" if places else ""
     told = f": {', '.join(settings)}" if settings else ""
     return f"`{_plain(given['name'])}`{told}{only}"
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return shown(value)
     text = "none" if value is None else str(value) if not isinstance(value, list) else ", ".join(map(_plain, value))
     return text.replace("${", "<").replace("}", ">") if isinstance(value, str) else text
 

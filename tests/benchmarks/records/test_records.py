@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,7 +53,7 @@ def test_the_hash_covers_everything_but_the_name() -> None:
         settings_hash("sr", SETTINGS, RECIPE.settings(), 101),
         *(settings_hash("sr", SETTINGS | {key: "other"}, RECIPE.settings(), 100) for key in SETTINGS),
         *(
-            settings_hash("sr", SETTINGS, replace(RECIPE, **change).settings(), 100)
+            settings_hash("sr", SETTINGS, RECIPE.replace(**change).settings(), 100)
             for change in (
                 {"range": (0.5, 1.0)},
                 {"rule": "largest-random"},
@@ -67,7 +66,7 @@ def test_the_hash_covers_everything_but_the_name() -> None:
         ),
     ]
     assert len({base, *others}) == 1 + len(others)
-    assert settings_hash("sr", SETTINGS, replace(RECIPE, name="other").settings(), 100) == base
+    assert settings_hash("sr", SETTINGS, RECIPE.replace(name="other").settings(), 100) == base
 
 
 def test_the_hash_is_the_same_tomorrow() -> None:
