@@ -24,7 +24,7 @@ class Undecided(Protocol):
     def decide(self, canonical: Canonical) -> bool:
         """Whether the ties that are known by now decide it."""
 
-    def assume(self) -> None:
+    def assume(self, canonical: Canonical) -> None:
         """Decide for what is likeliest."""
 
 
@@ -37,12 +37,15 @@ class Cut:
     tie: Tie
 
     def decide(self, canonical: Canonical) -> bool:
-        varied = set(varying(compact(canonical(self.ids))))
-        return sum(dim in varied for dim in self.dims) < 2
+        return len(self._open(canonical)) < 2
 
-    def assume(self) -> None:
-        for dim in self.dims[:-1]:
+    def assume(self, canonical: Canonical) -> None:
+        for dim in self._open(canonical)[:-1]:
             self.tie(self.ids, self.ids.narrow(dim, 0, 1))
+
+    def _open(self, canonical: Canonical) -> list[int]:
+        varied = varying(compact(canonical(self.ids)))
+        return [dim for dim in self.dims if dim in varied]
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Repeated:
             return False
         return True
 
-    def assume(self) -> None:
+    def assume(self, canonical: Canonical) -> None:
         self.likeliest()
 
 
@@ -78,5 +81,5 @@ def settle(undecided: list[Undecided], canonical: Canonical) -> None:
     while undecided:
         left = [item for item in undecided if not item.decide(canonical)]
         if len(left) == len(undecided):
-            left.pop(0).assume()
+            left.pop(0).assume(canonical)
         undecided[:] = left

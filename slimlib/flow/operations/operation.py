@@ -135,18 +135,16 @@ class Operation:
         shape = full[i].shape
         offset = len(shape) - ids.dim()
         repeated = {d for d in range(len(shape)) if shape[d] > 1 and (d < offset or ids.shape[d - offset] == 1)}
-        others = [(other, set(varying(other))) for j, other in enumerate(full) if j != i]
-        over = [other for other, varied in others if varied & repeated]
+        over = [other for j, other in enumerate(full) if j != i and repeated & set(varying(other))]
         if not over or not tracked(ids):
             return False
-        shared = [d for d in range(offset, len(shape)) if d not in repeated and any(d in v for _, v in others)]
-        if not shared:
+        own = set(range(offset, len(shape))) - repeated
+        whole = next((other for other in over if own & set(varying(other))), None)
+        if whole is None:
             self.fix(ids, "broadcast over other channels")
-            return True
-        whole = next((other for other in over if set(varying(other)) & set(shared)), None)
-        if whole is not None:
-            self._leave_open(distinct(full[i]), whole, shared)
-        return whole is not None
+        else:
+            self._leave_open(distinct(full[i]), whole, sorted(own & set(varying(whole))))
+        return True
 
     def _leave_open(self, vector: Tensor, whole: Tensor, dims: Sequence[int]) -> None:
         ties, here = self.context.ties, self.context.here

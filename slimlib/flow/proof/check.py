@@ -43,15 +43,16 @@ class Followed:
 class Failure(Exception):
     """An attempt to run the sliced network failed at `step`, an operation, or else in the code of `module`.
 
-    `position`: how many operations ran before.
+    `following`: the operation that the full network runs there; `position`: how many ran before.
     """
 
     training: bool
     width: Width
 
-    def __init__(self, reason: str, step: Step | None, module: str, position: int) -> None:
+    def __init__(self, reason: str, following: Step | None, at_step: bool, module: str, position: int) -> None:
         super().__init__(reason)
-        self.reason, self.step, self.module, self.position = reason, step, module, position
+        self.reason, self.module, self.position = reason, module, position
+        self.following, self.step = following, following if at_step else None
 
 
 @dataclass
@@ -150,8 +151,10 @@ class Proof:
             told = isinstance(error, Misfit | Mixture)
             if isinstance(error, FlowError) or (sliced.phase == "rule" and not told):
                 raise
-            step = sliced.step_of_full if told or sliced.phase == "operation" else None
-            raise Failure(first_line(error), step, sliced.context.module, len(sliced.log)) from error
+            at_step = told or sliced.phase == "operation"
+            raise Failure(
+                first_line(error), sliced.step_of_full, at_step, sliced.context.module, len(sliced.log)
+            ) from error
 
     def _close(self, a: Tensor, b: Tensor) -> bool:
         if a.shape != b.shape:

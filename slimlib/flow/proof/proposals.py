@@ -152,7 +152,7 @@ def whole_numbers(module: nn.Module) -> dict[str, int]:
 
 def _groups_that_meet(axes: Axes, failure: Failure, name: str) -> Iterator[set[int]]:
     """Groups that may have to agree: those of the operation that failed and of what enters, or all of the module."""
-    step = [*failure.step.inputs, *failure.step.outputs] if failure.step else []
+    step = [*failure.following.inputs, *failure.following.outputs] if failure.following else []
     near = axes.groups([*step, *axes.found.entered.get(name, ())])
     every = axes.groups(axes.columns.get(name, ())) | near
     for groups in (near, every) if near != every else (near,):

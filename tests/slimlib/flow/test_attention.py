@@ -1,0 +1,48 @@
+"""Whole heads slim, and with them the trunk: at half width, the dense network with half of both."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import slimlib as slim
+from slimlib.flow import follow
+from tests.networks_of_attention import BLOCKS, Tokens
+
+
+def tokens(batch=2):
+    return torch.randn(batch, 8, 16, generator=torch.Generator().manual_seed(0))
+
+
+def carry(full, twin, parts):
+    """Give the twin the leading part of every axis, or of each of the parts that an axis holds."""
+    state = full.state_dict()
+    for name, tensor in twin.state_dict().items():
+        value = state[name]
+        own = next((dims for suffix, dims in parts.items() if name.startswith("blocks.") and name.split(".", 2)[2] == suffix), {})
+        for dim, size in enumerate(tensor.shape):
+            count = own.get(dim, 1)
+            picks = torch.arange(value.shape[dim]).view(count, -1)[:, : size // count].flatten()
+            value = value.index_select(dim, picks)
+        tensor.copy_(value)
+    return twin
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_half_width_equals_the_dense_network_of_half_the_heads(name):
+    torch.manual_seed(0)
+    block, parts = BLOCKS[name]
+    dense, x = Tokens(block).eval(), tokens()
+    twin = carry(dense, Tokens(block, trunk=16, heads=2).eval(), parts)
+    full = dense(x)
+    net = slim.convert(copy.deepcopy(dense), x)
+    assert torch.equal(net(x), full)
+    assert set(net.slim.layout.kept) <= {"leave", "blocks.0.q_norm", "blocks.1.q_norm"}
+    slim.set_width(net, 0.5)
+    assert torch.allclose(net(x), twin(x), atol=1e-5)
+    small = slim.extract(net, 0.5)
+    assert [p.shape for p in small.parameters()] == [p.shape for p in twin.parameters()]
+    assert torch.allclose(small(x), twin(x), atol=1e-5)
+    slim.set_width(net, 1.0)
+    assert torch.equal(net(x), full)
