@@ -14,6 +14,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map_only
 
+from slimlib.core.arguments import arguments
 from slimlib.core.setting import current_width, set_width, slimming_of
 from slimlib.core.statistics import STATISTICS, OfWidth, drop_buffer, tracks
 from slimlib.core.swapping import Swaps
@@ -140,7 +141,7 @@ class _Collector:
         self._now, self._passes = self._scratch[channels], []
         for norm, swaps in zip(self.norms, self._now, strict=True):
             norm.__dict__.update(swaps)
-        net(*batch) if isinstance(batch, tuple) else net(batch)
+        net(*arguments(net, batch))
         self._take()
         return self._passes
 

@@ -36,7 +36,7 @@ def convert(
 
     Args:
         net: any dense network, not yet wrapped (DistributedDataParallel, torch.compile).
-        example: an input [N, ...], or a tuple of the arguments of forward.
+        example: an input [N, ...], a tuple of the arguments of forward, or a dict of them by name.
         widths: what may be set: a `WidthRange`, or `Switches`; any width in (0, 1] by default.
         norm: BatchNorm is "universal" (shared affine, statistics by `calibrate`), "switchable" (private
             affine and statistics for each of the `Switches`), or "shared" (one set for all widths).

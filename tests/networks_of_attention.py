@@ -1,7 +1,7 @@
 """Attention as libraries write it: how heads are cut, where their number is held, what each head adds.
 
-Every network takes tokens [N, T, 16] and has `trunk` channels and `heads` heads of `size` channels; the dense network of
-half the width is the same class with half the trunk and half the heads.
+Every network takes tokens [N, T, 16] and has `trunk` channels and `heads` heads of 8; the dense network of half the
+width is the same class with half the trunk and half the heads.
 """
 
 from __future__ import annotations
@@ -172,7 +172,11 @@ class Talking(nn.Module):
     def __init__(self, trunk: int, heads: int) -> None:
         super().__init__()
         self.num_heads = heads
-        self.qkv, self.before, self.after = nn.Linear(trunk, 3 * trunk), nn.Linear(heads, heads), nn.Linear(heads, heads)
+        self.qkv, self.before, self.after = (
+            nn.Linear(trunk, 3 * trunk),
+            nn.Linear(heads, heads),
+            nn.Linear(heads, heads),
+        )
         self.proj = nn.Linear(trunk, trunk)
 
     def forward(self, x: Tensor) -> Tensor:

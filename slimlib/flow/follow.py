@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from slimlib.core.arguments import arguments
 from slimlib.core.layout import Layout
 from slimlib.flow.proof.check import Failure, Followed, Proof, prepare
 from slimlib.flow.proof.proposals import agree, numbers
@@ -38,7 +39,7 @@ def follow(
 
     Args:
         net: any module.
-        example: what the network is called with: one argument, or a tuple of them.
+        example: what the network is called with: one argument, a tuple of them, or a dict by name.
         keep: names of modules (also of containers) whose output channels stay full.
         divisor: channel numbers are multiples of it; a group takes a smaller one where it has fewer than two.
         divisors: name of a layer -> another divisor, of its output channels.
@@ -48,7 +49,7 @@ def follow(
         ValueError: `keep` names no module of the network, `divisors` no layer that makes channels, or layers that
             must agree have several.
     """
-    args = example if isinstance(example, tuple) else (example,)
+    args = arguments(net, example)
     names, rounding = _kept_parameters(net, keep), Rounding(divisor, dict(divisors or {}))
     choices, copied, subject = Choices(), duplicate(net), None
     for _ in range(ATTEMPTS):

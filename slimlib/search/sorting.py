@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
+from slimlib.core.arguments import arguments
 from slimlib.core.layers import SLIM_LAYERS
 from slimlib.core.setting import slimming_of
 from slimlib.core.slimming import Slimming
@@ -125,7 +126,7 @@ def _permute_if_equal(
     net: nn.Module, slimming: Slimming, order: Order, optimizer: Optimizer | None, example: Any
 ) -> None:
     """Permute where the outputs stay; else name the groups that change them, and leave everything as it was."""
-    args = example if isinstance(example, tuple) else (example,)
+    args = arguments(net, example)
     before = _outputs(net, slimming, args)
 
     def changes(trial: Order) -> bool:

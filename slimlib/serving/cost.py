@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
+from slimlib.core.arguments import arguments
 from slimlib.core.norms.batchnorm import SlimBatchNorm
 from slimlib.core.setting import at_width, slimmable_parts
 from slimlib.core.slimming import Slimming
@@ -64,7 +65,7 @@ def cost(net: nn.Module, example: Tensor | tuple[Any, ...], width: Width = 1.0) 
     with _set_to(net, width), _left_as_it_was(net), _all_widths_calibrated(net), _unfused():
         counter = _Counter()
         fake = FakeTensorMode(allow_non_fake_inputs=True)
-        args = example if isinstance(example, tuple) else (example,)
+        args = arguments(net, example)
         with torch.no_grad(), torch.compiler.set_stance("force_eager"), fake, counter:
             try:
                 net(*tree_map_only(Tensor, fake.from_tensor, args))
@@ -82,7 +83,7 @@ def latency(
 
     Ratios between widths mean most when measured on one thread of an idle machine.
     """
-    args = example if isinstance(example, tuple) else (example,)
+    args = arguments(net, example)
     device = next((leaf.device for leaf in tree_leaves(args) if isinstance(leaf, Tensor)), torch.device("cpu"))
     with _set_to(net, width), in_eval(net), torch.inference_mode():
         seconds = [timed(net, args, device) for _ in range(warmup + repeats)]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, remove_weight_norm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from slimlib.core.arguments import arguments
 from slimlib.core.layers import SLIM_LAYERS
 from slimlib.core.norms.batchnorm import refuse_uncalibrated
 from slimlib.core.setting import slimming_of
@@ -136,7 +137,7 @@ def fold_weight_norm(module: nn.Module) -> None:
 
 
 def _compare(net: nn.Module, width: Width, plain: nn.Module, example: Any) -> None:
-    args = example if isinstance(example, tuple) else (example,)
+    args = arguments(net, example)
     slimming = slimming_of(net)
     before, modes = slimming.width, {m: m.training for m in net.modules()}
     plain_modes = {m: m.training for m in plain.modules()}

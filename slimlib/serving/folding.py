@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from slimlib.core.arguments import arguments
 from slimlib.core.structures import tensors
 from slimlib.serving.agreement import check_same_outputs
 from slimlib.serving.reads import Reads
@@ -68,7 +69,7 @@ def fold(net: nn.Module, example: Any) -> nn.Module:
 
     Source: Jacob et al. 2018 (Quantization and Training of Neural Networks), sec. 3.2.
     """
-    args = example if isinstance(example, tuple) else (example,)
+    args = arguments(net, example)
     net.eval().requires_grad_(False)
     found = find(net, args)
     layers = {layer: norm for norm, layer in found.norms.items()}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from slimlib.core.arguments import arguments
 from slimlib.core.setting import at_width, set_width
 from slimlib.core.width import Width, by_size, label
 from slimlib.serving.cost import in_eval, timed
@@ -89,7 +90,7 @@ def profile(
     for name, number, least in (("rounds", rounds, 2), ("warmup", warmup, 0), ("threads", threads or 1, 1)):
         if number < least:
             raise ValueError(f"{name}={number} must be at least {least}")
-    args = example if isinstance(example, tuple) else (example,)
+    args = arguments(net, example)
     tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
     if not tensors:
         raise ValueError("profile needs an example input: a tensor [N, ...], or a tuple with one")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
+from slimlib.core.arguments import arguments
 from slimlib.core.setting import current_width, set_width
 from slimlib.core.width import Width, Widths
 from slimlib.training.distillation import Distillation, Lesson, Lessons, as_lessons
@@ -93,7 +94,7 @@ class Rule(ABC):
 
         Args:
             net: a slimmable network.
-            x: its input, or the tuple of its arguments.
+            x: its input, the tuple of its arguments, or a dict of them by name.
             loss: network output -> scalar, or (output, width) -> scalar; learns from the data.
             scaler: scales each loss before its backward pass, for float16.
             autocast: the network computes in this lower precision (torch.bfloat16, torch.float16) where
@@ -104,7 +105,7 @@ class Rule(ABC):
             The detached loss of each width, as its lesson adds it up, largest first.
         """
         of_data = loss_of_width(loss)
-        args = x if isinstance(x, tuple) else (x,)
+        args = arguments(net, x)
         before = current_width(net)
         for average in self._averages.values():
             average.follow(net)

@@ -4,10 +4,8 @@ import copy
 
 import pytest
 import torch
-from torch import nn
 
 import slimlib as slim
-from slimlib.flow import follow
 from tests.networks_of_attention import BLOCKS, Tokens
 
 
@@ -20,7 +18,7 @@ def carry(full, twin, parts):
     state = full.state_dict()
     for name, tensor in twin.state_dict().items():
         value = state[name]
-        own = next((dims for suffix, dims in parts.items() if name.startswith("blocks.") and name.split(".", 2)[2] == suffix), {})
+        own = parts.get(name.split(".", 2)[2], {}) if name.startswith("blocks.") else {}
         for dim, size in enumerate(tensor.shape):
             count = own.get(dim, 1)
             picks = torch.arange(value.shape[dim]).view(count, -1)[:, : size // count].flatten()

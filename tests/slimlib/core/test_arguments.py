@@ -1,0 +1,56 @@
+"""A network is called with one input, a tuple, or arguments by name."""
+
+import pytest
+import torch
+from torch import nn
+
+import slimlib as slim
+from slimlib.core.arguments import arguments
+
+
+class Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words, self.up, self.out = nn.Embedding(20, 32), nn.Linear(32, 64), nn.Linear(64, 3)
+
+    def forward(self, ids=None, mask=None, *, scale=None):
+        x = self.words(ids)
+        x = x if mask is None else x * mask[..., None]
+        return self.out(torch.relu(self.up(x))) * (scale or 1)
+
+
+class Observing(nn.Module):
+    def forward(self, observation):
+        return observation["image"]
+
+
+IDS, MASK = torch.randint(0, 20, (2, 5)), torch.ones(2, 5)
+
+
+def test_names_become_positions_and_what_lies_between_its_default():
+    assert [type(a) for a in arguments(Encoder(), {"mask": MASK})] == [type(None), torch.Tensor]
+    assert arguments(Encoder(), {"mask": MASK, "ids": IDS}) == (IDS, MASK)
+
+
+def test_other_mappings_are_the_one_input():
+    observation = {"image": MASK}
+    assert arguments(Observing(), observation) == (observation,)
+    assert arguments(Observing(), {}) == ({},)
+
+
+def test_an_argument_by_name_alone_is_refused():
+    with pytest.raises(ValueError, match=r"argument 'scale' of Encoder\.forward is given by its name alone"):
+        arguments(Encoder(), {"ids": IDS, "scale": 2.0})
+
+
+def test_every_door_takes_arguments_by_name():
+    inputs = {"ids": IDS, "mask": MASK}
+    net = slim.convert(Encoder(), inputs)
+    assert slim.cost(net, inputs, 0.5).params < slim.cost(net, inputs).params
+    small = slim.extract(net, 0.5, example=inputs)
+    slim.set_width(net, 0.5)
+    assert torch.allclose(net(**inputs), small(**inputs), atol=1e-6)
+    slim.set_width(net, 1.0)
+    rule = slim.Sandwich(slim.WidthRange(0.25, 1.0), samples=3)
+    losses = rule.backward(net, inputs, lambda out: out.square().mean())
+    assert len(losses) == 3 and net.up.weight.grad is not None
