@@ -2,18 +2,21 @@
 
 RMSNorm in parts is a mean over channels, InstanceNorm a BatchNorm over images times channels, a
 recurrent layer a loop over literal sizes, dropout draws numbers that depend on the width, and the parts
-of a linear layer depend on sizes and strides.
+of a linear layer and of an einsum depend on sizes and strides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from slimlib.flow.context import Context
+from slimlib.flow.operations import einsum
 
 NORMS = {"rms_norm", "instance_norm"}
 DROPOUTS = {
@@ -46,9 +49,29 @@ class FunctionsAsOperations(TorchFunctionMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         context, name = self.context, getattr(func, "__name__", "")
+        if name == "einsum" and not context.paused and (found := einsum.of_two_tensors(context, args)) is not None:
+            with context.pause():
+                return self.step(name, func, found, {}, False)
         if context.paused or name not in FOLLOWED:
             if name == "scaled_dot_product_attention" and not context.paused and kwargs.get("scale") is None:
                 kwargs["scale"] = self.scale(args[0] if args else kwargs["query"])
             return func(*args, **kwargs)
         with context.pause():
             return self.step(name, func, args, kwargs, False)
+
+
+@contextmanager
+def python_functions_in_parts() -> Iterator[None]:
+    """Let torch's functions that are written in Python run in parts, of which each is followed.
+
+    Such a function hands itself to the mode as a whole, and within that no other is handed to it.
+    """
+    names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+    before = {name: getattr(functional, name) for name in names}
+    try:
+        for name in names:
+            setattr(functional, name, lambda *_: False)
+        yield
+    finally:
+        for name, own in before.items():
+            setattr(functional, name, own)

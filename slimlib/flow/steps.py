@@ -17,6 +17,7 @@ Site: TypeAlias = tuple[str, int, str]
 # One operation of a run: its module, the number of the call, its name, and how many of its name came before.
 Moment: TypeAlias = tuple[str, int, str, int]
 
+COPIES = ("clone", "contiguous", "_to_copy", "lift_fresh")  # some are made at some sizes only
 VIEWS = ("view", "_unsafe_view", "reshape", "_reshape_alias")
 
 
@@ -49,6 +50,11 @@ class Step:
     inputs: list[Tensor]
     weights: list[WeightRef]
     outputs: list[Shadow | None]
+
+    @property
+    def copies(self) -> bool:
+        """Whether it may be missing in a run of other sizes."""
+        return self.site[2] in COPIES
 
 
 def first_line(error: Exception) -> str:

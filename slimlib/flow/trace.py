@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from slimlib.core.structures import opaque, tensors
 from slimlib.flow.context import Context, plain_modules
-from slimlib.flow.functions import FunctionsAsOperations
+from slimlib.flow.functions import FunctionsAsOperations, python_functions_in_parts
 from slimlib.flow.ids import Shadow, WeightRef, everywhere
 from slimlib.flow.operations import Operation, apply_rule
 from slimlib.flow.steps import Choices, FlowError, Step
@@ -46,6 +46,7 @@ class Trace(TorchDispatchMode):
             unchanged(self.net) as assigned,
             _plain_attention(),
             self._module_names(),
+            python_functions_in_parts(),
             FunctionsAsOperations(self.context, self.step, self.attention_scale),
             self,
         ):

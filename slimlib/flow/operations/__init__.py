@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from slimlib.flow.operations import (
+    einsum,
     elementwise,
     movement,
     norms,
@@ -18,7 +19,7 @@ from slimlib.flow.steps import FlowError, first_line
 
 __all__ = ["RULES", "Operation", "apply_rule"]
 
-TABLES = (elementwise, movement, norms, reductions, spatial, unknown)
+TABLES = (einsum, elementwise, movement, norms, reductions, spatial, unknown)
 RULES: dict[str, Rule] = {name: rule for table in TABLES for name, rule in table.RULES.items()}
 KNOW_WEIGHTS: dict[str, Rule] = {**products.RULES, **recurrent.RULES}  # by their axes
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from slimlib.flow.ids import compact, varies
+from slimlib.flow.ids import compact, distinct, varies, varying
 from slimlib.flow.operations.operation import Operation, Result, table
 from slimlib.flow.operations.unknown import no_rule
 from slimlib.flow.steps import VIEWS
@@ -65,10 +65,18 @@ def cut(op: Operation) -> Result:
     begin, end = int(positions[0]), int(positions[-1]) + 1
     sizes = [n for n in (begin, end - begin, op.x.shape[dim] - end) if n]
     if len(positions) < end - begin or op.context.site in op.context.choices.parts or gcd(*sizes) == 1:
-        op.fix(part, STAYS)
+        _stays(op, part, dim)
     else:
         _in_proportion(op, op.x, dim, sizes)
     return part
+
+
+def _stays(op: Operation, part: Tensor, dim: int) -> None:
+    """What is cut out of the channels stays full; cut out of each head, only whole heads slim."""
+    if any(d != dim for d in varying(op.x)):
+        op.tie(op.x, op.x.narrow(dim, 0, 1))
+    else:
+        op.fix(part, STAYS)
 
 
 def _in_proportion(op: Operation, ids: Tensor, dim: int, sizes: list[int]) -> None:
@@ -77,9 +85,9 @@ def _in_proportion(op: Operation, ids: Tensor, dim: int, sizes: list[int]) -> No
     if units == 1 and len(sizes) > 1:
         op.fix(ids, "cut into unequal parts")
         return
-    column = op.column(ids, dim)
-    parts = torch.cat([part.view(units, -1) for part in column.split(sizes)], 1)
-    op.tie(parts, parts[:, :1])
+    rows = distinct(ids).movedim(dim, -1)
+    parts = torch.cat([part.unflatten(-1, (units, -1)) for part in rows.split(sizes, -1)], -1)
+    op.tie(parts, parts[..., :1])
 
 
 def pick(op: Operation) -> Result:

@@ -144,8 +144,8 @@ def _product(op: Operation, a: Shadow, b: Shadow, x: Tensor, y: Tensor, bias: Te
     elif isinstance(a, WeightRef):
         out = _contract(op, b, a, None, inputs=1, outputs=0, along=0)
     else:
-        batched = _batched(op, a[None], b[None], torch.Size((1, *op.first.shape)))
-        out = None if batched is None else batched[0]
+        made = batched(op, a[None], b[None], torch.Size((1, *op.first.shape)))
+        out = None if made is None else made[0]
     return out if bias is None or out is None else op.elementwise([out, bias], op.first.shape)
 
 
@@ -156,16 +156,16 @@ def bmm(op: Operation) -> Result:
         return _contract(op, a, b, None, inputs=1, outputs=2, along=2)
     if isinstance(a, WeightRef) and not isinstance(b, WeightRef) and not varies(b, 0):
         return _contract(op, b, a, None, inputs=2, outputs=1, along=1)
-    return _batched(op, op.data(a, op.args[0]), op.data(b, op.args[1]), op.first.shape)
+    return batched(op, op.data(a, op.args[0]), op.data(b, op.args[1]), op.first.shape)
 
 
 def baddbmm(op: Operation) -> Result:
     op.see_as_data()
-    out = _batched(op, op.ids[1], op.ids[2], op.first.shape)
+    out = batched(op, op.ids[1], op.ids[2], op.first.shape)
     return op.elementwise([out, op.x], op.first.shape) if out is not None else op.x.expand(op.first.shape)
 
 
-def _batched(op: Operation, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor | None:
+def batched(op: Operation, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor | None:
     """A product of two tensors that both follow channels, as attention has it."""
     canonical = op.context.ties.canonical
     x, y = compact(canonical(x)), compact(canonical(y))

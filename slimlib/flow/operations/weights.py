@@ -34,7 +34,7 @@ def permute(op: Operation) -> Result:
 
 
 def regroup(op: Operation) -> Result:
-    """A view: axes side by side become one dimension, or come apart again; none is cut."""
+    """A view: axes side by side become one dimension, or come apart again; none is cut, but what is repeated may be."""
     ref: WeightRef = op.ids[0]
     pieces: list[tuple[Dimension, int]] = []
     for axes, size in zip(ref.dims, op.args[0].shape, strict=True):
@@ -44,6 +44,9 @@ def regroup(op: Operation) -> Result:
         axes, taken = (), 1
         while pieces and taken < size:
             more, length = pieces.pop(0)
+            if not more and length > (need := size // taken) and length % need == 0:  # repeated: cut anywhere
+                pieces.insert(0, ((), length // need))
+                length = need
             axes, taken = (*axes, *more), taken * length
         if taken != size or (axes and prod(len(axis.ids) for axis in axes) != size):
             return None

@@ -43,7 +43,8 @@ class Followed:
 class Failure(Exception):
     """An attempt to run the sliced network failed at `step`, an operation, or else in the code of `module`.
 
-    `following`: the operation that the full network runs there; `position`: how many ran before.
+    `following`: the operation that the full network runs there; `position`: how many ran before, END where all did,
+    and the numbers are wrong.
     """
 
     training: bool
@@ -171,7 +172,7 @@ class Proof:
         why = "gives other numbers when fewer channels are active"
         theirs = {step.moment: (step, results) for step, results in zip(masked.log, masked.results, strict=True)}
         for own, ours in zip(sliced.log, sliced.results, strict=True):
-            if own.moment not in theirs:
+            if own.copies or own.moment not in theirs:
                 continue
             step, expected = theirs[own.moment]
             for ids, a, b in zip(step.outputs, ours, expected, strict=False):
@@ -180,8 +181,8 @@ class Proof:
                 picks = [] if ids is None else active_positions(ids, masked.active)
                 b = b if picks is None else select(b, picks)
                 if picks is not None and (ids is not None or a.shape == b.shape) and not self._close(a, b):
-                    return Failure(why, step, own.module, END)
-        return Failure(why, None, "", END)
+                    return Failure(why, step, True, own.module, END)
+        return Failure(why, None, False, "", END)
 
 
 def _gather_now(net: nn.Module) -> None:

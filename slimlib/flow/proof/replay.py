@@ -22,7 +22,7 @@ from slimlib.flow.trace import Trace
 NOISE = {"bernoulli", "normal", "uniform", "rand", "randn", "rand_like", "randn_like", "exponential"}
 PRODUCTS = {
     "convolution": (0, 1), "linear": (0,), "bilinear": (0, 1), "mm": (0, 1), "addmm": (1, 2), "bmm": (0, 1),
-    "baddbmm": (1, 2), "_sparse_mm": (0, 1), "_sparse_addmm": (1, 2), "cdist": (0, 1),
+    "baddbmm": (1, 2), "_sparse_mm": (0, 1), "_sparse_addmm": (1, 2), "cdist": (0, 1), "einsum": (1, 2),
 }  # fmt: skip
 """Operation -> the arguments whose channels are added up in it."""
 
@@ -76,7 +76,7 @@ class Sliced(Replay):
     ) -> None:
         super().__init__(net, ties, choices, origin, record)
         self.known, self.active = ties, active
-        self.expected: dict[Moment, Step] = {step.moment: step for step in expected}
+        self.expected: dict[Moment, Step] = {step.moment: step for step in expected if not step.copies}
 
     @property
     def step_of_full(self) -> Step | None:
