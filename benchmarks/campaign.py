@@ -31,16 +31,15 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.records.folder import ResultsFolder
-from benchmarks.running.jobs import Job, chains, one_line, plan
+from benchmarks.running.command import DONE, FAILED, INTERRUPTED, WRONG_SETTINGS, complain, key_values, one_line
+from benchmarks.running.jobs import Job, chains, plan
 from benchmarks.running.launchers.stopping import stopping
 from benchmarks.settings.choices import CONF
-from benchmarks.settings.command_line import key_values
 from benchmarks.settings.run import RunSettings, read_settings
-from tasks.choices import unknown
+from tasks.settings import unknown
 
 CAMPAIGNS = CONF / "campaign"
 KEYS = ("name", "hours", "jobs", "nice", "data", "results", "device", "show")
-DONE, FAILED, WRONG_SETTINGS, INTERRUPTED = 0, 1, 2, 130
 ASKED_EVERY = 0.5  # seconds
 PATIENCE = 120  # seconds that a process has to write its checkpoint before it is killed
 
@@ -128,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = read_options(given)
         progress = [look(planned, options) for planned in options.campaign.runs]
     except ValueError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        complain([one_line(error)])
         return WRONG_SETTINGS
     console.print(options.campaign.question, markup=False, highlight=False)
     if options.show:

@@ -23,14 +23,12 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.analysis.collecting import collect
-from benchmarks.records.folder import FolderInUse, ResultsFolder
+from benchmarks.records.folder import ResultsFolder
 from benchmarks.records.record import Record, read_record
-from benchmarks.running.jobs import one_line
-from benchmarks.settings.command_line import key_values
+from benchmarks.running.command import DONE, FAILED, IN_USE, command, complain, key_values, say
 from benchmarks.tables.rebuilding import rebuild
 from tasks.atomic import write_atomically
 
-DONE, FAILED, WRONG_SETTINGS, IN_USE, INTERRUPTED = 0, 1, 2, 3, 130
 ORIGIN = {"position", "question", "versions", "commit", "host", "threads", "seconds"}
 """What of a record is not measured: where it comes from, and how its ablation shows it."""
 ASIDE = ".duplicate-"
@@ -55,28 +53,9 @@ class Merged:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Merge what the command line says; returns the exit code.
-
-    0: all is merged. 1: a record is damaged, and left out, or a file cannot be written. 2: the folders are wrong.
-    3: a run works in one of the folders. 130: interrupted; the same command merges the rest.
-    """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    console = Console()
-    if {"-h", "--help", "help"} & set(given):
-        console.print(__doc__, markup=False, highlight=False, soft_wrap=True)
-        return DONE
-    try:
-        sources, target = read_arguments(given)
-    except ValueError as error:
-        return _refuse(str(error), WRONG_SETTINGS)
-    try:
-        return _merge(sources, target, console)
-    except FolderInUse as error:
-        return _refuse(str(error), IN_USE)
-    except OSError as error:
-        return _refuse(one_line(error), FAILED)
-    except KeyboardInterrupt:
-        return _refuse("interrupted; what was merged is whole, the same command merges the rest", INTERRUPTED)
+    """Merge what the command line says; returns the exit code, as `benchmarks.running.command` has them."""
+    rest = "what was merged is whole, the same command merges the rest"
+    return command(arguments, __doc__, read_arguments, _merge, interrupted=rest)
 
 
 def read_arguments(arguments: Sequence[str]) -> tuple[list[Path], Path]:
@@ -201,27 +180,22 @@ def _origin(record: Record) -> str:
     return f"that of commit {record.commit or 'unknown'} on {record.host}"
 
 
-def _merge(sources: Sequence[Path], target: Path, console: Console) -> int:
-    def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
+def _merge(given: tuple[list[Path], Path]) -> int:
+    sources, target = given
+    console = Console()
     merged = merge(sources, target)
     for line in merged.several:
-        say(line)
+        say(console, line)
     if merged.several:
-        say("Of different measurements counts: a clean commit, the newer slimlib, the newer torch, the larger SHA-256.")
+        order = "a clean commit, the newer slimlib, the newer torch, the larger SHA-256"
+        say(console, f"Of different measurements counts: {order}.")
     touched = {target / place for source in sources for place in record_folders(source)}
     rebuilt = rebuild([one for one in collect(target) if one.folder.path in touched], console)
-    say(f"{merged.new} records are new in {target}, {merged.known} were there; {rebuilt.tables} tables made again")
+    done = f"{merged.new} records are new in {target}, {merged.known} were there"
+    say(console, f"{done}; {rebuilt.tables} tables made again")
     wrong = [f"damaged record, left out: {why}" for why in dict.fromkeys(merged.damaged)] + rebuilt.failed
-    for line in [*wrong, *rebuilt.in_use]:
-        print(f"error: {line}", file=sys.stderr)
+    complain([*wrong, *rebuilt.in_use])
     return IN_USE if rebuilt.in_use else FAILED if wrong else DONE
-
-
-def _refuse(reason: str, code: int) -> int:
-    print(f"error: {reason}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

@@ -51,7 +51,8 @@ class Settings(BaseModel):
 
     def replace(self, **changes: Any) -> Self:
         """The same with other values, checked again."""
-        return type(self)(**dict(self) | changes)
+        now = {name: getattr(self, name) for name in type(self).model_fields} | (self.model_extra or {})
+        return type(self)(**now | changes)
 
     @classmethod
     def schema_of_keys(cls) -> Mapping[str, Schema]:

@@ -23,7 +23,7 @@ FLOORS = {
     ),
     "tasks": (
         ("settings",),
-        ("atomic", "choices", "pixels", "task"),
+        ("atomic", "pixels", "task"),
         ("training",),
         ("classification", "sr", "rl", "detection"),
     ),
@@ -36,6 +36,7 @@ FLOORS = {
         ("papers",),
         ("tables",),
         ("report", "serve"),
+        ("runner",),
         ("run", "merge", "features"),
         ("campaign",),
     ),

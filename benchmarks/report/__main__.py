@@ -16,10 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.analysis.collecting import Collected, collect
 from benchmarks.report.page import Report
-from benchmarks.settings.command_line import key_values
+from benchmarks.running.command import DONE, FAILED, command, complain, key_values
 from tasks.atomic import write_atomically
 
-DONE, FAILED, WRONG_SETTINGS, INTERRUPTED = 0, 1, 2, 130
 KEYS = ("results", "to")
 MEGABYTE = 1_000_000
 
@@ -33,26 +32,8 @@ class ReportSettings:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the page; returns the exit code.
-
-    0: the page is written. 1: it cannot be written, or it is and some files are damaged, which it lists.
-    2: the settings are wrong. 130: interrupted, nothing is written.
-    """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    console = Console(stderr=True)
-    if {"-h", "--help", "help"} & set(given):
-        print(__doc__)
-        return DONE
-    try:
-        settings = read_arguments(given)
-    except ValueError as error:
-        return _refuse(error, WRONG_SETTINGS)
-    try:
-        return _write(settings, console)
-    except OSError as error:
-        return _refuse(error, FAILED)
-    except KeyboardInterrupt:
-        return _refuse(ValueError("interrupted; nothing was written"), INTERRUPTED)
+    """Write the page; returns the exit code, as `benchmarks.running.command` has them."""
+    return command(arguments, __doc__, read_arguments, _write, interrupted="nothing was written")
 
 
 def read_arguments(arguments: Sequence[str]) -> ReportSettings:
@@ -91,31 +72,26 @@ def _check_target(to: Path) -> None:
             return
 
 
-def _write(settings: ReportSettings, console: Console) -> int:
+def _write(settings: ReportSettings) -> int:
     report = Report(settings.results)
-    for collected in _read(settings.results, console):
+    for collected in _read(settings.results):
         report.add(collected)
     page = report.html(settings.to)
     write_atomically(settings.to, page)
     tables = sum(len(folder.tables) for folder in report.folders)
     print(f"{settings.to}: tables {tables:,}, records {report.origins.records:,}; {len(page) / MEGABYTE:.1f} MB")
-    for path, reason in report.wrong.items():
-        print(f"error: damaged, left out: {path.parent}: {reason}", file=sys.stderr)
+    complain(f"damaged, left out: {path.parent}: {reason}" for path, reason in report.wrong.items())
     return FAILED if report.wrong else DONE
 
 
-def _read(results: Path, console: Console) -> Iterator[Collected]:
+def _read(results: Path) -> Iterator[Collected]:
     """The folders, one after another, behind a bar that counts their records."""
+    console = Console(stderr=True)
     columns = TextColumn("reading records"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     total = sum(1 for _ in results.rglob("records/*.json"))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=total)
         yield from collect(results, lambda _: bar.advance(task))
-
-
-def _refuse(error: Exception, code: int) -> int:
-    print(f"error: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

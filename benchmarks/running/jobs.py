@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -16,6 +15,7 @@ import slimlib as slim
 from benchmarks.records.environment import commit, host_class, versions
 from benchmarks.records.folder import ResultsFolder
 from benchmarks.records.record import MetricInfo, Record, Row, write_record
+from benchmarks.running.command import one_line, settings_want_traces
 from benchmarks.running.following import AnyTask, follows, telling
 from benchmarks.running.job_lock import held
 from benchmarks.running.progress import Reporter
@@ -228,22 +228,3 @@ def make_record(
         threads=settings.threads,
         seconds=round(seconds, 1),
     )
-
-
-def settings_want_traces() -> bool:
-    """Whether the user asked for the whole trace of an error."""
-    return os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
-
-
-def one_line(error: BaseException) -> str:
-    """The reason, in one line that a user can read."""
-    if isinstance(error, OSError) and error.strerror:
-        return (
-            f"{error.strerror[0].upper()}{error.strerror[1:]}"
-            if error.filename is None
-            else f"{error.strerror}: {error.filename}"
-        )
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else ""
-    expected = isinstance(error, ValueError | OSError) or type(error).__module__.startswith("tasks.")
-    return text if expected and text else f"{type(error).__name__}: {text}".rstrip(": ")

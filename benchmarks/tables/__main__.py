@@ -24,14 +24,12 @@ from benchmarks.papers.figure import paper_figure
 from benchmarks.papers.paper import Section, paper_csv, paper_md, paper_tex, sections
 from benchmarks.papers.published import Published, read_published
 from benchmarks.papers.rates import ASSUMED_GPU_RATE, Rates
-from benchmarks.running.jobs import one_line
-from benchmarks.settings.command_line import key_values
+from benchmarks.running.command import DONE, FAILED, IN_USE, command, complain, key_values, say
 from benchmarks.tables.page import ablations_page
 from benchmarks.tables.rebuilding import Rebuilt, damaged, rebuild
 from tasks.atomic import write_atomically
-from tasks.choices import check_choice
+from tasks.settings import unknown
 
-DONE, FAILED, WRONG_SETTINGS, IN_USE, INTERRUPTED = 0, 1, 2, 3, 130
 KEYS = ("results", "paper", "page", "gpu_macs_per_second")
 
 
@@ -40,10 +38,12 @@ class TableSettings:
     """What to make, and from which records.
 
     Attributes:
+        published: the printed tables.
         paper: a source of the published tables, "all", or "" for every table there is.
         page: the page of the ablations; None: it is not asked for.
     """
 
+    published: Published
     results: Path = Path("results")
     paper: str = ""
     page: Path | None = None
@@ -51,38 +51,22 @@ class TableSettings:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Make what the command line says; returns the exit code.
-
-    0: all is written. 1: something could not be written, or a record is damaged; the rest is written.
-    2: the settings, or the published tables, are wrong. 3: a run works in one of the folders. 130: interrupted.
-    """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    console = Console()
-    if {"-h", "--help", "help"} & set(given):
-        console.print(__doc__, markup=False, highlight=False, soft_wrap=True)
-        return DONE
-    try:
-        published = read_published()
-        settings = read_arguments(given, published)
-    except ValueError as error:
-        return _refuse(str(error), WRONG_SETTINGS)
-    try:
-        return _make(settings, published, console)
-    except (OSError, ValueError) as error:
-        return _refuse(one_line(error), FAILED)
-    except KeyboardInterrupt:
-        return _refuse("interrupted; what was written is whole, the same command makes the rest", INTERRUPTED)
+    """Make what the command line says; returns the exit code, as `benchmarks.running.command` has them."""
+    rest = "what was written is whole, the same command makes the rest"
+    return command(arguments, __doc__, read_arguments, _make, interrupted=rest)
 
 
-def read_arguments(arguments: Sequence[str], published: Published) -> TableSettings:
+def read_arguments(arguments: Sequence[str]) -> TableSettings:
     """The settings that `key=value` arguments say.
 
     Raises:
-        ValueError: in one line: an unknown key or paper, with the nearest right one, or an impossible value.
+        ValueError: in one line: an unknown key or paper, with the nearest right one, or an impossible value; or the
+            published tables are wrong.
     """
+    published = read_published()
     given = key_values(arguments, KEYS, example="paper=us_nets")
-    if "paper" in given:
-        check_choice("paper", given["paper"], [*published.sources, "all"])
+    if "paper" in given and given["paper"] not in (papers := [*published.sources, "all"]):
+        raise unknown("paper", given["paper"], papers)
     if "paper" in given and "page" in given:
         raise ValueError("paper= and page= are two things; ask for one at a time")
     results = Path(given.get("results", "results")).expanduser()
@@ -92,7 +76,7 @@ def read_arguments(arguments: Sequence[str], published: Published) -> TableSetti
     page = Path(given["page"]).expanduser() if "page" in given else None
     if page is not None and (page.is_dir() or page.suffix != ".md"):
         raise ValueError(f"page={page} is no file of Markdown; for example page=docs/ablations.md")
-    return TableSettings(results, given.get("paper", ""), page, _rate(given.get("gpu_macs_per_second")))
+    return TableSettings(published, results, given.get("paper", ""), page, _rate(given.get("gpu_macs_per_second")))
 
 
 def _rate(given: str | None) -> float:
@@ -105,7 +89,8 @@ def _rate(given: str | None) -> float:
     return rate
 
 
-def _make(settings: TableSettings, published: Published, console: Console) -> int:
+def _make(settings: TableSettings) -> int:
+    published, console = settings.published, Console()
     with console.status("reading records"):
         collected = list(collect(settings.results))
     rates = Rates(collected, settings.results / "perf", gpu=settings.gpu_macs_per_second)
@@ -113,26 +98,25 @@ def _make(settings: TableSettings, published: Published, console: Console) -> in
     if settings.page is not None:
         page = ablations_page(collected, rates, settings.page.parent, settings.results)
         write_atomically(settings.page, page)
-        _say(console, f"{settings.page}: {len(collected)} folders with records")
+        say(console, f"{settings.page}: {len(collected)} folders with records")
     elif settings.paper:
         chosen = list(published.sources) if settings.paper == "all" else [settings.paper]
         for source in chosen:
-            for section in _write_paper(source, settings, published, collected, rates):
+            for section in _write_paper(source, settings, collected, rates):
                 _show(section, console)
-            _say(console, f"Tables: {settings.results / 'published' / source}")
+            say(console, f"Tables: {settings.results / 'published' / source}")
     else:
         done = rebuild(collected, console)
         with console.status("the papers' tables"):
             for source in published.sources:
-                _write_paper(source, settings, published, collected, rates)
+                _write_paper(source, settings, collected, rates)
         papers = f"{len(published.sources)} papers' in {settings.results / 'published'}"
-        _say(console, f"{done.tables} tables in {len(collected)} folders of {settings.results}, {papers}")
+        say(console, f"{done.tables} tables in {len(collected)} folders of {settings.results}, {papers}")
     return _conclude(done, collected)
 
 
-def _write_paper(
-    source: str, settings: TableSettings, published: Published, collected: Sequence[Collected], rates: Rates
-) -> list[Section]:
+def _write_paper(source: str, settings: TableSettings, collected: Sequence[Collected], rates: Rates) -> list[Section]:
+    published = settings.published
     folder = settings.results / "published" / source
     found = sections(published, source, collected)
     files: dict[str, str | bytes] = {
@@ -147,34 +131,23 @@ def _write_paper(
 
 
 def _show(section: Section, console: Console) -> None:
-    _say(console, section.title)
+    say(console, section.title)
     console.print(on_screen(section.grid()))
     for note in section.notes(section.beside):
-        _say(console, note)
+        say(console, note)
     apart = section.grid_apart()
     if apart is not None:
         console.print(on_screen(apart))
         for note in section.notes(section.apart):
-            _say(console, note)
+            say(console, note)
 
 
 def _conclude(done: Rebuilt, collected: Sequence[Collected]) -> int:
     """Say what went wrong, and return the exit code."""
     wrong = damaged(collected)
-    for path, reason in wrong:
-        print(f"error: damaged record, left out: {path.parent}: {reason}", file=sys.stderr)
-    for line in [*done.failed, *done.in_use]:
-        print(f"error: {line}", file=sys.stderr)
+    lines = [f"damaged record, left out: {path.parent}: {reason}" for path, reason in wrong]
+    complain([*lines, *done.failed, *done.in_use])
     return FAILED if wrong or done.failed else IN_USE if done.in_use else DONE
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _refuse(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from rich.progress import track
 from benchmarks.analysis.collecting import Collected
 from benchmarks.analysis.results import Results
 from benchmarks.records.folder import FolderInUse, ResultsFolder
-from benchmarks.running.jobs import one_line
+from benchmarks.running.command import one_line
 from benchmarks.tables.writing import write_tables
 
 OTHER = "other"

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from benchmarks.records.folder import ResultsFolder
 from benchmarks.records.record import Record, read_record, read_records
-from benchmarks.run import run
+from benchmarks.runner import run
 from tasks.training.recipe import Recipe
 from tests.benchmarks.running.toy_run import RECIPES, toy_run, toy_settings
 from tests.extent import at_night

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Tensor
 
-from benchmarks.run import run
+from benchmarks.runner import run
 from tasks.task import Showcase
 from tests.benchmarks.running.toy_run import toy_settings
 from tests.tasks.training.toy import ToyTask

@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.run import run
+from benchmarks.runner import run
 from tasks.training.recipe import Recipe
 from tests.benchmarks.running.toy_run import RECIPES, toy_settings
 from tests.faults.outcome import differences

@@ -18,7 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.run import run
+from benchmarks.runner import run
 from tests.benchmarks.running.toy_run import toy_settings
 from tests.faults.crash_points import SHARED
 from tests.faults.outcome import differences, files_below, records_below, tables_below

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks.records.record import read_records
-from benchmarks.run import run
+from benchmarks.runner import run
 from benchmarks.running.progress import LineReporter
 from tasks.training.checkpoint import Checkpoint
 from tests.benchmarks.running.toy_run import toy_run, toy_settings

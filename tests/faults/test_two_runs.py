@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks.records.folder import FolderInUse, ResultsFolder
-from benchmarks.run import run
+from benchmarks.runner import run
 from benchmarks.settings.run import RunSettings
 from tests.benchmarks.running.toy_run import toy_run, toy_settings
 from tests.faults.crash_points import SHARED

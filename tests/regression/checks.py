@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmarks.run import DONE, main
+from benchmarks.run import main
+from benchmarks.running.command import DONE
 from tests.regression.bands import Band
 
 COLUMNS = ["recipe", "width", "dataset", "metric"]

@@ -8,7 +8,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 
 from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor  # type: ignore[import-untyped]
 
-from benchmarks.running.jobs import Outcome, one_line
+from benchmarks.running.command import one_line
+from benchmarks.running.jobs import Outcome
 from benchmarks.running.launchers.supervising import Ended, WorkerDied
 from benchmarks.running.launchers.work import Work
 

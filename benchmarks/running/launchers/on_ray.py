@@ -10,7 +10,8 @@ from typing import Any
 
 import ray
 
-from benchmarks.running.jobs import Outcome, one_line
+from benchmarks.running.command import one_line
+from benchmarks.running.jobs import Outcome
 from benchmarks.running.launchers.supervising import Ended, WorkerDied
 from benchmarks.running.launchers.work import Work
 from benchmarks.settings.launcher import Ray

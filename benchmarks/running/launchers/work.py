@@ -15,8 +15,9 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.records.folder import ResultsFolder
+from benchmarks.running.command import notes, one_line
 from benchmarks.running.following import AnyTask
-from benchmarks.running.jobs import Job, Outcome, one_line, run_job
+from benchmarks.running.jobs import Job, Outcome, run_job
 from benchmarks.running.launchers.stopping import stopping
 from benchmarks.running.progress import LineReporter
 from benchmarks.settings.run import RunSettings
@@ -75,7 +76,8 @@ class Work:
         if stop():
             return []
         try:
-            task = _task_of(self.make_task)
+            with notes(shown=False):  # the run that started this has told them
+                task = _task_of(self.make_task)
         except Exception as error:  # a user's data, on another machine
             return self._failed(one_line(error))
         outcomes = []

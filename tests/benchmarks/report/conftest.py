@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.report.__main__ import DONE, main
+from benchmarks.report.__main__ import main
+from benchmarks.running.command import DONE
 
 FLAGS = (
     "--no-sandbox",

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.report.__main__ import DONE, FAILED, WRONG_SETTINGS, main
+from benchmarks.report.__main__ import main
+from benchmarks.running.command import DONE, FAILED, WRONG_SETTINGS
 from tests.benchmarks.report.small_results import sr_records, write_all
 
 WRONG = [
@@ -65,6 +66,6 @@ def test_a_page_that_cannot_be_finished_leaves_the_old_one(tmp_path: Path) -> No
         "from benchmarks.report.__main__ import main; sys.exit(main(sys.argv[1:]))"
     )
     done = subprocess.run([sys.executable, "-c", limited, f"results={tmp_path}"], capture_output=True, text=True)
-    assert done.returncode == FAILED and done.stderr.startswith("error: cannot write report.html: File too large")
+    assert done.returncode == FAILED and done.stderr.startswith("error: Cannot write report.html: File too large")
     assert (tmp_path / "report.html").read_text() == "old"
     assert not list(tmp_path.glob(".*"))

@@ -14,11 +14,12 @@ import pytest
 
 from benchmarks.analysis.collecting import collect
 from benchmarks.analysis.results import Results
-from benchmarks.report.__main__ import DONE, FAILED, main
+from benchmarks.report.__main__ import main
 from benchmarks.report.learning import MOST_LINES, MOST_POINTS, curves
 from benchmarks.report.media import Album
 from benchmarks.report.page import MOST_TABLES, Report
 from benchmarks.report.spectrum import table
+from benchmarks.running.command import DONE, FAILED
 from tasks.sr.settings import SrSettings
 from tasks.sr.task import SuperResolution
 from tests.benchmarks.records.records_of import policy, record

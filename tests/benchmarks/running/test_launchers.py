@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmarks.run import main, run
+from benchmarks.run import main
+from benchmarks.runner import run
 from benchmarks.running.jobs import chains, plan, run_job
 from benchmarks.running.launchers.work import Stamp, Work, record_file, stamp
 from benchmarks.running.progress import LineReporter

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from benchmarks.run import run
+from benchmarks.runner import run
 from benchmarks.running.launchers.launch import among_ranks
 from tasks.task import CPU, WHOLE, Shard
 from tasks.training.ranks import Ranks

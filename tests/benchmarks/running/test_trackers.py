@@ -22,7 +22,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmarks.run import main, run
+from benchmarks.run import main
+from benchmarks.runner import run
 from benchmarks.running.launchers.launch import among_ranks
 from benchmarks.running.trackers import tracking
 from benchmarks.running.trackers.tracking import Tracked, Tracking

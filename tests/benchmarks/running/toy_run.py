@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.run import run
+from benchmarks.runner import run
 from benchmarks.settings.launcher import Joblib, Launcher, Ray, Serial, Slurm
 from benchmarks.settings.run import RunSettings
 from tasks.training.recipe import Recipe

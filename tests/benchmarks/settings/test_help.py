@@ -10,8 +10,9 @@ import pytest
 
 from benchmarks.settings.choices import CODE, GROUPS, choices, model_of, question
 from benchmarks.settings.groups import Run
-from benchmarks.settings.help import COMMAND, page, usage
+from benchmarks.settings.help import COMMAND, page, usage, usage_of_recipes
 from tasks.settings import Settings, keys_of
+from tasks.training.recipe import Recipe
 
 ROOT = Path(__file__).parents[3]
 MODELS = [Run, *(model_of(group, name) for group in CODE for name in choices(group))]
@@ -27,6 +28,11 @@ def test_every_key_is_told_with_help(model: type[Settings]) -> None:
         assert key.about and key.allowed != "anything", key.name
         assert f"  {key.name}=" in usage("")
         assert f"| `{key.name}` |" in page()
+
+
+def test_every_key_of_a_recipe_is_told() -> None:
+    for key in (*Recipe.model_fields, "samples", "temperature", "distill_values", "weight", "teacher"):
+        assert f"  {key}=" in usage_of_recipes() and f"| `{key}` |" in page()
 
 
 def test_every_choice_is_told_with_its_question() -> None:

@@ -14,7 +14,8 @@ from benchmarks.analysis.findings import finding
 from benchmarks.papers.published import PUBLISHED, read_published
 from benchmarks.records.folder import ResultsFolder
 from benchmarks.records.record import write_record
-from benchmarks.tables.__main__ import DONE, FAILED, IN_USE, WRONG_SETTINGS, main, read_arguments
+from benchmarks.running.command import DONE, FAILED, IN_USE, WRONG_SETTINGS
+from benchmarks.tables.__main__ import main, read_arguments
 from tests.benchmarks.records.records_of import record
 
 RESULTS = PUBLISHED.parent
@@ -145,7 +146,7 @@ def test_a_mistake_is_refused_with_what_would_be_right(
 
 
 def test_the_rate_of_a_gpu_can_be_given(tmp_path: Path) -> None:
-    settings = read_arguments([f"results={tmp_path}", "gpu_macs_per_second=2e14"], PAPERS)
+    settings = read_arguments([f"results={tmp_path}", "gpu_macs_per_second=2e14"])
     assert (settings.results, settings.gpu_macs_per_second) == (tmp_path, 2e14)
 
 
