@@ -8,6 +8,7 @@ from slimlib.core.setting import at_width, current_width, set_width
 from slimlib.core.width import Switches, WidthPlan, WidthRange
 from slimlib.export import export
 from slimlib.saving import load, read_recipe, save
+from slimlib.search.costs import PlanCosts, plan_costs
 from slimlib.search.scores import ChannelScores, channel_scores
 from slimlib.search.sorting import sort_channels
 from slimlib.serving.cost import Cost, cost, latency
@@ -45,6 +46,7 @@ __all__ = [
     "LargestAndRandom",
     "Lesson",
     "Lessons",
+    "PlanCosts",
     "Profile",
     "RandomWidths",
     "Sandwich",
@@ -72,6 +74,7 @@ __all__ = [
     "latency",
     "load",
     "mse",
+    "plan_costs",
     "profile",
     "read_recipe",
     "save",

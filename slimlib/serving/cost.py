@@ -60,6 +60,21 @@ def cost(net: nn.Module, example: Tensor | tuple[Any, ...], width: Width = 1.0) 
         ValueError: the width is not allowed here, the forward looks at values (fake tensors have none),
             or the network is frozen.
     """
+    counted = count_operations(net, example, width)
+    return Cost(sum(macs for _, macs in counted.products), counted.params, counted.activations)
+
+
+@dataclass
+class Counted:
+    """What one run in eval mode costs: each product with its multiply-adds, in order; the rest as in `Cost`."""
+
+    products: list[tuple[str, int]]
+    params: int
+    activations: int
+
+
+def count_operations(net: nn.Module, example: Tensor | tuple[Any, ...], width: Width) -> Counted:
+    """The same as `cost`, product by product."""
     if holds_frozen(net):
         raise ValueError("a frozen network has no parameters to count; ask for the cost of the one it was made from")
     with _set_to(net, width), _left_as_it_was(net), _all_widths_calibrated(net), _unfused():
@@ -73,7 +88,7 @@ def cost(net: nn.Module, example: Tensor | tuple[Any, ...], width: Width = 1.0) 
                 raise ValueError(
                     f"cost follows shapes, but the forward of {type(net).__name__} looks at values: {error}"
                 ) from error
-        return Cost(counter.macs, _active_params(net), counter.activations)
+        return Counted(counter.products, _active_params(net), counter.activations)
 
 
 def latency(
@@ -100,11 +115,12 @@ def timed(net: nn.Module, args: tuple[Any, ...], device: torch.device) -> float:
 
 
 class _Counter(TorchDispatchMode):
-    """Adds up the multiply-adds and output bytes of every convolution and matrix product that runs."""
+    """Notes the multiply-adds and adds up the output bytes of every convolution and matrix product that runs."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.macs = self.activations = 0
+        self.products: list[tuple[str, int]] = []
+        self.activations = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -115,7 +131,8 @@ class _Counter(TorchDispatchMode):
                     return parts
         out = func(*args, **kwargs)
         if count is not None:
-            self.macs += count(*args, **kwargs, out_val=out) // 2  # the registry counts a multiply-add as two
+            macs = count(*args, **kwargs, out_val=out) // 2  # the registry counts a multiply-add as two
+            self.products.append((func.__name__, macs))
             first = out[0] if isinstance(out, tuple) else out
             self.activations += first.numel() * first.element_size()
         return out
