@@ -55,7 +55,7 @@ def test_impossible_arguments_are_refused_as_by_the_constructor(tmp_path):
     model("PPO").save(tmp_path / "model")
     for changes, says in (
         ({"behaviour": "narrow"}, "behaviour 'narrow' must be"),
-        ({"rule": "sandwitch"}, "rule 'sandwitch' does not exist"),
+        ({"rule": "sandwitch"}, "unknown rule 'sandwitch'"),
         ({"rule": "sandwich", "samples": 9}, "cannot draw 9 different widths"),
     ):
         with pytest.raises(ValueError, match=says):
