@@ -32,6 +32,7 @@ from stable_baselines3.common.vec_env import (
 )
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
+from tasks.rl.minatar import MinAtarImages
 from tasks.rl.replay import Replayed
 from tasks.rl.settings import RlSettings
 
@@ -48,8 +49,10 @@ NEEDS = {
     "gymnasium.envs.box2d": ("Box2D", "box2d"),
     "gymnasium.envs.mujoco": ("mujoco", "mujoco"),
     "ale_py": ("ale_py", "atari"),
+    "minatar": ("minatar", "minatar"),
 }
-ATARI_ID = re.compile(r"ALE/|.*(NoFrameskip|Deterministic)-v\d+$")
+UNREGISTERED = {re.compile(r"ALE/|.*(NoFrameskip|Deterministic)-v\d+$"): "ale_py", re.compile("MinAtar/"): "minatar"}
+"""Ids that gymnasium does not know without their package -> where the class of such an environment lives."""
 
 
 def check_environment(settings: RlSettings) -> None:
@@ -61,7 +64,7 @@ def check_environment(settings: RlSettings) -> None:
 
 
 def find_environment(environment: str) -> None:
-    """Make sure that gymnasium knows the environment; Atari games are registered when one is asked for.
+    """Make sure that gymnasium knows the environment; games of Atari and MinAtar are registered when one is asked for.
 
     Raises:
         ValueError: it knows none of that id, or a package is missing; the message names the nearest id or the package.
@@ -77,8 +80,12 @@ def find_environment(environment: str) -> None:
 
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # no banner of every copy
         gymnasium.register_envs(ale_py)
+    if name not in gymnasium.registry and name.startswith("MinAtar/") and find_spec("minatar") is not None:
+        from minatar.gym import register_envs
+
+        register_envs()
     spec = gymnasium.registry.get(name)
-    home = "ale_py" if spec is None and ATARI_ID.match(name) else "" if spec is None else str(spec.entry_point)
+    home = str(spec.entry_point) if spec else next((p for ids, p in UNREGISTERED.items() if ids.match(name)), "")
     for place, (needed, extra) in NEEDS.items():
         if home.startswith(place) and find_spec(needed) is None:
             raise ValueError(f"data.environment={name} needs the package {needed}: pip install 'slimlib[{extra}]'")
@@ -204,6 +211,8 @@ def _make_copy(settings: RlSettings, *, seed: int, training: bool) -> gymnasium.
     except Exception as error:  # the class of the environment may raise anything
         given, reason = f" with task.options={options}" if options else "", " ".join(str(error).split())
         raise ValueError(f"data.environment={settings.environment} cannot be made{given}: {reason}") from error
+    if str(env.spec and env.spec.entry_point).startswith("minatar."):
+        env = MinAtarImages(env)
     env = Monitor(env)  # inside the next, so that it sees whole games and their true score
     if settings.atari:
         _check_atari(settings.environment, env.unwrapped)

@@ -13,6 +13,7 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.utils import LinearSchedule
 from torch import nn, optim
 
+from tasks.rl.minatar import MinAtarCNN
 from tasks.settings import unknown
 
 ALGORITHMS: Mapping[str, type[BaseAlgorithm]] = {"ppo": PPO, "a2c": A2C, "dqn": DQN, "sac": SAC}
@@ -35,7 +36,10 @@ NAMED: Mapping[str, Mapping[str, type]] = {
         "SGD": optim.SGD,
     },
     "features_extractor_class": {
-        name: getattr(torch_layers, name) for name in ("FlattenExtractor", "NatureCNN", "CombinedExtractor")
+        "FlattenExtractor": torch_layers.FlattenExtractor,
+        "NatureCNN": torch_layers.NatureCNN,
+        "CombinedExtractor": torch_layers.CombinedExtractor,
+        "MinAtarCNN": MinAtarCNN,
     },
 }
 SCHEDULED = ("learning_rate", "clip_range")

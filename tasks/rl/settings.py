@@ -45,8 +45,10 @@ class RlSettings(Settings):
     curve_episodes: int = setting(10, "played for each point of it", ge=1)
     deterministic: bool = setting(True, "whether evaluation takes the likeliest action, not a random one")
     data: Literal[
-        "cartpole", "acrobot", "lunarlander", "pendulum", "halfcheetah", "hopper", "breakout", "pong", "environment"
-    ] = setting("cartpole", "which environment", group="")
+        "cartpole", "acrobot", "lunarlander", "pendulum", "halfcheetah", "hopper", "breakout", "pong",
+        "minatar-breakout", "minatar-asterix", "minatar-freeway", "minatar-seaquest", "minatar-spaceinvaders",
+        "environment",
+    ] = setting("cartpole", "which environment", group="")  # fmt: skip
     root: str = setting("", "nothing: environments come with their packages", group="data")
     workers: int = setting(
         0, "0: environments are stepped in this process; else as many as environments, each in one of its own", ge=0
