@@ -135,7 +135,7 @@ def test_the_same_settings_in_another_ablation_are_shared(tmp_path: Path, capsys
     capsys.readouterr()
     none = replace(RECIPES[2], name="none")
     other = toy_settings(
-        tmp_path, seeds=(0,), ablation="distillation", recipes=(none, replace(none, name="l1", distill="l1"))
+        tmp_path, seeds=(0,), ablation="distillation", recipes=(none, none.replace(name="l1", distill="l1"))
     )
     assert toy_run(other) == 0
     shown = capsys.readouterr().out

@@ -71,7 +71,11 @@ def test_the_ablations_hold_the_recipes_that_they_promise() -> None:
     shared = ("sandwich", "distillation", "switches", "samples")
     named = {a: [r.name for r in read_settings([f"ablation={a}"]).recipes] for a in shared}
     assert named["sandwich"] == ["individual", "random", "smallest+random", "largest+random", "sandwich"]
-    assert named["distillation"] == ["individual", "none", "l1", "mse"]
+    assert named["distillation"] == [
+        *("individual", "none", "none, mean over widths"),
+        *("l1", "l1, balanced", "data + l1", "l1, balanced, EMA teacher"),
+        *("mse", "mse, balanced", "data + mse"),
+    ]
     assert named["switches"] == ["individual", "2 switches", "4 switches", "8 switches", "universal"]
     assert named["samples"] == ["individual", "n=2", "n=3", "n=4", "n=6"]
     sandwich = {r.name: r for r in read_settings([]).recipes}

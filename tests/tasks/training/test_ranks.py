@@ -6,7 +6,6 @@ import os
 import pickle
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ STEPS = 6
 INDIVIDUAL = Recipe("individual", kind="individual")
 SANDWICH = Recipe("sandwich", range=(0.5, 1.0), rule="sandwich", samples=3, distill="mse", calibrate=2)
 SWITCHES = Recipe("switches", switches=(0.5, 0.75, 1.0), rule="every", norm="switchable")
-GROUP = replace(SANDWICH, norm="group")
+GROUP = SANDWICH.replace(norm="group")
 
 
 class PlainTask(ToyTask):
