@@ -63,6 +63,7 @@ class Layout:
     numbers: name of a module -> {attribute: the axis whose active length it holds}, see `slimlib.core.numbers`.
     kept: name of a layer that stays full -> the reason (operation and module).
     idle: layers that never ran on the example (they stay full).
+    contiguous: names of parameters whose active part must lie together in memory, since forward views it otherwise.
     followed: its channels were followed, so that nothing but a unit's own channels depends on where the unit is.
     """
 
@@ -72,6 +73,7 @@ class Layout:
     kept: Mapping[str, str] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
     numbers: Mapping[str, Mapping[str, Axis]] = field(default_factory=dict)
+    contiguous: tuple[str, ...] = ()
     followed: bool = field(default=False, compare=False)
 
     @property
@@ -92,6 +94,7 @@ class Layout:
                 name: {attribute: _plain(axis) for attribute, axis in found.items()}
                 for name, found in self.numbers.items()
             },
+            "contiguous": list(self.contiguous),
             "followed": self.followed,
         }
 
@@ -110,6 +113,7 @@ class Layout:
             norm_inputs={name: _axis(axis) for name, axis in data["norm_inputs"].items()},
             kept=dict(data["kept"]),
             idle=tuple(data["idle"]),
+            contiguous=tuple(data.get("contiguous", ())),
             numbers={
                 name: {attribute: _axis(axis) for attribute, axis in found.items()}
                 for name, found in data.get("numbers", {}).items()

@@ -223,11 +223,16 @@ def find_parts(net: nn.Module, layout: Layout) -> list[Part]:
         axes.setdefault(owner, {})[attribute] = dims
     parts = []
     for name, module in net.named_modules(remove_duplicate=True):
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
         own = axes.get(name, {})
         if tracks(module):  # whatever its channels do, its statistics depend on the width
             own = {key: {} for key in (*AFFINE, *STATISTICS) if _store(module, key).get(key) is not None} | own
         # Interned like the attribute names of code, so that a look-up in `__dict__` compares pointers.
-        slots = [Slot(_store(module, key), sys.intern(key), dims) for key, dims in own.items()]
+        slots = [
+            Slot(_store(module, key), sys.intern(key), dims, f"{name}.{key}".lstrip(".") in layout.contiguous)
+            for key, dims in own.items()
+        ]
         weight = _weight_slot(module, name, net, axes)
         entering: Axis | None = layout.norm_inputs.get(name)
         held = layout.numbers.get(name, {})

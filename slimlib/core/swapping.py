@@ -97,8 +97,8 @@ class Gathers(SwapsOut):
         self.gather()
         out = super().forward(*args, **kwargs)  # type: ignore[misc]
         for name, source, picks in self.to_gather:
-            if self.training and picks and name in self._buffers and name in STATISTICS:
-                source.index_copy_(*picks[0], self.__dict__[name])  # the forward has moved it on
+            if self.training and name in self._buffers:
+                put_back(source, picks, self.__dict__[name])  # the forward may have moved it on
             if not torch.compiler.is_compiling():
                 self.__dict__.pop(name, None)
         return out
@@ -112,10 +112,22 @@ class Gathers(SwapsOut):
 
 
 def gathered(source: Tensor, picks: Sequence[tuple[int, Tensor]]) -> Tensor:
-    """The positions picked, of each dimension."""
+    """The positions picked, of each dimension, side by side in memory."""
     for dim, index in picks:
         source = source.index_select(dim, index)
-    return source
+    return source.contiguous()
+
+
+def put_back(source: Tensor, picks: Sequence[tuple[int, Tensor]], active: Tensor) -> None:
+    """Write what was gathered to where it came from."""
+    if len(picks) == 1:
+        source.index_copy_(*picks[0], active)
+    elif picks:
+        found = dict(picks)
+        every = [found.get(dim, torch.arange(size, device=source.device)) for dim, size in enumerate(source.shape)]
+        source.index_put_(torch.meshgrid(*every, indexing="ij"), active)
+    elif active is not source:
+        source.copy_(active)
 
 
 class GathersFlat(Gathers):
@@ -188,11 +200,12 @@ class Slot:
     store: Mapping[str, Tensor | None]
     name: str
     axes: Mapping[int, Axis]
+    contiguous: bool = False
 
     @cached_property
     def gathers(self) -> bool:
-        """Whether some width leaves an axis here that is no plain prefix."""
-        return any(not is_prefix(axis) for axis in self.axes.values())
+        """Whether some width leaves an axis here that is no plain prefix, or its active part must lie together."""
+        return self.contiguous or any(not is_prefix(axis) for axis in self.axes.values())
 
 
 class Part:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,13 @@ class Call:
     counts: Counter[str] = field(default_factory=Counter)
 
 
+class Statistic(NamedTuple):
+    """What a tensor is a function of, and why."""
+
+    ids: Tensor
+    why: str
+
+
 class Context:
     """The state of one run, all that the rule of an operation may read and change.
 
@@ -36,7 +43,8 @@ class Context:
     shadows: tensor -> its ids, or the weight that it is.
     tensors: first name of every parameter and buffer -> itself.
     constants: the tensors that parameters alone decide.
-    statistics: what was made of all channels -> (their ids, what made it); where it is returned, they stay.
+    statistics: what was made of all channels -> these, and how; where it is returned, they stay.
+    sums: what follows no channels, but was made of some -> their ids.
     """
 
     def __init__(self, net: nn.Module, ties: Ties, choices: Choices, modules: Mapping[str, nn.Module]) -> None:
@@ -46,6 +54,7 @@ class Context:
         self.shadows: Any = WeakTensorKeyDictionary()
         self.constants: Any = WeakTensorKeyDictionary()
         self.statistics: Any = WeakTensorKeyDictionary()
+        self.sums: Any = WeakTensorKeyDictionary()
         self.operation = ""
         self.stack: list[Call] = [Call("", 0)]  # the modules that run now, innermost last
         self.calls: Counter[str] = Counter()
@@ -96,7 +105,7 @@ class Context:
             self.paused = before
 
     def statistic(self, ids: Tensor) -> None:
-        """A function of all these channels, whatever their number."""
+        """A function of all these channels, whatever their number; reported."""
         self.ties.statistics.setdefault((self.module, self.operation), []).append(distinct(ids).reshape(-1))
 
     def name_of(self, x: object) -> str | None:
@@ -142,17 +151,21 @@ class Context:
         operands = op.operands
         followed = [x for ids, x in operands if isinstance(ids, WeightRef) or tracked(ids)]
         constant = bool(followed) and all(map(self.is_constant, followed))
-        statistic = next((self.statistics[x] for _, x in operands if x in self.statistics), None)
+        statistics = [self.statistics.get(x) for _, x in operands if x.dim()]
+        sums = [self.sums[x] for _, x in operands if x in self.sums]
         for out in outs:
             if isinstance(out, Tensor):
                 if constant:
                     self.constants[out] = True
-                if statistic and not followed and out.is_floating_point():
-                    self.statistics.setdefault(out, statistic)
+                if statistics and statistics[0] and all(statistics) and out.is_floating_point():
+                    self.statistics.setdefault(out, statistics[0])
+                if sums and not followed:
+                    self.sums.setdefault(out, sums[0])
 
-    def sources(self, op: Any) -> list[Tensor]:
-        """The channels that the statistics among the arguments are made of."""
-        return [self.statistics[x][0] for _, x in op.operands if x in self.statistics]
+    def entering(self, op: Any) -> list[Tensor]:
+        """The ids of what an operation is given besides parameters, and of what it is a function of."""
+        given = [ids for ids, x in op.operands if isinstance(ids, Tensor) and self.name_of(x) is None]
+        return given + [self.sums[x] for _, x in op.operands if x in self.sums]
 
     def write_through(self, x: Tensor, before: Shadow) -> None:
         """What was written into x, which may be a view, is in all tensors that share its memory."""
@@ -162,8 +175,12 @@ class Context:
         memory = x.untyped_storage()
         marks = torch.full((memory.nbytes() // x.element_size(),), -1)
         marks.as_strided(x.shape, x.stride(), x.storage_offset()).copy_(written)
-        for other in [o for o in self.shadows if o is not x and o.layout is torch.strided and o.dtype == x.dtype]:
-            there = self.shadows[other]
+        base = x._base
+        others = list(self.shadows) if base is None or base in self.shadows else [base, *self.shadows]
+        for other in others:
+            if other is x or other.layout is not torch.strided or other.dtype != x.dtype:
+                continue
+            there = self.shadow(other)
             if isinstance(there, Tensor) and other.untyped_storage().data_ptr() == memory.data_ptr():
                 mark = marks.as_strided(other.shape, other.stride(), other.storage_offset())
                 self.shadows[other] = compact(torch.where(mark >= 0, mark, there))

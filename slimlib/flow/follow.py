@@ -6,21 +6,23 @@ import copy
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from slimlib.core.arguments import arguments
-from slimlib.core.layout import Layout
+from slimlib.core.layout import Layout, axis_size
+from slimlib.core.structures import map_tensors, tensors
 from slimlib.flow.proof.check import Failure, Followed, Proof, prepare
 from slimlib.flow.proof.proposals import agree, numbers
 from slimlib.flow.proof.repair import repair
-from slimlib.flow.solve import Rounding, Solution, layout, number_axes
+from slimlib.flow.solve import Conflict, Rounding, Solution, layout, number_axes
 from slimlib.flow.steps import Choices, FlowError, Step
 from slimlib.flow.ties import Ties
-from slimlib.flow.trace import Trace
+from slimlib.flow.trace import Trace, unchanged
 
 ATTEMPTS = 60
 
@@ -58,14 +60,17 @@ def follow(
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
-            args = tree_map(_twice, args)  # one image is too few for BatchNorm in training
+            args = _twice(copied, args)  # one image is too few for BatchNorm in training
             continue
         subject = subject or prepare(net, duplicate(net), args)
         proof = Proof(subject, found, choices)
         failure = _prove(proof)
         if failure is None:
             return found.layout
-        repair(net, proof, failure, choices)
+        alternatives = repair(net, proof, failure, choices)
+        choices = alternatives[0]
+        if len(alternatives) > 1:
+            choices = min(alternatives, key=lambda c: _left(net, copied, args, c, names, rounding))
     raise FlowError(f"no layout of this {type(net).__name__} works in {ATTEMPTS} attempts; keep layers with keep=[...]")
 
 
@@ -99,14 +104,25 @@ def analyse(
             ties.blocked[name] = "was compiled by torch.jit"
             ties.met.update(f"{name}.{parameter}" for parameter, _ in compiled.named_parameters())
     agree(ties, choices)
-    solution = Solution(ties)
-    found = Followed(ties, logs, entered, solution, layout(net, ties, solution, rounding))
+    solution, laid_out = _solve(net, ties, rounding)
+    found = Followed(ties, logs, entered, solution, laid_out)
     if not found.layout.groups:
         reasons = "; ".join(f"'{name}': {why}" for name, why in list(found.layout.kept.items())[:3])
         raise FlowError(f"nothing slims in this {type(net).__name__}. {reasons}")
     ties.numbers |= numbers(net, found, choices)
-    found.layout = replace(found.layout, numbers=number_axes(ties, solution))
+    contiguous = tuple(name for name in sorted(choices.copied) if name in found.layout.axes)
+    found.layout = replace(found.layout, numbers=number_axes(ties, solution), contiguous=contiguous)
     return found
+
+
+def _solve(net: nn.Module, ties: Ties, rounding: Rounding) -> tuple[Solution, Layout]:
+    """What the ties say, and what stays besides, since parameters are cut along their axes alone."""
+    while True:
+        solution = Solution(ties)
+        try:
+            return solution, layout(net, ties, solution, rounding)
+        except Conflict as conflict:
+            ties.fix(conflict.ids, conflict.why)
 
 
 def _prove(proof: Proof) -> Failure | None:
@@ -118,9 +134,51 @@ def _prove(proof: Proof) -> Failure | None:
     return None
 
 
-def _twice(x: Any) -> Any:
-    """A batch twice as large. The new images differ: BatchNorm makes of equal ones nothing but rounding errors."""
-    if not isinstance(x, Tensor) or not x.dim():
+def _left(
+    net: nn.Module,
+    copied: nn.Module,
+    args: tuple[Any, ...],
+    choices: Choices,
+    kept: Mapping[str, str],
+    rounding: Rounding,
+) -> float:
+    """How many parameters are left where half of each group's units are active, as far as an analysis can tell."""
+    try:
+        layout = analyse(net, copied, args, choices, kept, rounding).layout
+    except FlowError:
+        return torch.inf
+    half = [(units + 1) // 2 for units in layout.full]
+    left = 0.0
+    for name, parameter in net.named_parameters():
+        axes = layout.axes.get(name, {})
+        left += parameter.numel() * prod(axis_size(axis, half) / parameter.shape[dim] for dim, axis in axes.items())
+    return left
+
+
+def _twice(net: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Two images instead of one, which is too few for BatchNorm in training; what has no batch stays.
+
+    The new image differs: BatchNorm makes of equal ones nothing but rounding errors.
+    """
+    given = tensors(args)
+    alone = [x for x in given if x.dim() and len(x) == 1]
+    for doubled in (alone, [x for x in alone if x.dim() > 1], alone[:1]):
+        many = {id(x) for x in doubled}
+        wider: tuple[Any, ...] = map_tensors(partial(_with_another, of=many), args)
+        try:
+            with torch.no_grad(), torch.random.fork_rng(), unchanged(net):
+                net.train()(*copy.deepcopy(wider))
+        except (RuntimeError, ValueError, IndexError):
+            continue
+        return wider
+    raise FlowError(
+        f"a BatchNorm of this {type(net).__name__} has one value per channel on the example, too few in training; "
+        "give an example of two images"
+    )
+
+
+def _with_another(x: Tensor, of: set[int]) -> Tensor:
+    if id(x) not in of:
         return x
     noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(2)).to(x.device)
     return torch.cat([x, x + noise.to(x.dtype) if x.is_floating_point() else x])

@@ -86,6 +86,19 @@ def varying(ids: Tensor) -> list[int]:
     return [dim for dim in range(ids.dim()) if varies(ids, dim)]
 
 
+def kinds(ids: Tensor, dim: int) -> int:
+    """How many channels there are along a dimension, one at each place."""
+    if not varies(ids, dim):
+        return 1
+    column = distinct(ids).movedim(dim, 0).reshape(ids.shape[dim], -1).max(1).values
+    return len(torch.unique(column[column > 0]))
+
+
+def holds_channels(ids: Tensor, dim: int) -> bool:
+    """Whether the channels lie along a dimension, of which no other has more; tokens of two kinds are but two."""
+    return varies(ids, dim) and kinds(ids, dim) >= max(kinds(ids, d) for d in varying(ids))
+
+
 def compact(ids: Tensor) -> Tensor:
     """The same ids, with stride 0 along every dimension in which they do not vary."""
     for dim in varying(ids):

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from slimlib.core.layout import Axis, Group, Layout, Segment
 from slimlib.core.width import fitting_divisor
 from slimlib.flow.ids import AtomKey, layer_of
-from slimlib.flow.steps import FlowError
 from slimlib.flow.ties import Ties
 
 Place = tuple[int, int]  # (group, unit)
@@ -26,6 +25,14 @@ class Rounding:
 
     divisor: int
     divisors: Mapping[str, int]
+
+
+class Conflict(Exception):
+    """A parameter whose channels cannot be cut off: these ids must stay."""
+
+    def __init__(self, name: str, ids: Tensor, why: str) -> None:
+        super().__init__(name)
+        self.ids, self.why = ids, why
 
 
 class Solution:
@@ -55,6 +62,7 @@ class Solution:
         self.slims = torch.zeros(len(self.labels), dtype=torch.bool)  # whether an id's unit is in a group
         self.slims[list(self.places)] = True
         self.slims = self.slims[self.labels]
+        self.alone = torch.bincount(self.labels, minlength=len(self.labels))[self.labels] == 1  # ids that met nothing
         self._axes: dict[tuple[int, ...], Axis] = {}
 
     def axis(self, ids: Tensor) -> Axis:
@@ -103,7 +111,11 @@ class Solution:
 
 
 def layout(net: nn.Module, ties: Ties, solution: Solution, rounding: Rounding) -> Layout:
-    """The layout of the network that the ties describe."""
+    """The layout of the network that the ties describe.
+
+    Raises:
+        Conflict: the channels of a parameter do not lie along one of its axes.
+    """
     _check_names(ties, rounding)
     names = _aliases(net)
     axes: dict[str, dict[int, Axis]] = {}
@@ -118,6 +130,8 @@ def layout(net: nn.Module, ties: Ties, solution: Solution, rounding: Rounding) -
         found = {dim: solution.axis(ids)} if isinstance(dim, int) else _element_axis(solution, name, ids, shape)
         found = {d: axis for d, axis in found.items() if _slims(axis)}
         for alias in names[name][1] if found else []:
+            if any(axes.get(alias, {}).get(d, axis) != axis for d, axis in found.items()):
+                raise Conflict(name, ids, f"is used in two ways that slim differently: '{name}'")
             axes.setdefault(alias, {}).update(found)
     groups = tuple(solution.group(keys, rounding) for keys in solution.groups)
     idle = tuple(_idle(net, ties))
@@ -170,21 +184,23 @@ def _slims(axis: Axis) -> bool:
 
 
 def _element_axis(solution: Solution, name: str, ids: Tensor, shape: torch.Size) -> dict[int, Axis]:
-    """The axis along which the elements of a bias or an embedding follow channels."""
-    slims = solution.slims[ids].view(shape)
-    if not bool(slims.any()):
+    """The axis along which the elements of a bias or an embedding follow channels; some may have met nothing."""
+    if not bool(solution.slims[ids].any()):
         return {}
     if len(shape) == 1:
         return {0: solution.axis(ids)}
-    units = solution.labels[ids].view(shape)
-    along = [dim for dim in range(len(shape)) if bool((slims & (units != units.narrow(dim, 0, 1))).any())]
-    if len(along) != 1 or not torch.equal(slims, slims.any(_others(shape, along[0]), keepdim=True).expand(shape)):
-        raise FlowError(f"the channels of '{name}' {tuple(shape)} do not lie along one of its axes")
-    return {along[0]: solution.axis(ids.view(shape).movedim(along[0], 0).reshape(shape[along[0]], -1)[:, 0])}
-
-
-def _others(shape: torch.Size, dim: int) -> list[int]:
-    return [d for d in range(len(shape)) if d != dim]
+    met = ~solution.alone[ids].view(shape)
+    units = torch.where(met, solution.labels[ids].view(shape), -1)
+    columns: dict[int, Tensor] = {}
+    for dim, size in enumerate(shape):
+        rows, of_row = (x.movedim(dim, 0).reshape(size, -1) for x in (units, ids.view(shape)))
+        unit, first = rows.max(1)
+        if bool(((rows == unit[:, None]) | (rows < 0)).all()):
+            columns[dim] = of_row.gather(1, first[:, None])[:, 0]
+    if not columns:
+        raise Conflict(name, ids, f"its channels do not lie along one of the axes of '{name}' {tuple(shape)}")
+    dim = max(columns, key=lambda d: len(torch.unique(solution.labels[columns[d]])))
+    return {dim: solution.axis(columns[dim])}
 
 
 def _aliases(net: nn.Module) -> dict[str, tuple[Tensor, list[str]]]:

@@ -55,16 +55,16 @@ class Trace(TorchDispatchMode):
             if name in self.context.tensors:
                 self.ties.fix_all(self.context.shadow(self.context.tensors[name]), ASSIGNED)
         outputs = tensors(returned)
-        if hidden := opaque(returned):
-            kinds = " and ".join(dict.fromkeys(type(x).__name__ for x in hidden))
+        hidden = " and ".join(dict.fromkeys(type(x).__name__ for x in opaque(returned)))
+        if hidden or not outputs:
             raise FlowError(
-                f"{type(self.net).__name__} returns what hides its tensors ({kinds}); return tensors, in tuples, "
-                "lists, dicts, dataclasses or objects that hold them as attributes"
+                f"what is returned in the network's own forward ({hidden or type(returned).__name__}) hides tensors; "
+                "return them in tuples, lists, dicts or dataclasses, or as attributes of an object"
             )
         for output in outputs:
             self.ties.fix_all(self.context.shadow(output), OUTPUT)
-            if output in self.context.statistics:
-                self.ties.fix(*self.context.statistics[output])
+            if found := self.context.statistics.get(output):
+                self.ties.fix(found.ids, found.why)
         return outputs
 
     def __torch_dispatch__(
@@ -89,7 +89,7 @@ class Trace(TorchDispatchMode):
         ids, kwids = tree_map(context.shadow, (args, kwargs))
         op = Operation(context, name, func, args, kwargs, ids, kwids)
         self._use_positions(op)
-        inputs, weights = op.tensors + context.sources(op), op.weights
+        inputs, weights = context.entering(op), op.weights
         for shadows, chosen in ((inputs, self.choices.keep), (weights, self.choices.weights)):
             if why := chosen.get(context.site):
                 for shadow in shadows:
@@ -131,9 +131,8 @@ class Trace(TorchDispatchMode):
     def _use_positions(self, op: Operation) -> None:
         """Where the largest of all channels lies is known for one width; where that is computed with, they stay."""
         for _, x in op.operands:
-            if x.dtype == torch.int64 and x in self.context.statistics:
-                ids, why = self.context.statistics[x]
-                self.ties.fix(ids, why)
+            if x.dtype == torch.int64 and (found := self.context.statistics.get(x)):
+                self.ties.fix(found.ids, found.why)
 
     @contextmanager
     def _module_names(self) -> Iterator[None]:

@@ -75,7 +75,9 @@ def _refuse_layers_by_hand(net: nn.Module) -> None:
 
 
 def compact(t: Tensor, like: Tensor) -> Tensor:
-    """Its own copy, dense in memory, channels_last where the full parameter is."""
+    """Its own copy, dense in memory, channels_last where the full parameter is; a sparse one stays sparse."""
+    if t.layout is not torch.strided:
+        return t.detach().clone()
     channels_last = (
         like.dim() == 4 and not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
     )
@@ -99,6 +101,8 @@ def plain_class(module: nn.Module) -> type:
 
 def _make_plain(module: nn.Module) -> None:
     """Own copies of the active slices, the class from before, and no trace of slimming."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return  # stays full
     stores: tuple[Any, Any] = (module._parameters, module._buffers)
     for store in stores:
         for name, full in list(store.items()):

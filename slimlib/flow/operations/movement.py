@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from slimlib.flow.ids import compact, distinct, varies, varying
+from slimlib.flow.ids import compact, distinct, holds_channels, varies, varying
 from slimlib.flow.operations.operation import Operation, Result, table
 from slimlib.flow.operations.unknown import no_rule
 from slimlib.flow.steps import VIEWS
@@ -49,7 +49,7 @@ def split(op: Operation) -> Result:
     parts = _replay(op, op.x, *op.args[1:])
     assert isinstance(parts, list)
     dim = op.argument(2, "dim", 0) % op.x.dim()
-    if varies(op.x, dim):
+    if holds_channels(op.x, dim):
         _in_proportion(op, op.x, dim, [part.shape[dim] for part in parts])
     return parts
 
@@ -59,12 +59,18 @@ def cut(op: Operation) -> Result:
     part = _replay(op, op.x, *op.args[1:])
     assert isinstance(part, Tensor)
     dim, size = op.argument(1, "dim", 0) % op.x.dim(), op.first.numel()
-    if not size or not varies(op.x, dim) or part.shape == op.x.shape:
+    if not size or not holds_channels(op.x, dim) or part.shape == op.x.shape:
         return part
     positions = op.func(torch.arange(op.x.shape[dim]), 0, *op.args[2:], **op.kwargs)
     begin, end = int(positions[0]), int(positions[-1]) + 1
     sizes = [n for n in (begin, end - begin, op.x.shape[dim] - end) if n]
-    if len(positions) < end - begin or op.context.site in op.context.choices.parts or gcd(*sizes) == 1:
+    step = op.argument(4, "step", 1) if op.name == "slice" else 1
+    if op.context.site in op.context.choices.parts:
+        _stays(op, part, dim)
+    elif step > 1 and begin < step and op.x.shape[dim] % step == 0:  # one of every few
+        blocks = op.column(op.x, dim).view(-1, step)
+        op.tie(blocks, blocks[:, :1])
+    elif step > 1 or gcd(*sizes) == 1:
         _stays(op, part, dim)
     else:
         _in_proportion(op, op.x, dim, sizes)

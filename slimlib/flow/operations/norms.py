@@ -52,6 +52,14 @@ def group_norm(op: Operation) -> Result:
     return [compact(op.x), None, None]
 
 
+def _holds_shape(op: Operation, axes: int) -> None:
+    """A norm without parameters knows its shape by an attribute alone."""
+    for dim in range(op.x.dim() - axes, op.x.dim()):
+        if varies(op.x, dim):
+            path = f"normalized_shape.{dim - op.x.dim() + axes}"
+            op.context.ties.numbers[op.context.module, path] = op.column(op.x, dim)
+
+
 def layer_norm(op: Operation) -> Result:
     """Normalises over the last axes, one of which may hold the channels."""
     axes = len(op.argument(1, "normalized_shape"))
@@ -64,8 +72,8 @@ def layer_norm(op: Operation) -> Result:
         op.context.statistic(op.x)
         if axes == 1:
             _enters(op, op.column(op.x, -1))
-        elif not parameters:  # torch's module knows the active shape by its weight
-            op.fix(op.x, "normalised over several axes at once")
+        elif not parameters and isinstance(op.context.modules[op.context.module], NORMS):
+            _holds_shape(op, axes)
     out = op.elementwise([op.x, *parameters], op.x.shape)
     return out if op.name == "rms_norm" else [out, None, None]
 

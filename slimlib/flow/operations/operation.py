@@ -101,8 +101,9 @@ class Operation:
         size = ids.shape[dim]
         rows = distinct(ids).movedim(dim, 0)
         rows = rows.reshape(size if varies(ids, dim) else 1, -1)
-        self.tie(rows, rows[:, :1])
-        return rows[:, 0].expand(size)
+        column = rows.max(1).values  # 0: what forward added, zeros around an image say
+        self.tie(rows, column[:, None])
+        return column.expand(size)
 
     def elementwise(self, operands: Sequence[Tensor], shape: torch.Size) -> Tensor:
         """Tie operands that are broadcast to `shape`; the ids of the result."""

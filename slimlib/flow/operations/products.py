@@ -179,7 +179,11 @@ def batched(op: Operation, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor | 
         op.fix(x, why)
         op.fix(y, why)
         return everywhere(op.stay(why), shape)
-    if varies(x, 2) or varies(y, 1):
+    if varies(x, 2) and varies(x, 1) and not varies(y, 1):  # what is added up are branches, not channels
+        op.tie(x, x[..., :1])
+    elif varies(y, 1) and varies(y, 2) and not varies(x, 2):
+        op.tie(y, y[:, :1])
+    elif varies(x, 2) or varies(y, 1):
         op.tie(op.column(x, 2), op.column(y, 1))
     if varies(x, 1):
         return compact(x[:, :, :1].expand(shape))
@@ -220,8 +224,11 @@ def bilinear(op: Operation) -> Result:
 
 def distances(op: Operation) -> Result:
     """cdist: x [..., P, C] and y [..., R, C] -> [..., P, R]."""
-    x, y = (op.data(ids, arg) for ids, arg in zip(op.ids[:2], op.args[:2], strict=True))
-    op.tie(op.column(x, x.dim() - 1), op.column(y, y.dim() - 1))
+    columns = [
+        ids.column(len(ids.dims) - 1, x.shape[-1]) if isinstance(ids, WeightRef) else op.column(ids, x.dim() - 1)
+        for ids, x in zip(op.ids[:2], op.args[:2], strict=True)
+    ]
+    op.tie(*columns)
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from slimlib.flow.context import Statistic
 from slimlib.flow.ids import compact, varies
 from slimlib.flow.operations.elementwise import elementwise
 from slimlib.flow.operations.operation import Operation, Result, table
@@ -31,11 +32,12 @@ def reduce(op: Operation) -> Result:
     if op.name not in STATISTICS:
         op.fix(op.x, "depends on the order of channels")
         return None
-    if op.name != "sum":  # a sum over channels is no statistic, but a product with ones
+    for x in op.out if isinstance(op.out, (tuple, list)) else [op.out]:
+        op.context.sums[x] = op.x
+        if op.name != "sum":  # which is no statistic, but a product with ones
+            op.context.statistics[x] = Statistic(op.x, f"statistic over channels: {op.context.here}")
+    if op.name != "sum":
         op.context.statistic(op.x)
-    made = [x for x in (op.out if isinstance(op.out, (tuple, list)) else [op.out]) if isinstance(x, Tensor)]
-    for x in made:
-        op.context.statistics[x] = (op.x, f"statistic over channels: {op.context.here}")
     return None
 
 

@@ -8,7 +8,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from slimlib.flow.ids import Dimension, WeightAxis, WeightRef, tracked, untracked, varying
+from slimlib.flow.ids import Dimension, WeightAxis, WeightRef, kinds, tracked, untracked, varying
 from slimlib.flow.operations import elementwise as entrywise
 from slimlib.flow.operations import reductions
 from slimlib.flow.operations.operation import Operation, Result, table
@@ -169,7 +169,7 @@ def _shows(axes: Dimension, size: int) -> bool:
 def _with_activations(op: Operation, refs: Sequence[WeightRef], others: Sequence[Tensor]) -> Result:
     """Activations whose channels lie along one dimension tell along which the weight has the same."""
     shape = op.first.shape
-    along = {dim - ids.dim() for ids in others for dim in varying(ids)}
+    along = {dim - ids.dim() for ids in others for dim in varying(ids) if kinds(ids, dim) == ids.shape[dim]}
     if len(along) != 1:
         return None
     dim = along.pop()

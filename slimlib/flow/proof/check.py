@@ -16,9 +16,9 @@ from slimlib.core.layout import Layout, axis_size
 from slimlib.core.numbers import held_numbers
 from slimlib.core.setting import set_width
 from slimlib.core.structures import map_tensors
-from slimlib.core.swapping import Gathers
+from slimlib.core.swapping import Gathers, gathered
 from slimlib.core.width import Width, WidthPlan
-from slimlib.flow.ids import WeightRef
+from slimlib.flow.ids import Shadow, WeightRef, distinct
 from slimlib.flow.proof.known_ties import KnownTies, Mixture, active_atoms, active_ids
 from slimlib.flow.proof.replay import Masked, Misfit, Sliced, active_positions, select
 from slimlib.flow.solve import Solution
@@ -38,6 +38,12 @@ class Followed:
     entered: Mapping[str, Sequence[Tensor]]
     solution: Solution
     layout: Layout
+
+    def slims(self, shadow: Shadow | None) -> bool:
+        """Whether any channel of a tensor slims."""
+        if isinstance(shadow, WeightRef):
+            return any(self.slims(axis.ids) for axis in shadow.axes)
+        return shadow is not None and bool(self.solution.slims[distinct(shadow)].any())
 
 
 class Failure(Exception):
@@ -172,9 +178,9 @@ class Proof:
         why = "gives other numbers when fewer channels are active"
         theirs = {step.moment: (step, results) for step, results in zip(masked.log, masked.results, strict=True)}
         for own, ours in zip(sliced.log, sliced.results, strict=True):
-            if own.copies or own.moment not in theirs:
+            step, expected = theirs.get(own.moment, (own, []))
+            if own.copies or not any(map(self.found.slims, [*step.inputs, *step.weights])):
                 continue
-            step, expected = theirs[own.moment]
             for ids, a, b in zip(step.outputs, ours, expected, strict=False):
                 if isinstance(ids, WeightRef) or not isinstance(a, Tensor) or not isinstance(b, Tensor):
                     continue
@@ -190,7 +196,7 @@ def _gather_now(net: nn.Module) -> None:
     for module in net.modules():
         if isinstance(module, Gathers):
             for name, source, picks in module.to_gather:
-                module.__dict__[name] = select(source.detach(), list(picks))
+                module.__dict__[name] = gathered(source.detach(), picks)
             module.__dict__["to_gather"] = ()
 
 
@@ -211,6 +217,6 @@ def _perturb(net: nn.Module) -> None:
     """Move parameters off the zeros and ones of a fresh network, which would hide a fault."""
     generator = torch.Generator().manual_seed(1)
     for tensor in [*net.parameters(), *net.buffers()]:
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and tensor.layout is torch.strided:
             noise = torch.rand(tensor.shape, generator=generator) * 0.02
             tensor.data.add_(noise.to(tensor.device, tensor.dtype))

@@ -122,6 +122,8 @@ class Masked(Replay):
         args = list(op.args)
         for position in PRODUCTS.get(op.name, ()):
             args[position] = self.active_part(args[position], op.ids[position])
+            if op.name == "cdist" and isinstance(op.ids[position], WeightRef):
+                args[position] = self._mask_axes(args[position], op.ids[position], [args[position].dim() - 1])
         if op.name == "_weight_norm_interface":
             dim = op.argument(2, "dim", 0)
             args[0] = self._mask_axes(args[0], op.ids[0], [d for d in range(args[0].dim()) if d != dim])
@@ -166,17 +168,17 @@ class Masked(Replay):
 
     def _norm(self, op: Operation) -> Any:
         """A norm with its statistics over the active channels."""
-        x = op.args[0]
+        x, made = op.args[0], op.func(*op.args, **op.kwargs)
         dims, norm, weight, bias = _standardises(op)
         picks = self._picks(x, op.ids[0], dims)
         if not picks:
-            return op.func(*op.args, **op.kwargs)
+            return made
         out = torch.zeros_like(x)
         index = torch.meshgrid(*_grid(x, picks), indexing="ij")
         out[index] = norm(select(x, picks))
         out = out if weight is None else out * weight
         out = out if bias is None else out + bias
-        return out if op.name == "rms_norm" else (out, *[x.new_zeros(())] * (3 if "batch" in op.name else 2))
+        return out if isinstance(made, Tensor) else (out, *made[1:])
 
 
 def _over_channels(op: Operation) -> bool:
