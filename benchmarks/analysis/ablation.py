@@ -41,7 +41,7 @@ def tidy(results: Results) -> pd.DataFrame:
 
 def table_csv(results: Results) -> str:
     """The tidy table as text."""
-    return tidy(results).to_csv(index=False, lineterminator="\n")
+    return str(tidy(results).to_csv(index=False, lineterminator="\n"))
 
 
 def _numbers(cell: Cell) -> list[float | str]:

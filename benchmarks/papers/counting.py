@@ -59,7 +59,7 @@ def training_macs(settings: RunSettings) -> float:
     widths, images = settings.task_settings["widths"], settings.steps * settings.task_settings["batch"]
     network = _network(settings.task, settings.task_settings)
     of_images = sum(_of_image(recipe, network, widths) for recipe in trained.values())
-    return len(settings.seeds) * images * of_images * FORWARD_AND_BACKWARD
+    return float(len(settings.seeds) * images * of_images * FORWARD_AND_BACKWARD)
 
 
 def _of_image(recipe: Recipe, network: _Counted, widths: Sequence[float]) -> float:
@@ -75,7 +75,7 @@ def _of_image(recipe: Recipe, network: _Counted, widths: Sequence[float]) -> flo
 
 def _expected(rule: Rule, network: _Counted) -> float:
     drawn = [rule.draw() for _ in range(DRAWS)]
-    return fmean(sum(network.near(float(width)) for width in widths) for widths in drawn)  # type: ignore[arg-type]
+    return fmean(sum(map(network.near, map(float, widths))) for widths in drawn)  # type: ignore[arg-type]
 
 
 class _Counted:

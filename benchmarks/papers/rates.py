@@ -92,7 +92,7 @@ def _individual(record: Record) -> bool:
 def _macs_a_second(record: Record) -> float:
     images = record.steps * record.settings["batch"]
     macs = FORWARD_AND_BACKWARD * images * sum(row.macs for row in record.rows)
-    return macs / record.seconds / max(1, gpus(record.host))
+    return float(macs / record.seconds / max(1, gpus(record.host)))
 
 
 @dataclass(frozen=True)
@@ -126,4 +126,5 @@ def timed_steps(perf: Path) -> Iterator[tuple[str, TimedStep]]:
 @cache
 def _macs_of_widths(network: str) -> int:
     size, _ = TRAINING_SIZES[network]
-    return sum(slim.cost(build(network, width), torch.zeros(1, 3, size, size)).macs for width in WIDTHS.widths)
+    image = torch.zeros(1, 3, size, size)
+    return sum(slim.cost(build(network, width), image).macs for width in WIDTHS)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ def inference(
         memory = FORMATS[shown]
         torch.manual_seed(0)
         images = torch.randn(8, 3, size, size).to(memory_format=memory)
-        full = build(name).to(memory_format=memory)
+        full = build(name).to(memory_format=memory)  # type: ignore[call-overload]
         net = slim.convert(full, images[:1], **channel_rule(full)).eval()
         narrow = [w for w in widths if w < 1.0]
         slim.calibrate(net, [images], widths=narrow)
@@ -53,7 +54,7 @@ def _at(
         expected = dense(image)
         for run in runs.values():
             torch.testing.assert_close(run(image), expected, rtol=1e-3, atol=1e-4)
-        times = take_turns({key: lambda run=run: run(image) for key, run in runs.items()}, rounds=rounds)
+        times = take_turns({key: partial(run, image) for key, run in runs.items()}, rounds=rounds)
     limits = {"in place": IN_PLACE_LIMITS.get(name), "frozen": 1.00, "extracted": 1.01}
     seconds = typical(times["dense"])
     for key, limit in limits.items():
@@ -85,7 +86,7 @@ def folded(name: str, *, widths: Sequence[float], size: int, rounds: int) -> Ite
             expected = dense(image)
             for run, x in compared.values():
                 torch.testing.assert_close(run(x), expected, rtol=1e-2, atol=1e-3)
-            times = take_turns({key: lambda r=run, x=x: r(x) for key, (run, x) in compared.items()}, rounds=rounds)
+            times = take_turns({key: partial(run, x) for key, (run, x) in compared.items()}, rounds=rounds)
         seconds = typical(times["dense"])
         for key in ("extracted", "frozen", "dense in channels_last"):
             value, setting = ratio(times, key, "dense"), f"width {width:g}, {key}"
@@ -103,7 +104,9 @@ def dense_twin(name: str, width: float, extracted: nn.Module, image: Tensor) -> 
     Its weights are stored as they are computed with: weight normalisation is taken off, as `extract` does.
     """
     channels_last = image.is_contiguous(memory_format=torch.channels_last)
-    dense = build(name, width).to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    dense = build(name, width)
+    if channels_last:
+        dense = _in_channels_last(dense)
     for module in list(dense.modules()):
         if is_parametrized(module):
             remove_parametrizations(module, "weight")

@@ -14,7 +14,8 @@ from benchmarks.perf.measurement import Measurement
 from benchmarks.perf.timing import in_turn, ratio, take_turns, typical
 from slimlib.rl import SlimA2C, SlimDQN, SlimPPO, SlimSAC
 
-WIDTHS = slim.Switches(0.0625, 0.25, 0.5, 1.0)  # a sandwich with n=4 draws just these in every update
+WIDTHS = (0.0625, 0.25, 0.5, 1.0)
+SWITCHES = slim.Switches(*WIDTHS)  # a sandwich with n=4 draws just these in every update
 SHORT = {"buffer_size": 2000, "learning_starts": 0, "batch_size": 64}
 MODELS: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "PPO": (SlimPPO, "CartPole-v1", {"n_steps": 32, "batch_size": 64, "n_epochs": 1}),
@@ -36,9 +37,9 @@ def policies(name: str, *, rounds: int) -> Iterator[Measurement]:
 def predict(name: str, *, rounds: int) -> Iterator[Measurement]:
     """`policy.predict` on one observation, in place and frozen, over the ordinary policy of the same channels."""
     model = _model(name)
-    frozen = slim.freeze(model.policy, list(WIDTHS.widths))
+    frozen = slim.freeze(model.policy, list(WIDTHS))
     seen = np.zeros(model.observation_space.shape, model.observation_space.dtype)
-    for width in (WIDTHS.smallest, 0.25, WIDTHS.largest):
+    for width in (WIDTHS[0], 0.25, WIDTHS[-1]):
         slim.set_width(model.policy, width)
         slim.set_width(frozen, width)
         compared = {"in place": model.policy, "frozen": frozen, "plain": model.extract(width).policy}
@@ -58,7 +59,7 @@ def update(name: str, *, rounds: int) -> Iterator[Measurement]:
     """An update with a sandwich of n=4, over the summed updates of an ordinary model of each of its widths."""
     for learns, distill in (("own loss", False), ("from the largest", True)):
         model = _model(name, distill=distill)
-        plain = [_plain(model, width) for width in WIDTHS.widths]
+        plain = [_plain(model, width) for width in WIDTHS]
         runs = {"sandwich": _update(model), "plain": in_turn([_update(each) for each in plain])}
         times = take_turns(runs, rounds=rounds)
         value, seconds = ratio(times, "sandwich", "plain"), typical(times["plain"])
@@ -77,11 +78,11 @@ def rollout(name: str, *, rounds: int) -> Measurement:
 def _model(name: str, **own: Any) -> Any:
     kind, environment, arguments = MODELS[name]
     copies = make_vec_env(environment, COPIES, seed=0)
-    model = kind("MlpPolicy", copies, seed=0, device="cpu", widths=WIDTHS, samples=4, **arguments, **own)
+    model = kind("MlpPolicy", copies, seed=0, device="cpu", widths=SWITCHES, samples=4, **arguments, **own)
     return _begun(model)
 
 
-def _plain(model: Any, width: slim.Width) -> Any:
+def _plain(model: Any, width: float) -> Any:
     """The ordinary model of a width, in environments of its own."""
     plain = model.extract(width)
     plain.set_env(make_vec_env(model.env.envs[0].spec.id, COPIES, seed=0))

@@ -12,6 +12,7 @@ from benchmarks.perf.inference import dense_twin
 from benchmarks.perf.measurement import Measurement
 from benchmarks.perf.networks import build, channel_rule
 from benchmarks.perf.timing import ratio, take_turns, typical
+from slimlib.core.setting import slimming_of
 from tasks.classification.evaluate import errors
 from tasks.training.recipe import evenly_spaced
 
@@ -60,7 +61,7 @@ def _calibrated(name: str, data: Batches, widths: int) -> tuple[nn.Module, list[
     torch.manual_seed(0)
     full = build(name).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     net = slim.convert(full, data[0][0][:2], widths=slim.WidthRange(SMALLEST), **channel_rule(full))
-    different = {net.slim.channels_at(width): width for width in evenly_spaced(SMALLEST, 1.0, widths)}
+    different = {slimming_of(net).channels_at(width): width for width in evenly_spaced(SMALLEST, 1.0, widths)}
     shown = list(different.values())
     slim.calibrate(net, [data[0][0]], shown)
     return net, shown

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 import slimlib as slim
@@ -25,7 +27,7 @@ def switching(name: str, *, size: int, rounds: int) -> list[Measurement]:
         slim.set_width(target, 1.0)
 
     runs = {"in place": net, "frozen": frozen}
-    times = take_turns({key: lambda t=target: there_and_back(t) for key, target in runs.items()}, rounds=rounds)
+    times = take_turns({key: partial(there_and_back, target) for key, target in runs.items()}, rounds=rounds)
     return [
         Measurement("width switch", name, key, Spread.of([1e6 * s / 2 for s in seconds]), unit="us", limit=LIMITS[key])
         for key, seconds in times.items()

@@ -14,7 +14,8 @@ from benchmarks.perf.networks import build, channel_rule
 from benchmarks.perf.timing import Spread, in_turn, ratio, take_turns, typical
 from slimlib.serving.profiling import peak_bytes
 
-WIDTHS = slim.Switches(0.25, 0.5, 0.75, 1.0)  # a sandwich with n=4 draws just these in every step
+WIDTHS = (0.25, 0.5, 0.75, 1.0)
+SWITCHES = slim.Switches(*WIDTHS)  # a sandwich with n=4 draws just these in every step
 PLAIN_LOOP_LIMITS = {"MobileNet v1": 0.70, "MobileNet v2": 0.70}
 Step = Callable[[], object]
 CPU = torch.device("cpu")
@@ -30,7 +31,7 @@ def sandwich_step(name: str, *, size: int, batch: int, rounds: int) -> Iterator[
     for shown, memory in FORMATS.items():
         x = _batch(size, batch).to(memory_format=memory)
         steps[f"slimmable {shown}"] = _slimmable_step(name, x, memory)
-        steps[f"dense {shown}"] = in_turn([_dense_step(name, x, width, memory) for width in WIDTHS.widths])
+        steps[f"dense {shown}"] = in_turn([_dense_step(name, x, width, memory) for width in WIDTHS])
     times = take_turns(steps, rounds=rounds)
     for shown in FORMATS:
         value, seconds = ratio(times, f"slimmable {shown}", f"dense {shown}"), typical(times[f"dense {shown}"])
@@ -56,9 +57,9 @@ def sandwich_memory(name: str, *, size: int, batch: int) -> Measurement:
 
 def _slimmable_step(name: str, x: Tensor, memory: torch.memory_format = torch.contiguous_format) -> Step:
     torch.manual_seed(0)
-    full = build(name).to(memory_format=memory)
-    net = slim.convert(full, x[:1], widths=WIDTHS, **channel_rule(full))
-    rule = slim.Sandwich(WIDTHS, samples=4)
+    full = build(name).to(memory_format=memory)  # type: ignore[call-overload]
+    net = slim.convert(full, x[:1], widths=SWITCHES, **channel_rule(full))
+    rule = slim.Sandwich(SWITCHES, samples=4)
     optimizer = _optimizer(net)
 
     def step() -> None:
@@ -71,7 +72,7 @@ def _slimmable_step(name: str, x: Tensor, memory: torch.memory_format = torch.co
 
 def _dense_step(name: str, x: Tensor, width: float, memory: torch.memory_format = torch.contiguous_format) -> Step:
     torch.manual_seed(0)
-    net = build(name, width).to(memory_format=memory)
+    net = build(name, width).to(memory_format=memory)  # type: ignore[call-overload]
     optimizer = _optimizer(net)
 
     def step() -> None:

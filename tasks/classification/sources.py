@@ -91,7 +91,7 @@ def _digits() -> Source:
     Source: Alpaydin & Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998 (its test part).
     """
     try:
-        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+        from sklearn.datasets import load_digits
     except ImportError:
         raise ValueError("data=digits comes with scikit-learn; pip install scikit-learn") from None
     digits = load_digits()

@@ -30,7 +30,7 @@ def keep_model(model: Any, path: Path) -> None:
     write_atomically(_beside(path, ".zip"), buffer.getvalue())
     normalise = unwrap_vec_normalize(model.env)
     if normalise is not None:
-        seen = normalise.obs_rms
+        seen: Any = normalise.obs_rms  # one RunningMeanStd; a dict of them only for dictionary observations
         about = {"mean": seen.mean.tolist(), "var": seen.var.tolist(), "count": float(seen.count)}
         write_atomically(_beside(path, ".json"), json.dumps(about))
 
@@ -45,9 +45,8 @@ def statistics(path: Path, environments: VecEnv) -> VecEnv:
     normalise = unwrap_vec_normalize(environments)
     if normalise is not None:
         about = json.loads(_beside(path, ".json").read_text())
-        normalise.obs_rms.mean = np.asarray(about["mean"])
-        normalise.obs_rms.var = np.asarray(about["var"])
-        normalise.obs_rms.count = about["count"]
+        seen: Any = normalise.obs_rms
+        seen.mean, seen.var, seen.count = np.asarray(about["mean"]), np.asarray(about["var"]), about["count"]
     return environments
 
 

@@ -187,7 +187,8 @@ class Recipe(Settings):
         if self.switches is not None:
             return self.switches
         if self.spectrum:
-            return tuple(evenly_spaced(*self.range, self.spectrum))  # type: ignore[misc]
+            allowed = self.widths()
+            return tuple(evenly_spaced(float(allowed.smallest), float(allowed.largest), self.spectrum))
         inside = tuple(width for width in task.widths if width in self.widths())
         if not inside:
             raise ValueError(f"recipe '{self.name}': no evaluated width of {list(task.widths)} is in {self.widths()}")

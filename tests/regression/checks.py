@@ -59,6 +59,7 @@ class OfOneTask:
         """Of the sandwich recipe, trained as long as scale `tiny` trains it."""
         return self.band.full_sandwich()
 
+    @pytest.mark.nightly
     def test_sandwich_of_full_length_is_within_its_band(self, scores: dict[float, float]) -> None:
         stored = pd.read_csv(self.band.sandwich).set_index("width")[self.band.metric]
         tolerance = self.band.sandwich_tolerance or self.band.tolerance[self.band.metric]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.regression.bands import DIGITS
 from tests.regression.checks import OfOneTask
 
@@ -15,5 +17,6 @@ class TestClassification(OfOneTask):
         error = self.table(results).xs("top1_error", level="metric").droplevel("dataset")
         assert error["none", 0.25] > error["16 batches", 0.25] + 20
 
+    @pytest.mark.nightly
     def test_the_sandwich_errs_rarely_at_every_width(self, scores: dict[float, float]) -> None:
         assert max(scores.values()) < 15  # of 90 by chance

@@ -43,7 +43,7 @@ class OnRay:
                 f"launcher.address={launcher.address}: {one_line(error)}; start a cluster with ray start --head, "
                 "or leave the address out to run on this machine"
             ) from error
-        there = ray.cluster_resources().get("GPU", 0)
+        there = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
         if launcher.address is None and there < launcher.gpus_per_job:
             ray.shutdown()
             raise ValueError(
@@ -51,7 +51,7 @@ class OnRay:
             )
         # Ray's own retries would not know which jobs are recorded.
         options = {"num_cpus": launcher.cpus_per_job, "num_gpus": launcher.gpus_per_job, "max_retries": 0}
-        self._worker = ray.remote(**options)(worker)
+        self._worker = ray.remote(**options)(worker)  # type: ignore[call-overload]
 
     @property
     def room(self) -> int:

@@ -34,8 +34,9 @@ Ended = tuple[Work, list[Outcome] | WorkerDied]
 class Workers(Protocol):
     """Processes somewhere that do work."""
 
-    room: int
-    """How many more pieces of work they take now."""
+    @property
+    def room(self) -> int:
+        """How many more pieces of work they take now."""
 
     def about(self) -> str:
         """What they are, for the user."""

@@ -48,9 +48,9 @@ def open_run(tracker: Mlflow, run: Tracked, before: str | None) -> MlflowRun:
 
 def _experiment(client: MlflowClient, name: str) -> str:
     try:
-        return client.create_experiment(name)
+        return str(client.create_experiment(name))
     except MlflowException:  # another worker has made it
         found = client.get_experiment_by_name(name)
         if found is None:
             raise
-        return found.experiment_id
+        return str(found.experiment_id)

@@ -28,7 +28,7 @@ class Events:
     def close(self, finals: Mapping[str, float] | None) -> None:
         if finals is not None:
             for summary in hparams(dict(self._run.settings), dict(finals)):
-                self._writer.file_writer.add_summary(summary)
+                self._writer._get_file_writer().add_summary(summary)
             self.tell(finals, self._run.steps)
         self._writer.close()
 
