@@ -102,7 +102,7 @@ def setting(
         constraints: as of `pydantic.Field`: `ge=1`, `examples=[0.1]`.
     """
     extra = {"group": group, "only_for": only_for, "follows": follows}
-    told = {key: value for key, value in extra.items() if value is not None}
+    told: Any = {key: value for key, value in extra.items() if value is not None}
     return Field(default, description=about, json_schema_extra=told, **constraints)
 
 

@@ -157,6 +157,8 @@ class TrainsItself(Task, Protocol):
 
     follows: str
     """What progress shows beside the steps, for example "loss"."""
+    step_unit: str
+    """What its steps are, for example "environment steps"."""
 
     def train(
         self,

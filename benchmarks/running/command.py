@@ -98,7 +98,7 @@ def notes(*, shown: bool = True) -> Iterator[None]:
         told.add(str(message))
 
     with warnings.catch_warnings():
-        warnings.showwarning = tell  # type: ignore[assignment]
+        warnings.showwarning = tell
         yield
 
 

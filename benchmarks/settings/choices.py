@@ -52,4 +52,4 @@ def content(group: str, name: str) -> Mapping[str, Any]:
     """What a file of a group says, before anything is filled in."""
     found = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"), resolve=False)
     assert isinstance(found, dict)
-    return found
+    return {str(key): value for key, value in found.items()}

@@ -82,7 +82,7 @@ def _choose(given: Mapping[str, Any]) -> tuple[dict[str, str], str]:
     """The choice of every group, and the data that the scale uses where nothing is said."""
     for group, name in given.items():
         check_choice(group, name)
-    chosen = USUAL | given
+    chosen = {**USUAL, **given}
     task, scale = chosen["task"], content("scale", chosen["scale"])
     if task not in scale:
         has = ", ".join(key for key in scale if key in choices("task"))
@@ -114,7 +114,7 @@ def _defaults(model: type[Settings]) -> dict[str, Any]:
 def _keys_to_set(chosen: Mapping[str, str], config: DictConfig) -> tuple[list[str], set[str]]:
     """The dotted keys that a command line can set, and those that keys can be put below."""
     task = chosen["task"]
-    models = {
+    models: dict[str, tuple[type[Settings], ...]] = {
         "": (Run,),
         **{f"{group}.": (model_of(group, chosen[group]),) for group in CODE},
         "data.": (Data, model_of("task", task)),
@@ -154,11 +154,12 @@ def _said(config: DictConfig, chosen: Mapping[str, str], algorithm: object) -> d
     """
     task, name = chosen["task"], chosen["data"]
     of_task = set(model_of("task", task).model_fields)
-    section = OmegaConf.to_container(config.scale, resolve=False)[task]
+    of_scale: Any = OmegaConf.to_container(config.scale, resolve=False)
+    section = of_scale[task]
     if not isinstance(section, dict):
         raise ValueError(f"scale.{task}={section!r} must be keys and values")
     _only_known(f"scale.{task}", section, {*Scale.model_fields, *BY_SCALE, *of_task})
-    data = OmegaConf.to_container(config.data, resolve=False)
+    data: Any = OmegaConf.to_container(config.data, resolve=False)
     of_tasks = {key for one in data["tasks"] for key in model_of("task", one).model_fields}
     _only_known("data", data, {"name", "about", *Data.model_fields, *BY_SCALE, *of_tasks})
     for key, value in data.items():
@@ -169,7 +170,8 @@ def _said(config: DictConfig, chosen: Mapping[str, str], algorithm: object) -> d
     _only_known("data.algorithms.<name>", by_algorithm, {"steps", *of_task})
     steps = {"steps": own.steps[chosen["scale"]]} if chosen["scale"] in own.steps else {}
     without = ("steps", "data", *Data.model_fields)
-    return section | {k: v for k, v in (data | by_algorithm).items() if k not in without} | steps | {"data": name}
+    own_keys = {k: v for k, v in {**data, **by_algorithm}.items() if k not in without}
+    return {**section, **own_keys, **steps, "data": name}
 
 
 def _only_known(where: str, given: Mapping[str, Any], known: set[str]) -> None:
@@ -199,7 +201,7 @@ def _list_switches(config: DictConfig) -> None:
 @cache
 def _texts() -> frozenset[str]:
     """The keys whose values are text."""
-    models = [Run, *(model_of(group, name) for group in CODE for name in choices(group))]
+    models: list[type[Settings]] = [Run, *(model_of(group, name) for group in CODE for name in choices(group))]
     keys = (key for model in models for key in keys_of(model))
     return frozenset(key.name for key in keys if "text" in key.allowed or "folder" in key.allowed)
 

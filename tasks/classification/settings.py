@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
 from tasks.settings import Fractions, OneOfWhole, Settings, Widths, setting
 
 VARIANTS = (224, 64, 32)
-BelowOne = {"ge": 0, "lt": 1}
-UpToOne = {"ge": 0, "le": 1}
+BelowOne: dict[str, Any] = {"ge": 0, "lt": 1}
+UpToOne: dict[str, Any] = {"ge": 0, "le": 1}
 
 
 class ClassificationSettings(Settings):

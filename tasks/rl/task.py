@@ -63,7 +63,8 @@ class ReinforcementLearning:
     def example(self) -> Tensor:
         """An observation, or the largest part of one: [1, ...]."""
         seen = self._observation
-        return max(seen.values(), key=Tensor.numel) if isinstance(seen, dict) else seen
+        found: Tensor = max(seen.values(), key=Tensor.numel) if isinstance(seen, dict) else seen
+        return found
 
     def baselines(self) -> dict[str, Scores]:
         """Random actions."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -10,7 +10,7 @@ from torch import nn
 
 import slimlib as slim
 from slimlib.core.norms import NORMS as BATCH_NORMS
-from slimlib.training.distillation import DISTILLATIONS, Lessons, lesson_settings, lessons_named
+from slimlib.training.distillation import DISTILLATIONS, Distillation, Lessons, lesson_settings, lessons_named
 from slimlib.training.named import make, parameters_of
 from slimlib.training.rule import Rule
 from slimlib.training.rules import RULES, rule_named, rule_parameters, takes_lessons
@@ -22,7 +22,8 @@ MEASURED = ("calibrate", "average", "calibrate_on", "tested", "spectrum")
 """Keys that decide how a trained network is scored, and nothing of its training."""
 ACTING = ("behaviour",)
 """Keys that only a policy has a meaning for."""
-NORMS = {name: ("batch", name) for name in BATCH_NORMS} | {"group": ("group", "universal")}
+NORMS: dict[str, tuple[str, Any]] = {name: ("batch", name) for name in BATCH_NORMS}
+NORMS |= {"group": ("group", "universal")}
 """What the layers normalise by, and what becomes of BatchNorm when the network serves several widths."""
 
 
@@ -47,6 +48,7 @@ def outputs(distill_values: float = 0.0) -> Any:
     return of_the_algorithm
 
 
+DISTILLED: Mapping[str, Callable[..., Distillation | None]]
 DISTILLED = {"none": lambda: None, **DISTILLATIONS, "outputs": outputs}
 LESSON = tuple(parameters_of(lessons_named, without=("distill",)))
 
@@ -187,8 +189,8 @@ class Recipe(Settings):
         if self.switches is not None:
             return self.switches
         if self.spectrum:
-            allowed = self.widths()
-            return tuple(evenly_spaced(float(allowed.smallest), float(allowed.largest), self.spectrum))
+            assert self.range is not None
+            return tuple(evenly_spaced(self.range[0], self.range[-1], self.spectrum))
         inside = tuple(width for width in task.widths if width in self.widths())
         if not inside:
             raise ValueError(f"recipe '{self.name}': no evaluated width of {list(task.widths)} is in {self.widths()}")

@@ -17,7 +17,7 @@ from benchmarks.running.jobs import Job, MakeTask, Outcome, chains, run_job
 from benchmarks.running.launchers.stopping import stopping
 from benchmarks.running.launchers.supervising import Workers, supervise
 from benchmarks.running.progress import LineReporter, LiveReporter, Reporter
-from benchmarks.settings.launcher import Joblib, Ray, Serial, Slurm
+from benchmarks.settings.launcher import Joblib, Ray, Slurm
 from benchmarks.settings.run import RunSettings
 from tasks.task import TrainsItself
 from tasks.training.ranks import ALONE, LostRank, Ranks, joined
@@ -88,7 +88,7 @@ def _workers(settings: RunSettings, chains: int) -> Callable[[], Workers] | None
             from benchmarks.running.launchers.on_slurm import OnSlurm
 
             return lambda: OnSlurm(launcher, settings)
-        case Serial() | Joblib():
+        case _:
             return None
 
 

@@ -17,7 +17,7 @@ from benchmarks.records.folder import ResultsFolder
 from benchmarks.running.jobs import Job, MakeTask, Outcome, chains
 from benchmarks.running.launchers.stopping import stopping
 from benchmarks.running.launchers.work import Work, record_file, stamp
-from benchmarks.settings.launcher import Serial
+from benchmarks.settings.launcher import Many
 from benchmarks.settings.run import RunSettings
 from tasks.atomic import remove_stale
 
@@ -69,7 +69,7 @@ def supervise(
     Raises:
         ValueError: the workers cannot be reached.
     """
-    assert not isinstance(settings.launcher, Serial)
+    assert isinstance(settings.launcher, Many)
 
     def note(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
