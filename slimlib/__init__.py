@@ -2,6 +2,7 @@
 
 from slimlib.calibration import calibrate
 from slimlib.convert import convert
+from slimlib.core.handwritten import adopt
 from slimlib.core.layers import SlimConv1d, SlimConv2d, SlimConvTranspose2d, SlimLinear
 from slimlib.core.norms.batchnorm import UncalibratedWidth
 from slimlib.core.setting import at_width, current_width, set_width
@@ -60,6 +61,7 @@ __all__ = [
     "UncalibratedWidth",
     "WidthPlan",
     "WidthRange",
+    "adopt",
     "at_width",
     "calibrate",
     "channel_scores",

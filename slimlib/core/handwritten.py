@@ -6,20 +6,37 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parallel import DistributedDataParallel
 
 from slimlib.core.apply import apply_layout
 from slimlib.core.layers import SLIM_LAYERS
 from slimlib.core.layout import Axis, Group, Layout, Segment
 from slimlib.core.slimming import Slimming
-from slimlib.core.width import fitting_divisor
+from slimlib.core.width import Widths, fitting_divisor
 
 
-def adopt(net: nn.Module) -> Slimming:
-    """Give a network of slim layers its state, so that `set_width` sets the outputs of each of them.
+def adopt(net: nn.Module, *, widths: Widths | None = None) -> nn.Module:
+    """Make a network that was written by hand from slim layers slimmable, in place: `set_width` then sets its outputs.
+
+    No channels are followed: each layer reads its input channels off what arrives, and slims its outputs unless it
+    was made with `slim_output=False`, as the last one must be.
+
+    Args:
+        net: the network, not yet wrapped (DistributedDataParallel, torch.compile).
+        widths: what may be set: a `WidthRange`, or `Switches`; any width in (0, 1] by default.
+
+    Returns:
+        `net`, at its largest width.
 
     Raises:
-        ValueError: there is no slim layer in it, or a norm whose channels only `convert` can follow.
+        ValueError: there is no slim layer in it, or a norm whose channels only `convert` can follow; or it is
+            slimmable already.
     """
+    if isinstance(net, DistributedDataParallel) or "_orig_mod" in net._modules:
+        raise ValueError(f"adopt the network first, then wrap it; this one is inside {type(net).__name__} already")
+    for name, module in net.named_modules():
+        if isinstance(module.__dict__.get("slim"), Slimming):
+            raise ValueError(f"'{name or type(net).__name__}' is slimmable already; adopt a network once, as a whole")
     slim: Any = tuple(SLIM_LAYERS.values())
     layers: dict[str, Any] = {n: m for n, m in net.named_modules() if isinstance(m, slim) and not _depthwise(m)}
     if not layers:
@@ -42,9 +59,7 @@ def adopt(net: nn.Module) -> Slimming:
             axes[f"{prefix}weight"] = dims
             if layer.bias is not None:
                 axes[f"{prefix}bias"] = {0: bias}
-    apply_layout(net, Layout(tuple(groups), axes), by_hand=True)
-    slimming: Slimming = net.__dict__["slim"]
-    return slimming
+    return apply_layout(net, Layout(tuple(groups), axes), widths=widths, by_hand=True)
 
 
 def _depthwise(layer: nn.Module) -> bool:

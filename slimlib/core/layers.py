@@ -1,8 +1,8 @@
 """Slimmable layers: their torch layers, same parameters and keys, computing with the leading channels.
 
-`convert` turns a network's layers into these. They also work alone, in a network written by hand:
-a layer then reads its input channels off the tensor that arrives, and `set_width` sets its outputs
-(except where `slim_output=False`, for the last layer).
+`convert` turns a network's layers into these. They also work in a network written by hand, which
+`adopt` makes slimmable: a layer then reads its input channels off the tensor that arrives, and `set_width` sets its
+outputs (except where `slim_output=False`, for the last layer).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from slimlib.core.handwritten import adopt
+from slimlib.core.layers import SLIM_LAYERS
 from slimlib.core.slimming import Slimming
 from slimlib.core.width import Width
 
@@ -16,9 +16,8 @@ def set_width(net: nn.Module, width: Width) -> None:
     """Make a slimmable network compute at a width, until it is set again.
 
     Args:
-        net: what `convert`, `load` or `freeze` returned, also inside DistributedDataParallel,
-            torch.compile or a larger module (then every slimmable part of it is set), or a network
-            written by hand from slim layers.
+        net: what `convert`, `adopt`, `load` or `freeze` returned, also inside DistributedDataParallel,
+            torch.compile or a larger module (then every slimmable part of it is set).
         width: a fraction in (0, 1] that the network was converted for, or a `WidthPlan`.
 
     Raises:
@@ -53,11 +52,16 @@ def slimmable_parts(net: nn.Module) -> list[Slimming]:
     """The slimmable networks in `net`: itself, or what DistributedDataParallel and others wrap.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none; the message names the call that makes one.
     """
     parts = [found for m in net.modules() if (found := m.__dict__.get("slim")) is not None]
     if not parts:
-        parts = [adopt(net)]  # a network written by hand gets its state at the first call
+        by_hand = any(isinstance(module, tuple(SLIM_LAYERS.values())) for module in net.modules())
+        raise ValueError(
+            f"this {type(net).__name__} is written by hand from slim layers; make it slimmable with slimlib.adopt(net)"
+            if by_hand
+            else f"nothing in this {type(net).__name__} is slimmable; make it so with slimlib.convert(net, example)"
+        )
     return parts
 
 

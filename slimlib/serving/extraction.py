@@ -70,7 +70,7 @@ def _refuse_layers_by_hand(net: nn.Module) -> None:
             raise ValueError(
                 f"layer '{name}' ({type(module).__name__}) was written by hand and reads its input channels off what "
                 "arrives, so that none can be cut off. Call slimlib.convert(net, example) on the new "
-                f"{type(net).__name__}, before its first set_width; then extract, freeze and export work"
+                f"{type(net).__name__}, in place of slimlib.adopt; then extract, freeze and export work"
             )
 
 

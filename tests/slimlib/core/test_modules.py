@@ -199,6 +199,7 @@ def test_layers_by_hand_read_their_input_channels():
     torch.manual_seed(0)
     net, x = ByHand(), torch.randn(2, 3, 8, 8)
     full = net(x)
+    assert slim.adopt(net) is net and torch.equal(net(x), full)
     slim.set_width(net, 0.5)
     assert net(x).shape == (2, 5)
     assert net.a.weight.shape[0] == 16
@@ -216,8 +217,7 @@ def test_layers_by_hand_are_cut_only_when_their_channels_have_been_followed(cut)
         return nn.Sequential(slim.SlimConv2d(3, 32, 3), nn.ReLU(), slim.SlimConv2d(32, 8, 1, slim_output=False))
 
     torch.manual_seed(0)
-    net, x = by_hand(), torch.randn(2, 3, 8, 8)
-    slim.set_width(net, 1.0)
+    net, x = slim.adopt(by_hand()), torch.randn(2, 3, 8, 8)
     assert torch.equal(cut(net, 1.0)(x), net(x))
     with pytest.raises(ValueError, match=r"layer '0' \(SlimConv2d\) was written by hand.*slimlib.convert"):
         cut(net, 0.5)
@@ -228,7 +228,7 @@ def test_layers_by_hand_are_cut_only_when_their_channels_have_been_followed(cut)
 
 def test_layers_by_hand_equal_the_dense_network_of_the_slices():
     torch.manual_seed(0)
-    net, x = ByHand(), torch.randn(2, 3, 8, 8)
+    net, x = slim.adopt(ByHand()), torch.randn(2, 3, 8, 8)
     slim.set_width(net, 0.5)
     full = {name: p.detach() for name, p in net.named_parameters()}
     inside = lambda t, groups, keep: t.unflatten(0, (groups, -1))[:, :keep].flatten(0, 1)  # noqa: E731
@@ -248,7 +248,38 @@ def test_layers_by_hand_equal_the_dense_network_of_the_slices():
 def test_norms_by_hand_ask_for_convert():
     net = nn.Sequential(slim.SlimConv2d(3, 32, 3), nn.BatchNorm2d(32), slim.SlimConv2d(32, 4, 1, slim_output=False))
     with pytest.raises(ValueError, match=r"layer '1' \(BatchNorm2d\) .* slimlib.convert\(net, example\)"):
-        slim.set_width(net, 0.5)
+        slim.adopt(net)
     slim.convert(net, torch.randn(2, 3, 8, 8))
     slim.set_width(net, 0.5)
     assert net(torch.randn(2, 3, 8, 8)).shape == (2, 4, 6, 6)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        slim.current_width,
+        lambda net: slim.set_width(net, 0.5),
+        lambda net: slim.at_width(net, 0.5).__enter__(),
+        lambda net: slim.cost(net, torch.zeros(1, 3, 8, 8), 0.5),
+        lambda net: slim.Sandwich(slim.WidthRange(0.5, 1.0)).backward(net, torch.zeros(1, 3, 8, 8), torch.sum),
+    ],
+)
+def test_a_network_by_hand_is_untouched_until_it_is_adopted(ask):
+    net = ByHand()
+    before = {module: dict(module.__dict__) for module in net.modules()}
+    with pytest.raises(ValueError, match=r"ByHand is written by hand from slim layers; .* slimlib.adopt\(net\)"):
+        ask(net)
+    assert type(net) is ByHand
+    assert all(module.__dict__ == before[module] for module in net.modules())
+    ask(slim.adopt(net))
+
+
+def test_adopting_twice_and_widths_outside_are_refused():
+    net = slim.adopt(ByHand(), widths=slim.Switches(0.5, 1.0))
+    assert slim.current_width(net) == 1.0
+    with pytest.raises(ValueError, match="allowed: 0.5, 1"):
+        slim.set_width(net, 0.25)
+    with pytest.raises(ValueError, match="slimmable already; adopt a network once"):
+        slim.adopt(net)
+    with pytest.raises(ValueError, match="nothing in this Linear is slimmable; .*slimlib.convert"):
+        slim.current_width(nn.Linear(3, 3))

@@ -89,7 +89,7 @@ def test_layers_written_by_hand_are_counted_alike() -> None:
         slim.SlimConv2d(3, 16, 3), slim.SlimConv2d(16, 8, 3), slim.SlimConv2d(8, 2, 1, slim_output=False)
     )
     x = torch.zeros(1, 3, 9, 9)
-    costs = slim.plan_costs(net, x)
+    costs = slim.plan_costs(slim.adopt(net), x)
     plans = random_plans(net, 3)
     assert pairs(costs, plans) == [counted(net, x, plan) for plan in plans]
 

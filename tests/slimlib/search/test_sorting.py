@@ -363,7 +363,7 @@ def test_a_layout_by_hand_that_can_be_sorted_is() -> None:
 
 def test_a_network_written_by_hand_is_refused() -> None:
     net = nn.Sequential(slim.SlimLinear(8, 16), nn.ReLU(), slim.SlimLinear(16, 4, slim_output=False))
-    slim.set_width(net, 0.5)
+    slim.set_width(slim.adopt(net), 0.5)
     with pytest.raises(ValueError, match="layer '0' was written by hand.*slimlib.convert"):
         slim.sort_channels(net, random_scores(net))
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 import slimlib as slim
+from slimlib.core.handwritten import adopt
 from slimlib.core.layers import SlimConv2d, SlimLinear
 from slimlib.core.setting import current_width, set_width
 from slimlib.core.width import WidthPlan
@@ -46,7 +47,7 @@ def test_counts_of_plain_modules_are_those_worked_out_by_hand(name: str) -> None
 
 
 def slim_net() -> nn.Module:
-    return nn.Sequential(
+    net = nn.Sequential(
         SlimConv2d(3, 16, 3, padding=1),
         nn.ReLU(),
         SlimConv2d(16, 32, 3, padding=1),
@@ -54,6 +55,7 @@ def slim_net() -> nn.Module:
         nn.Flatten(),
         SlimLinear(32, 10, slim_output=False),
     )
+    return adopt(net)
 
 
 @pytest.mark.parametrize(("width", "a", "b"), [(1.0, 16, 32), (0.5, 8, 16), (WidthPlan((3, 5)), 3, 5)])

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from slimlib.core.handwritten import adopt
 from slimlib.core.layers import SlimLinear
 from slimlib.core.setting import at_width, current_width, set_width
 from slimlib.core.width import Switches, WidthRange
@@ -33,8 +34,8 @@ RANGE, SWITCHES = WidthRange(0.25, 1.0), Switches(0.25, 0.5, 0.75, 1.0)
 
 def perceptron() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(
-        SlimLinear(6, 32), nn.ReLU(), SlimLinear(32, 24), nn.ReLU(), SlimLinear(24, 3, slim_output=False)
+    return adopt(
+        nn.Sequential(SlimLinear(6, 32), nn.ReLU(), SlimLinear(32, 24), nn.ReLU(), SlimLinear(24, 3, slim_output=False))
     )
 
 
@@ -215,7 +216,7 @@ def test_several_arguments_and_outputs_of_any_structure() -> None:
         def forward(self, x: Tensor, y: Tensor) -> dict[str, Any]:
             return {"main": self.b(self.a(x + y)), "more": (self.b(self.a(x)), "text")}
 
-    net, (x, _) = Two(), batch()
+    net, (x, _) = adopt(Two()), batch()
     seen: list[Any] = []
 
     def distill(student: dict[str, Any], teacher: dict[str, Any]) -> Tensor:
