@@ -222,8 +222,8 @@ def calibrate(
     for channels, width in collector.widths.items():
         slimming.remember(width)
         for norm, mean, variance in collector.results(channels):
-            _write(norm, None if channels == slimming.layout.full else channels, mean, variance)
-    slimming.refresh()
+            write_statistics(norm, None if channels == slimming.layout.full else channels, mean, variance)
+        slimming.forget(channels)
 
 
 def use_full_statistics(net: nn.Module, widths: Sequence[Width]) -> None:
@@ -238,7 +238,7 @@ def use_full_statistics(net: nn.Module, widths: Sequence[Width]) -> None:
         for part in slimming.parts:
             if tracks(part.module):
                 full = [part.module._buffers[key] for key in STATISTICS]
-                _write(
+                write_statistics(
                     part.module,
                     channels,
                     *(part.active(value, channels).clone() for value in full if value is not None),
@@ -322,8 +322,8 @@ def _statistics(norm: nn.Module) -> Tensor:
     return buffer
 
 
-def _write(norm: nn.Module, channels: tuple[int, ...] | None, mean: Tensor, variance: Tensor) -> None:
-    """`channels` None: the full ones."""
+def write_statistics(norm: nn.Module, channels: tuple[int, ...] | None, mean: Tensor, variance: Tensor) -> None:
+    """Give a BatchNorm the statistics of these channel numbers of its network; None: the full ones."""
     for key, given in zip(STATISTICS, (mean, variance), strict=True):
         value, name = given.to(_statistics(norm)), key if channels is None else str(OfWidth(key, channels))
         if (there := norm._buffers.get(name)) is not None:

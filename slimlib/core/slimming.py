@@ -123,6 +123,13 @@ class Slimming:
         self._forget()
         self.set(self.width)
 
+    def forget(self, channels: tuple[int, ...]) -> None:
+        """Prepare again what belongs to these channel numbers, as they have other statistics; stay at the width set."""
+        self._shared.pop(channels, None)
+        for width in [width for width, found in self._channels.items() if found == channels]:
+            del self._ready[width], self._channels[width]
+        self.set(self.width)
+
     def note_training(self) -> None:
         """Remember that the network is trained at the width that is set."""
         if self.channels != self.layout.full and (self.trained is None or sum(self.channels) < sum(self.trained)):
