@@ -1,21 +1,21 @@
-"""What a supervised task says of itself, so that one training loop and one runner serve them all."""
+"""What a task says of itself, so that one runner serves them all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol
 
-import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch import nn
 
-from slimlib.core.width import Width
-
-Scores = dict[str, dict[str, float]]
-"""Evaluation set -> metric name -> value."""
+import slimlib as slim
+from tasks.points import OperatingPoint, PointResult, Scores
+from tasks.training.problem import Problem
+from tasks.training.recipe import Recipe
+from tasks.training.run import TrainingRun
+from tasks.training.supervised import train_recipe
 
 
 @dataclass(frozen=True)
@@ -38,145 +38,114 @@ class Showcase:
     """Pictures or videos that show what a network does.
 
     Attributes:
-        figure: of matplotlib.
+        figure: of matplotlib; None: there is none.
         files: what else is written beside it, by name; a name may have folders.
     """
 
-    figure: Any
+    figure: Any = None
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Shard:
-    """The part of every batch that this process trains: its items `index`, `index + count`, ..."""
-
-    index: int = 0
-    count: int = 1
-
-
-WHOLE = Shard()
-CPU = torch.device("cpu")
-
-
 class Task(Protocol):
-    """What tables, figures and captions ask of every task. The properties may be plain attributes."""
+    """What the runner, tables, figures and captions ask of every task.
 
-    @property
-    def name(self) -> str:
-        """Of the task, for example "sr"."""
-        ...
+    Attributes:
+        name: for example "sr".
+        dataset: what it trains on, as a caption says it.
+        protocol: how it is evaluated, as a sentence for captions.
+        metrics: the first is what figures and findings are about.
+        eval_sets: what is scored separately, in the order of the tables.
+        widths: which are evaluated.
+        step_unit: what a step of its training is.
+        follows: the number that progress shows beside the steps.
+    """
 
-    @property
-    def dataset(self) -> str:
-        """What it trains on, as a caption says it."""
-        ...
+    name: str
+    dataset: str
+    protocol: str
+    metrics: tuple[Metric, ...]
+    eval_sets: tuple[str, ...]
+    widths: tuple[float, ...]
+    step_unit: str
+    follows: str
 
-    @property
-    def protocol(self) -> str:
-        """How it is evaluated, as a sentence for captions."""
-        ...
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """The first is what figures and findings are about."""
-        ...
-
-    @property
-    def eval_sets(self) -> tuple[str, ...]:
-        """What is scored separately, in the order of the tables."""
-        ...
-
-    @property
-    def widths(self) -> tuple[float, ...]:
-        """Which are evaluated."""
-        ...
-
-    def example(self) -> Tensor:
-        """An input that the cost is counted for: [1, ...], batch size one."""
+    def example(self) -> Any:
+        """An input that the cost is counted for, batch size one: a tensor, or any structure of tensors."""
         ...
 
     def baselines(self) -> dict[str, Scores]:
         """What needs no training and is a row of every table, by name: {"bicubic": ...}; may be empty."""
         ...
 
+    def check_run(self, precision: str, ranks: int) -> None:
+        """Raise ValueError where its networks cannot be trained in a precision, or by so many processes together."""
+        ...
 
-class SupervisedTask(Task, Protocol):
-    """A data set, a network and how to judge it: `tasks.training.supervised` trains it."""
+    def train(self, recipe: Recipe, run: TrainingRun) -> list[PointResult]:
+        """Train and score all networks of a recipe, from the checkpoint of the run if there is one.
 
-    def build(self, width: float = 1.0, *, norm: str = "batch") -> nn.Module:
-        """A dense network with the channels of `width`, freshly initialised from torch's global generator.
+        Returns:
+            A result for each operating point, cheapest first: the same whether or not the run was interrupted,
+            and the same on every rank.
 
         Raises:
-            ValueError: the task's networks have no such normalisation ("batch": as they come, or "group").
+            Interrupted: `run.watch.stop` asked for it.
+            TrainingFailed: the loss or a score is not finite.
+            HostileCheckpointError: the checkpoint would run code.
         """
         ...
 
-    def channel_rule(self, net: nn.Module) -> Mapping[str, Any]:
-        """How the channels of a network that `build` made are rounded: arguments of `slimlib.convert`."""
+    def keep(self, trained: Any, recipe: Recipe, path: Path) -> None:
+        """Write what `watch.trained` was given, for `show`: to `path` with endings of its own."""
         ...
 
-    def batches(
-        self,
-        steps: range,
-        seed: int,
-        *,
-        device: torch.device = CPU,
-        shard: Shard = WHOLE,
-        augmented: bool = True,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Input and target of each of the training steps, on the device.
-
-        Each is a pure function of (step, seed), so that a run resumes exactly; a shard of it holds those items of
-        the whole batch. `augmented` False: the images as they are, for statistics.
-        """
+    def show(self, recipe: Recipe, path: Path) -> Showcase | None:
+        """What the network that `keep` wrote puts out; None where there is nothing to see."""
         ...
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """What the largest width learns from: a scalar."""
-        ...
 
-    def optimizer(self, net: nn.Module, steps: int) -> tuple[Optimizer, LRScheduler]:
-        """The optimizer, and its schedule over `steps` steps."""
-        ...
+class SupervisedTask(Problem):
+    """A task that learns from batches of inputs and targets: a subclass says what `Problem` asks, the rest is here."""
 
-    def evaluate(self, net: nn.Module, widths: Sequence[Width] | None = None) -> list[Scores]:
-        """Scores of the network, in eval mode, at each of the widths; None: as it is, a list of one.
+    name: str
+    dataset: str
+    protocol: str
+    metrics: tuple[Metric, ...]
+    eval_sets: tuple[str, ...]
+    step_unit = "steps"
+    follows = "loss"
 
-        The data are read and decoded once for all widths.
-        """
-        ...
+    def baselines(self) -> dict[str, Scores]:
+        """None; see `Task.baselines`."""
+        return {}
 
-    def showcase(self, nets: Mapping[str, Callable[[Tensor], Tensor]]) -> Showcase | None:
+    def check_run(self, precision: str, ranks: int) -> None:
+        """The shards of all ranks must be equal: the mean of their losses is then that of the batch."""
+        if self.batch % ranks:
+            raise ValueError(
+                f"a batch of {self.batch} cannot be shared out evenly among {ranks} processes; "
+                f"take a multiple of {ranks}, or another --nproc-per-node"
+            )
+
+    def train(self, recipe: Recipe, run: TrainingRun) -> list[PointResult]:
+        """By the training loop that all supervised tasks share; see `Task.train`."""
+        return train_recipe(self, recipe, run)
+
+    def keep(self, trained: nn.Module, recipe: Recipe, path: Path) -> None:
+        """Write the slimmable network to `<path>.safetensors`."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        slim.save(trained, _network(path), recipe={"name": recipe.name, **recipe.settings()})
+
+    def show(self, recipe: Recipe, path: Path) -> Showcase | None:
+        """What the network that `keep` wrote puts out at each of its widths."""
+        net = slim.load(_network(path), into=recipe.build(self)).eval()
+        points = [OperatingPoint.of_width(width) for width in recipe.evaluated(self)]
+        return self.showcase({point.label: partial(point.run, net) for point in points})
+
+    def showcase(self, nets: Mapping[str, Callable[..., Any]]) -> Showcase | None:
         """The networks' outputs, labelled by their keys; None where there is nothing to see."""
-        ...
+        return None
 
 
-@runtime_checkable
-class TrainsItself(Task, Protocol):
-    """A task with a training of its own."""
-
-    follows: str
-    """What progress shows beside the steps, for example "loss"."""
-    step_unit: str
-    """What its steps are, for example "environment steps"."""
-
-    def train(
-        self,
-        recipe: Any,
-        *,
-        steps: int,
-        seed: int,
-        device: torch.device,
-        checkpoint: Any,
-        watch: Any,
-    ) -> list[Any]:
-        """Train and score all networks of a recipe; the arguments are those of `supervised.train_recipe`."""
-        ...
-
-    def keep(self, trained: Any, path: Path) -> None:
-        """Write what `watch.trained` was given, so that `showcase_files` can show it."""
-        ...
-
-    def showcase_files(self, path: Path, widths: Sequence[float]) -> dict[str, bytes]:
-        """Files for people to look at, by name, of what `keep` wrote at some widths; empty where it is not there."""
-        ...
+def _network(path: Path) -> Path:
+    return path.with_name(f"{path.name}.safetensors")

@@ -23,8 +23,9 @@ FLOORS = {
     ),
     "tasks": (
         ("settings",),
-        ("atomic", "pixels", "task"),
+        ("atomic", "pixels", "points"),
         ("training",),
+        ("task",),
         ("classification", "sr", "rl", "detection"),
     ),
     "benchmarks": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pandas as pd
 
@@ -10,33 +11,56 @@ from benchmarks.analysis.aggregates import CONFIDENCE
 from benchmarks.analysis.grid import Grid, escaped, latex, markdown
 from benchmarks.analysis.results import SPREAD_SEEDS, Cell, Results
 from benchmarks.records.record import MetricInfo
+from tasks.points import Spent
 
-COLUMNS = ("recipe", "width", "macs", "params", "dataset", "metric", "mean", "std", "seeds", "values")
+COLUMNS = (
+    "recipe", "point", "kind", "width", "macs", "params", "dataset", "metric", "mean", "std", "seeds", "values",
+)  # fmt: skip
+OWN_COLUMNS = ("channels", "milliseconds", "shares")
+"""Added where an operating point has them."""
 
 SAMPLED_COLUMNS = ("iqm", "iqm_low", "iqm_high")
 """Added where a metric is the mean of recorded samples: the return of an episode."""
 
 
 def tidy(results: Results) -> pd.DataFrame:
-    """A row for each recipe, width, evaluation set and metric; baselines without width and cost."""
-    sampled = [metric.name for metric in results.first.metrics if results.samples(metric.name)]
-    columns = [*COLUMNS, *(SAMPLED_COLUMNS if sampled else ())]
-    blank = [""] * (len(columns) - len(COLUMNS))
-    rows: list[list[object]] = []
+    """A row for each recipe, operating point, evaluation set and metric; baselines without point and cost."""
+    rows: list[dict[str, object]] = []
     for name, scores in results.baselines.items():
         for dataset, values in scores.items():
-            rows += [[name, "", "", "", dataset, m, value, "", "", value, *blank] for m, value in values.items()]
+            rows += [
+                {"recipe": name, "dataset": dataset, "metric": m, "mean": v, "values": v} for m, v in values.items()
+            ]
     for recipe in results.recipes:
-        for width in results.widths:
-            cost = results.cost(recipe, width)
-            if cost is None:
-                continue
-            for dataset in results.first.eval_sets:
+        for point in results.points:
+            own = _point(results, recipe, point)
+            for dataset in results.first.eval_sets if own else ():
                 for name in (metric.name for metric in results.first.metrics):
-                    cell = results.cell(recipe, width, dataset, name)
-                    aggregate = _interval(cell) if name in sampled else blank
-                    rows.append([recipe, width, *cost, dataset, name, *_numbers(cell), *aggregate])
+                    cell = results.cell(recipe, point, dataset, name)
+                    rows.append({**own, "dataset": dataset, "metric": name, **_numbers(cell)})
+                    if results.samples(name):
+                        rows[-1] |= _interval(cell)
+    used = {column for row in rows for column in row}
+    sampled = SAMPLED_COLUMNS if any(results.samples(metric.name) for metric in results.first.metrics) else ()
+    columns = [*COLUMNS, *(column for column in OWN_COLUMNS if column in used), *sampled]
     return pd.DataFrame(rows, columns=columns, dtype=object)
+
+
+def _point(results: Results, recipe: str, point: str) -> dict[str, object]:
+    """What a recipe's operating point is and costs; empty where it has none."""
+    cost = results.cost(recipe, point)
+    if cost is None:
+        return {}
+    macs = int(cost.macs) if cost.macs.is_integer() else cost.macs
+    what = {"recipe": recipe, "point": point, "kind": results.kind(point), "width": results.width(point)}
+    found: dict[str, object] = {**what, "macs": macs, "params": cost.params}
+    if plans := results.channels(recipe, point):
+        found["channels"] = ";".join(" ".join(map(str, plan)) for plan in plans)
+    if cost.milliseconds is not None:
+        found["milliseconds"] = cost.milliseconds
+    if cost.shares:
+        found["shares"] = ";".join(f"{name}:{share!r}" for name, share in cost.shares.items())
+    return found
 
 
 def table_csv(results: Results) -> str:
@@ -44,20 +68,19 @@ def table_csv(results: Results) -> str:
     return str(tidy(results).to_csv(index=False, lineterminator="\n"))
 
 
-def _numbers(cell: Cell) -> list[float | str]:
+def _numbers(cell: Cell) -> dict[str, object]:
     seeds = sorted(cell.values)
-    mean = "" if cell.mean is None else cell.mean
-    std = "" if cell.std is None else cell.std
-    return [mean, std, ";".join(map(str, seeds)), ";".join(repr(cell.values[seed]) for seed in seeds)]
+    values = ";".join(repr(cell.values[seed]) for seed in seeds)
+    return {"mean": cell.mean, "std": cell.std, "seeds": ";".join(map(str, seeds)), "values": values}
 
 
-def _interval(cell: Cell) -> list[float | str]:
+def _interval(cell: Cell) -> dict[str, object]:
     iqm = cell.iqm
-    return [""] * len(SAMPLED_COLUMNS) if iqm is None else [iqm.value, iqm.low, iqm.high]
+    return {} if iqm is None else dict(zip(SAMPLED_COLUMNS, (iqm.value, iqm.low, iqm.high), strict=True))
 
 
 WIDEST_GRID = 10
-"""With more widths than these a table has a row a width, since no page is wide enough."""
+"""With more operating points than these a table has a row for each, since no page is wide enough."""
 
 
 def grids(results: Results, *, plus_minus: str = " ± ") -> list[Grid]:
@@ -86,9 +109,9 @@ def _grid_of_means(results: Results, dataset: str, metric: MetricInfo, plus_minu
     for name, scores in results.baselines.items():
         value = scores.get(dataset, {}).get(metric.name)
         text = "" if value is None else f"{value:.{places}f}"
-        rows.append([name, *[text] * len(results.widths)])
+        rows.append([name, *[text] * len(results.points)])
     rows += _rows(results, dataset, metric, lambda cell: cell.text(places, plus_minus))
-    return grid_of_widths(title, results.widths, rows)
+    return _grid(results, title, rows)
 
 
 def _grid_of_seeds(results: Results, dataset: str, metric: MetricInfo) -> Grid:
@@ -96,15 +119,19 @@ def _grid_of_seeds(results: Results, dataset: str, metric: MetricInfo) -> Grid:
     places, name = decimals(metric), shown_name(metric)
     if not results.by_iqm(metric.name):
         title = f"Every seed's {name} on {dataset}"
-        return grid_of_widths(title, results.widths, _rows(results, dataset, metric, lambda cell: cell.each(places)))
+        return _grid(results, title, _rows(results, dataset, metric, lambda cell: cell.each(places)))
     title = f"IQM of {name} on {dataset}, {100 * CONFIDENCE:g} % bootstrap interval"
-    return grid_of_widths(title, results.widths, _rows(results, dataset, metric, lambda cell: cell.interval(places)))
+    return _grid(results, title, _rows(results, dataset, metric, lambda cell: cell.interval(places)))
 
 
-def grid_of_widths(title: str, widths: Sequence[float], rows: list[list[str]]) -> Grid:
-    """A column a width; where these are too many for a page, a row a width."""
-    head = ["width", *(f"{w:g}" for w in widths)]
-    if len(widths) > WIDEST_GRID:
+def _grid(results: Results, title: str, rows: list[list[str]]) -> Grid:
+    return grid_of_points(title, "width" if results.widths_alone else "operating point", results.points, rows)
+
+
+def grid_of_points(title: str, what: str, points: Sequence[str], rows: list[list[str]]) -> Grid:
+    """A column for each operating point; where these are too many for a page, a row."""
+    head = [what, *points]
+    if len(points) > WIDEST_GRID:
         head, *rows = (list(column) for column in zip(head, *rows, strict=True))
     return Grid(title, head, rows)
 
@@ -112,7 +139,7 @@ def grid_of_widths(title: str, widths: Sequence[float], rows: list[list[str]]) -
 def _rows(results: Results, dataset: str, metric: MetricInfo, text: Callable[[Cell], str]) -> list[list[str]]:
     """A row a recipe."""
     return [
-        [recipe, *(text(results.cell(recipe, width, dataset, metric.name)) for width in results.widths)]
+        [recipe, *(text(results.cell(recipe, point, dataset, metric.name)) for point in results.points)]
         for recipe in results.recipes
     ]
 
@@ -127,16 +154,30 @@ def shown_name(metric: MetricInfo) -> str:
 
 
 def cost_rows(results: Results) -> list[list[str]]:
-    """Multiply-adds and parameters of each width, where all recipes agree; else a row for each recipe."""
+    """What each operating point costs, where all recipes agree; else a row for each recipe."""
+    costs = {recipe: [results.cost(recipe, point) for point in results.points] for recipe in results.recipes}
+    known = [cost for row in costs.values() for cost in row if cost is not None]
+    shown: dict[str, Callable[[Spent], str]] = {
+        "multiply-adds": lambda cost: short(cost.macs),
+        "parameters": lambda cost: short(cost.params),
+    }
+    if any(cost.milliseconds is not None for cost in known):
+        shown["milliseconds"] = lambda cost: "" if cost.milliseconds is None else f"{cost.milliseconds:.3g}"
+    for name in dict.fromkeys(name for cost in known for name in cost.shares):
+        shown[f"inputs at width {name}"] = partial(_share, name)
     rows = []
-    for index, what in enumerate(("multiply-adds", "parameters")):
-        costs = {r: [results.cost(r, width) for width in results.widths] for r in results.recipes}
-        known = [{c[i][index] for c in costs.values() if c[i]} for i in range(len(results.widths))]  # type: ignore[index]
-        if all(len(values) <= 1 for values in known):
-            rows.append([what, *(short(next(iter(values))) if values else "" for values in known)])
+    for what, text in shown.items():
+        texts = {recipe: ["" if cost is None else text(cost) for cost in row] for recipe, row in costs.items()}
+        columns = [set(filter(None, column)) for column in zip(*texts.values(), strict=True)]
+        if all(len(values) <= 1 for values in columns):
+            rows.append([what, *("".join(values) for values in columns)])
         else:
-            rows += [[f"{what}, {r}", *("" if c is None else short(c[index]) for c in row)] for r, row in costs.items()]
+            rows += [[f"{what}, {recipe}", *row] for recipe, row in texts.items()]
     return rows
+
+
+def _share(name: str, cost: Spent) -> str:
+    return f"{100 * cost.shares[name]:.0f} %" if name in cost.shares else ""
 
 
 def decimals(metric: MetricInfo) -> int:

@@ -26,12 +26,16 @@ class Collected:
     damaged: Mapping[Path, str]
 
 
-def collect(results: Path, told: Callable[[Path], None] = lambda _: None) -> Iterator[Collected]:
-    """Every folder below `results` that has records, in the order of their paths; `told` hears of each file read."""
+def collect(results: Path, progress: Callable[[Path], None] = lambda _: None) -> Iterator[Collected]:
+    """Every folder below `results` that has records, in the order of their paths.
+
+    Args:
+        progress: called with each file that has been read.
+    """
     for path in sorted(path.parent for path in results.rglob("records") if path.is_dir()):
         if _is_of_ablation(results, path):
             folder = ResultsFolder(path)
-            records, damaged = folder.read(told)
+            records, damaged = folder.read(progress)
             if records or damaged:
                 yield Collected(folder, comparable(records), damaged)
 

@@ -1,4 +1,4 @@
-"""Learning curves: the metric in the course of the training, a panel a recipe, a line a width.
+"""Learning curves: the metric in the course of the training, a panel a recipe, a line an operating point.
 
 The last point of a curve is the final score, which may be over more episodes than the points before it.
 """
@@ -22,12 +22,20 @@ from matplotlib.patches import Patch
 
 from benchmarks.analysis.ablation import shown_name
 from benchmarks.analysis.aggregates import middle_mean
-from benchmarks.analysis.figures import STYLE, WIDTH_COLOURS, WIDTH_SCALE, axis_unit, baselines, image_files
+from benchmarks.analysis.figures import (
+    STYLE,
+    WIDTH_COLOURS,
+    WIDTH_SCALE,
+    axis_unit,
+    baselines,
+    image_files,
+    point_colour,
+)
 from benchmarks.analysis.results import SPREAD_SEEDS, Results
 
 MOST_COLUMNS = 4
 CROWDED = 6
-"""A panel with more widths than these shows neither spread nor individual networks."""
+"""A panel with more operating points than these shows neither spread nor individual networks."""
 
 DASHED = (0, (3, 1.5))
 SLIMMABLE: Mapping[str, Any] = {"linewidth": 1.5}
@@ -45,8 +53,8 @@ class Curve:
     spread: np.ndarray | None = None  # [2, P]: the lower and the upper end
 
 
-Lines = Mapping[float, Sequence[Curve]]
-"""Width -> the mean over seeds, or a line for each of them."""
+Lines = Mapping[str, Sequence[Curve]]
+"""Operating point -> the mean over seeds, or a line for each of them."""
 
 
 def curves_figure(results: Results, finding: str) -> dict[str, bytes]:
@@ -67,7 +75,8 @@ def curves_figure(results: Results, finding: str) -> dict[str, bytes]:
             panel.set_ylabel(f"{shown_name(results.primary)} on {results.first.eval_sets[0]}")
         handles = _legend(results, recipes, panels[0])
         drawn.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), columns + 1), frameon=False)
-        ticks = results.widths if len(results.widths) <= CROWDED else None
+        widths = [width for point in results.points if (width := results.width(point)) is not None]
+        ticks = widths if len(widths) <= CROWDED else None
         scale = ScalarMappable(WIDTH_SCALE, WIDTH_COLOURS)
         drawn.colorbar(scale, ax=panels, label="width", ticks=ticks, format="{x:g}", fraction=0.04, pad=0.02)
         drawn.suptitle("\n".join(textwrap.wrap(finding, int(10 * drawn.get_figwidth()))), fontsize=10)
@@ -75,16 +84,16 @@ def curves_figure(results: Results, finding: str) -> dict[str, bytes]:
 
 
 def lines_of(results: Results, recipe: str) -> Lines:
-    """A recipe's mean over seeds at each width; each seed's line where they are too few or one is missing.
+    """A recipe's mean over seeds at each operating point; each seed's line where they are too few or one is missing.
 
     The mean has the standard deviation around it; with seeds enough it is the interquartile mean, with that range.
     """
     dataset, metric = results.first.eval_sets[0], results.primary.name
-    found = {width: results.curves(recipe, width, dataset, metric) for width in results.widths}
-    return {width: _lines(results, by_seed) for width, by_seed in found.items() if by_seed}
+    found = {point: results.curves(recipe, point, dataset, metric) for point in results.points}
+    return {point: _lines(results, by_seed) for point, by_seed in found.items() if by_seed}
 
 
-def _lines(results: Results, by_seed: Mapping[int, Sequence[tuple[float, float]]]) -> list[Curve]:
+def _lines(results: Results, by_seed: Mapping[int, Sequence[Sequence[float]]]) -> list[Curve]:
     curves = [Curve(*np.asarray(by_seed[seed], dtype=float).T) for seed in sorted(by_seed)]
     if len(curves) < max(SPREAD_SEEDS, len(results.seeds)):
         return curves
@@ -125,17 +134,17 @@ def _panels(drawn: Figure, rows: int, columns: int, count: int) -> list[Axes]:
 
 def _draw(panels: Sequence[Axes], results: Results, recipes: Mapping[str, Lines]) -> str:
     """Draw every panel; returns the unit of the steps."""
-    curves = [curve for lines in recipes.values() for of_width in lines.values() for curve in of_width]
+    curves = [curve for lines in recipes.values() for of_point in lines.values() for curve in of_point]
     size, unit = axis_unit(max(curve.steps[-1] for curve in curves))
-    seen = [value for curve in curves for value in curve.values]
+    values = [value for curve in curves for value in curve.values]
     individual = next((lines for recipe, lines in recipes.items() if results.individual(recipe)), {})
     for panel, (recipe, lines) in zip(panels, recipes.items(), strict=True):
-        _plot(panel, lines, size, INDIVIDUAL if results.individual(recipe) else SLIMMABLE)
+        _plot(panel, results, lines, size, INDIVIDUAL if results.individual(recipe) else SLIMMABLE)
         if len(lines) <= CROWDED:
-            _shade(panel, lines, size)
+            _shade(panel, results, lines, size)
             if not results.individual(recipe):
-                _plot(panel, {w: individual[w] for w in lines if w in individual}, size, BESIDE)
-        baselines(panel, results, results.first.eval_sets[0], seen)
+                _plot(panel, results, {p: individual[p] for p in lines if p in individual}, size, BESIDE)
+        baselines(panel, results, results.first.eval_sets[0], values)
         count = len(results.of(recipe))
         missing = "" if count == len(results.seeds) else f" ({count} of {len(results.seeds)} seeds)"
         panel.set_title(f"{recipe}{missing}", fontsize=9)
@@ -143,23 +152,24 @@ def _draw(panels: Sequence[Axes], results: Results, recipes: Mapping[str, Lines]
     return unit
 
 
-def _plot(panel: Axes, lines: Lines, size: float, style: Mapping[str, Any]) -> None:
-    for width, curves in lines.items():
+def _plot(panel: Axes, results: Results, lines: Lines, size: float, style: Mapping[str, Any]) -> None:
+    for point, curves in lines.items():
         for curve in curves:
-            panel.plot(curve.steps / size, curve.values, color=WIDTH_COLOURS(WIDTH_SCALE(width)), **style)
+            panel.plot(curve.steps / size, curve.values, color=point_colour(results, point), **style)
 
 
-def _shade(panel: Axes, lines: Lines, size: float) -> None:
-    for width, curves in lines.items():
+def _shade(panel: Axes, results: Results, lines: Lines, size: float) -> None:
+    for point, curves in lines.items():
         for curve in curves:
             if curve.spread is not None:
-                colour = WIDTH_COLOURS(WIDTH_SCALE(width))
+                colour = point_colour(results, point)
                 panel.fill_between(curve.steps / size, *curve.spread, color=colour, alpha=0.1, linewidth=0)
 
 
 def _legend(results: Results, recipes: Mapping[str, Lines], panel: Axes) -> list[Artist]:
-    """What is told by style; colours are the widths."""
-    handles: list[Artist] = []
+    """What styles stand for, and the colours that stand for no width."""
+    others = dict.fromkeys(p for lines in recipes.values() for p in lines if results.width(p) is None)
+    handles: list[Artist] = [Line2D([], [], color=point_colour(results, point), label=point) for point in others]
     for individual, label, style in (
         (False, "one network at all widths", SLIMMABLE),
         (True, "individual networks", INDIVIDUAL),

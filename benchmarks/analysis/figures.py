@@ -21,6 +21,7 @@ from benchmarks.records.record import MetricInfo
 
 WIDTH_COLOURS = matplotlib.colormaps["viridis"]
 WIDTH_SCALE = Normalize(0.0, 1.0)  # one scale for widths in every figure
+OTHER_COLOURS = ("#d62728", "#ff7f0e", "#e377c2", "#8c564b")  # of plans and rules, which have no width
 MARKERS = "osD^vPX*<>"
 LINES = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c")
 LETTERS = 14  # of a legend, in an inch
@@ -77,22 +78,22 @@ def image_files(drawn: Figure) -> dict[str, bytes]:
 
 def _panel(panel: Axes, results: Results, dataset: str) -> None:
     metric = results.primary
-    costs = [cost[0] for r in results.recipes for w in results.widths if (cost := results.cost(r, w)) is not None]
+    costs = [cost.macs for r in results.recipes for p in results.points if (cost := results.cost(r, p)) is not None]
     smallest, largest = min(costs, default=0), max(costs, default=0)
     logarithmic = 0 < LOGARITHMIC * smallest < largest
     size, unit = axis_unit(smallest if logarithmic else largest)
-    seen: list[float] = []
+    middles: list[float] = []
     for number, recipe in enumerate(results.recipes):
-        points = []
-        for width in results.widths:
-            cost = results.cost(recipe, width)
-            summary = results.summary(recipe, width, dataset, metric.name)
+        measured = []
+        for point in results.points:
+            cost = results.cost(recipe, point)
+            summary = results.summary(recipe, point, dataset, metric.name)
             if cost is not None and summary is not None:
-                points.append((cost[0] / size, summary, width))
-        seen += [summary.middle for _, summary, _ in points]
-        if points:
-            _line(panel, recipe, points, number, dashed=results.individual(recipe))
-    baselines(panel, results, dataset, seen)
+                measured.append((cost.macs / size, summary, point))
+        middles += [summary.middle for _, summary, _ in measured]
+        if measured:
+            _line(panel, results, recipe, sorted(measured, key=lambda one: one[0]), number)
+    baselines(panel, results, dataset, middles)
     panel.set_title(dataset, fontsize=9)
     panel.set_xlabel(f"multiply-adds{unit}")
     panel.grid(alpha=0.25, linewidth=0.5)
@@ -113,49 +114,57 @@ def axis_unit(largest: float) -> tuple[float, str]:
     return (1e6, " (millions)") if largest >= 1e6 else (1e3, " (thousands)") if largest >= 1e3 else (1.0, "")
 
 
-def baselines(panel: Axes, results: Results, dataset: str, seen: Sequence[float]) -> None:
+def point_colour(results: Results, point: str) -> Any:
+    """A width's colour is the same in every figure; plans and rules have colours of their own."""
+    width = results.width(point)
+    if width is not None:
+        return WIDTH_COLOURS(WIDTH_SCALE(width))
+    others = [other for other in results.points if results.width(other) is None]
+    return OTHER_COLOURS[others.index(point) % len(OTHER_COLOURS)]
+
+
+def baselines(panel: Axes, results: Results, dataset: str, values: Sequence[float]) -> None:
     """A dotted line for each, or only a word in the legend where it lies so far away that it would flatten the others.
 
     Args:
-        seen: the values that the panel shows.
+        values: those that the panel shows.
     """
     for name, scores in results.baselines.items():
         value = scores.get(dataset, {}).get(results.primary.name)
         if value is None:
             continue
-        if near(value, seen):
+        if near(value, values):
             panel.axhline(value, color="0.45", linestyle=":", linewidth=1.2, label=name)
         else:
             panel.plot([], [], color="0.45", linestyle=":", linewidth=1.2, label=f"{name} ({value:g})")
 
 
-def near(value: float, seen: Sequence[float]) -> bool:
-    """Whether an axis with both still shows how what was seen differs."""
-    span = max(seen) - min(seen) if seen else 0.0
-    return not span or min(seen) - 1.5 * span <= value <= max(seen) + 1.5 * span
+def near(value: float, values: Sequence[float]) -> bool:
+    """Whether an axis with all of them still shows how the values differ."""
+    span = max(values) - min(values) if values else 0.0
+    return not span or min(values) - 1.5 * span <= value <= max(values) + 1.5 * span
 
 
-def _line(panel: Axes, recipe: str, points: list[tuple[float, Summary, float]], number: int, *, dashed: bool) -> None:
-    x = [cost for cost, *_ in points]
-    middle = [summary.middle for _, summary, _ in points]
+def _line(
+    panel: Axes, results: Results, recipe: str, measured: Sequence[tuple[float, Summary, str]], number: int
+) -> None:
+    x = [cost for cost, *_ in measured]
+    middle = [summary.middle for _, summary, _ in measured]
+    dashed = results.individual(recipe)
     colour = "black" if dashed else LINES[number % len(LINES)]
     marker = MARKERS[number % len(MARKERS)]
     style: dict[str, Any] = {"color": colour, "linestyle": "--" if dashed else "-", "linewidth": 1.3}
     panel.plot(
         x, middle, marker=marker, markersize=6, markerfacecolor="white", markeredgecolor=colour, label=recipe, **style
     )
-    panel.scatter(
-        x,
-        middle,
-        c=[w for *_, w in points],
-        cmap=WIDTH_COLOURS,
-        norm=WIDTH_SCALE,
-        marker=marker,
-        s=36,
-        edgecolors=colour,
-        zorder=3,
-    )
-    if any(summary.below or summary.above for _, summary, _ in points):
-        low = [summary.middle - summary.below for _, summary, _ in points]
-        high = [summary.middle + summary.above for _, summary, _ in points]
+    faces = [point_colour(results, point) for *_, point in measured]
+    panel.scatter(x, middle, c=faces, marker=marker, s=36, edgecolors=colour, zorder=3)
+    for cost, summary, point in measured:
+        if results.width(point) is None:
+            panel.annotate(
+                point, (cost, summary.middle), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=7
+            )
+    if any(summary.below or summary.above for _, summary, _ in measured):
+        low = [summary.middle - summary.below for _, summary, _ in measured]
+        high = [summary.middle + summary.above for _, summary, _ in measured]
         panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)

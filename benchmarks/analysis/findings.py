@@ -7,30 +7,39 @@ from benchmarks.analysis.results import SPREAD_SEEDS, Results, Summary
 
 
 def finding(results: Results) -> str:
-    """Which recipe is best at the narrowest and at the widest width, and whether the seeds can tell.
+    """Which recipe is best at the cheapest and at the costliest operating point, and whether the seeds can tell.
 
-    Compares, on the first evaluation set and metric, recipes that have every seed. With three seeds
-    or more, a lead is called one only where it exceeds the two recipes' joint spread.
+    Compares, on the first evaluation set and metric, recipes that have every seed; where no two of them share a
+    point, each is told by itself. With three seeds or more, a lead is called one only where it exceeds the two
+    recipes' joint spread.
     """
-    widths = [w for w in results.widths if len(_ranking(results, w)) >= min(2, len(results.recipes))]
-    if not widths:
+    ranked = [point for point in results.points if _ranking(results, point)]
+    points = [point for point in ranked if len(_ranking(results, point)) >= min(2, len(results.recipes))]
+    if not points and not _seeds_are_missing(results):
+        points = ranked
+    if not points:
         return f"{results.first.ablation} on {results.first.dataset}: records are missing, nothing to compare"
-    ends = list(dict.fromkeys((widths[0], widths[-1])))
-    return ". ".join([*(_at(results, width) for width in ends), *_seeds(results)])
+    ends = list(dict.fromkeys((points[0], points[-1])))
+    return ". ".join([*(_at(results, point) for point in ends), *_seeds(results)])
 
 
-def _ranking(results: Results, width: float) -> list[tuple[str, Summary]]:
+def _seeds_are_missing(results: Results) -> bool:
+    return any(len(results.of(recipe)) < len(results.seeds) for recipe in results.recipes)
+
+
+def _ranking(results: Results, point: str) -> list[tuple[str, Summary]]:
     metric, dataset = results.primary, results.first.eval_sets[0]
-    summaries = {r: results.summary(r, width, dataset, metric.name) for r in results.recipes}
+    summaries = {r: results.summary(r, point, dataset, metric.name) for r in results.recipes}
     complete = [(r, summary) for r, summary in summaries.items() if summary is not None]
     sign = -1 if metric.better == "higher" else 1
     return sorted(complete, key=lambda item: sign * item[1].middle)
 
 
-def _at(results: Results, width: float) -> str:
-    ranking = _ranking(results, width)
+def _at(results: Results, point: str) -> str:
+    ranking = _ranking(results, point)
     places, unit = decimals(results.primary), results.primary.unit
-    at = f"{'IQM at width' if results.by_iqm(results.primary.name) else 'Width'} {width:g}"
+    label = results.label(point)
+    at = f"IQM at {label}" if results.by_iqm(results.primary.name) else f"{label[0].upper()}{label[1:]}"
     (name, best), rest = ranking[0], ranking[1:]
     value = f"{best.middle:.{places}f} {unit}".strip()
     if not rest:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from benchmarks.analysis.aggregates import CONFIDENCE, LEAST_SEEDS, RESAMPLES, Aggregate, interquartile_mean
 from benchmarks.records.record import MetricInfo, Record, Row
+from tasks.points import Spent, label_of
 
 SPREAD_SEEDS = 3
 """With fewer seeds than these each is shown, and no mean."""
@@ -20,7 +21,7 @@ ALIKE = ("task", "ablation", "scale", "dataset", "protocol", "steps", "settings"
 
 @dataclass(frozen=True)
 class Cell:
-    """The values of one recipe at one width: {seed: value}, of the seeds that the table has."""
+    """The values of one recipe at one operating point: {seed: value}, of the seeds that the table has."""
 
     values: dict[int, float]
     seeds: tuple[int, ...]
@@ -94,16 +95,17 @@ class Results:
         if len(set(keys)) < len(keys):
             raise ValueError("two records of the same recipe and seed do not belong in one table")
         self._of: dict[str, list[Record]] = {}
-        self._rows: dict[tuple[str, float], list[tuple[int, Row]]] = {}
+        self._rows: dict[tuple[str, str], list[tuple[int, Row]]] = {}
         for record in self.records:
             self._of.setdefault(record.recipe, []).append(record)
             for row in record.rows:
-                self._rows.setdefault((record.recipe, row.width), []).append((record.seed, row))
-        self._cells: dict[tuple[str, float, str, str], Cell] = {}
+                self._rows.setdefault((record.recipe, row.point), []).append((record.seed, row))
+        self._cells: dict[tuple[str, str, str, str], Cell] = {}
         self._samples: dict[str, int] = {}
         self.recipes = list(self._of)
         self.seeds = tuple(sorted({record.seed for record in self.records}))
-        self.widths = sorted({row.width for record in self.records for row in record.rows})
+        self._first_rows = {row.point: row for record in reversed(self.records) for row in record.rows}
+        self.points = sorted(self._first_rows, key=self._by_cost)
         self.baselines = {name: scores for record in self.records for name, scores in record.baselines.items()}
 
     @property
@@ -119,25 +121,47 @@ class Results:
         """Whether the recipe is one network a width."""
         return self.of(recipe)[0].kind == "individual"
 
-    def cell(self, recipe: str, width: float, dataset: str, metric: str) -> Cell:
+    def width(self, point: str) -> float | None:
+        """The width that an operating point is, or None for a plan or a rule."""
+        return self._first_rows[point].width
+
+    def label(self, point: str) -> str:
+        """An operating point in a sentence: `width 0.25`, or the name of a plan or rule."""
+        return label_of(point, self._first_rows[point].kind)
+
+    def channels(self, recipe: str, point: str) -> list[list[int]]:
+        """Of a plan: its channels in each group of layers, those of each seed where they differ; else empty."""
+        plans = (row.channels for _, row in self._at(recipe, point) if row.channels)
+        return [list(plan) for plan in dict.fromkeys(map(tuple, plans))]
+
+    def kind(self, point: str) -> str:
+        """What kind of operating point it is."""
+        return self._first_rows[point].kind
+
+    @property
+    def widths_alone(self) -> bool:
+        """Whether every operating point is a width."""
+        return all(row.kind == "width" for row in self._first_rows.values())
+
+    def cell(self, recipe: str, point: str, dataset: str, metric: str) -> Cell:
         """What was measured; empty where nothing was."""
-        key = recipe, width, dataset, metric
+        key = recipe, point, dataset, metric
         if key not in self._cells:
             values = {
                 seed: row.metrics[dataset][metric]
-                for seed, row in self._at(recipe, width)
+                for seed, row in self._at(recipe, point)
                 if metric in row.metrics.get(dataset, {})
             }
             self._cells[key] = Cell(values, self.seeds)
         return self._cells[key]
 
-    def _at(self, recipe: str, width: float) -> list[tuple[int, Row]]:
-        """A recipe's rows of one width, each with its seed."""
-        return self._rows.get((recipe, width), [])
+    def _at(self, recipe: str, point: str) -> list[tuple[int, Row]]:
+        """A recipe's rows of one operating point, each with its seed."""
+        return self._rows.get((recipe, point), [])
 
-    def summary(self, recipe: str, width: float, dataset: str, metric: str) -> Summary | None:
+    def summary(self, recipe: str, point: str, dataset: str, metric: str) -> Summary | None:
         """The mean and standard deviation, or the interquartile mean and its interval; None where a seed is missing."""
-        cell = self.cell(recipe, width, dataset, metric)
+        cell = self.cell(recipe, point, dataset, metric)
         if self.by_iqm(metric):
             iqm = cell.iqm
             return None if iqm is None else Summary(iqm.value, iqm.value - iqm.low, iqm.high - iqm.value)
@@ -155,14 +179,20 @@ class Results:
             self._samples[metric] = max(counts, default=0)
         return self._samples[metric]
 
-    def curves(self, recipe: str, width: float, dataset: str, metric: str) -> dict[int, list[tuple[float, float]]]:
+    def curves(self, recipe: str, point: str, dataset: str, metric: str) -> dict[int, list[list[float]]]:
         """Seed -> [steps trained, value] in the course of the training; a last point alone is no curve."""
-        found = {seed: row.curve.get(dataset, {}).get(metric, []) for seed, row in self._at(recipe, width)}
-        return {seed: points for seed, points in found.items() if len(points) > 1}
+        found = {seed: row.curve.get(dataset, {}).get(metric, []) for seed, row in self._at(recipe, point)}
+        return {seed: moments for seed, moments in found.items() if len(moments) > 1}
 
-    def cost(self, recipe: str, width: float) -> tuple[int, int] | None:
-        """Multiply-adds and parameters, or None."""
-        return next(((row.macs, row.params) for _, row in self._at(recipe, width)), None)
+    def cost(self, recipe: str, point: str) -> Spent | None:
+        """What an input costs, on average over the seeds, or None."""
+        rows = [row for _, row in self._at(recipe, point)]
+        return _mean_cost(rows) if rows else None
+
+    def _by_cost(self, point: str) -> tuple[float, float, str]:
+        """Cheap ones first, by the mean over recipes."""
+        costs = [cost.macs for recipe in self.recipes if (cost := self.cost(recipe, point)) is not None]
+        return statistics.fmean(costs), self.width(point) or 0.0, point
 
     def caption(self) -> str:
         """What a reader must know to trust the numbers."""
@@ -184,6 +214,8 @@ class Results:
             f"{first.steps:,} {first.step_unit} for each network{precision} (scale {first.scale})"
         )
         measured = f"{first.protocol.rstrip('.')}. Multiply-adds of one input of {shape}."
+        if any(row.kind == "per-input" for row in self._first_rows.values()):
+            note += " Where a rule chooses a width for each input, costs are means over the inputs."
         return f"{first.question} Task {first.task}, {trained}; {spread}. {measured}{note}"
 
     def _aggregated(self) -> str:
@@ -197,6 +229,16 @@ class Results:
             f"{episodes}; IQM: mean of the middle half of the {seeds} seeds, with the {100 * CONFIDENCE:g} % interval "
             f"of {RESAMPLES:,} bootstrap samples of them"
         )
+
+
+def _mean_cost(rows: Sequence[Row]) -> Spent:
+    timed = [row.milliseconds for row in rows if row.milliseconds is not None]
+    return Spent(
+        statistics.fmean(row.macs for row in rows),
+        round(statistics.fmean(row.params for row in rows)),
+        statistics.fmean(timed) if timed else None,
+        {name: statistics.fmean(row.shares.get(name, 0.0) for row in rows) for row in rows for name in row.shares},
+    )
 
 
 def network_name(settings: Mapping[str, Any]) -> str:

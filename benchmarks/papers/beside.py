@@ -34,7 +34,7 @@ class Column:
     note: str
     cells: Mapping[int, Cell]
     places: int = 2
-    macs: Mapping[int, int] = field(default_factory=dict)
+    macs: Mapping[int, float] = field(default_factory=dict)
 
     def text(self, row: int) -> str:
         """For reading; empty where nothing was measured."""
@@ -100,16 +100,16 @@ def _columns_of(own: Beside, table: Printed, needs: Comparable, collected: Seque
                 yield Column(own.baseline, UNTRAINED, cells, places)
             continue
         for recipe in _recipes_like(results, settings):
-            of = {row: results.cell(recipe, table.width(row), eval_set, table.metric) for row, eval_set in sets.items()}
+            of = {row: results.cell(recipe, table.point(row), eval_set, table.metric) for row, eval_set in sets.items()}
             cells = {row: cell for row, cell in of.items() if cell.values}
             if cells:
                 macs = _macs(results, recipe, table, cells)
                 yield Column(_title(results, recipe), _note(results, settings), cells, places, macs)
 
 
-def _macs(results: Results, recipe: str, table: Printed, rows: Iterable[int]) -> dict[int, int]:
-    costs = {row: results.cost(recipe, table.width(row)) for row in rows}
-    return {row: cost[0] for row, cost in costs.items() if cost is not None}
+def _macs(results: Results, recipe: str, table: Printed, rows: Iterable[int]) -> dict[int, float]:
+    costs = {row: results.cost(recipe, table.point(row)) for row in rows}
+    return {row: cost.macs for row, cost in costs.items() if cost is not None}
 
 
 def _measured_alike(results: Results, needs: Comparable, table: Printed, row: int) -> bool:
@@ -184,7 +184,7 @@ def _of_ablation(results: Results, settings: RunSettings) -> bool:
 
 def _apart(results: Results, recipe: str, table: Printed) -> Iterator[Column]:
     metric, eval_set = results.primary, results.first.eval_sets[0]
-    of = {row: results.cell(recipe, table.width(row), eval_set, metric.name) for row in range(len(table.rows))}
+    of = {row: results.cell(recipe, table.point(row), eval_set, metric.name) for row in range(len(table.rows))}
     cells = {row: cell for row, cell in of.items() if cell.values}
     if cells:
         unit = f" ({metric.unit})" if metric.unit else ""

@@ -13,7 +13,7 @@ HOUR = 3600.0
 
 
 @dataclass(frozen=True)
-class Cost:
+class Estimate:
     """An estimate of what all recipes and seeds of a run take.
 
     Attributes:
@@ -28,29 +28,29 @@ class Cost:
     gpu_hours: float | None
 
     def __str__(self) -> str:
-        told = [self.work]
+        parts = [self.work]
         if self.core_hours is not None:
-            told.append(f"{two_digits(self.core_hours)} hours of a CPU core (by {self.measured_on})")
+            parts.append(f"{two_digits(self.core_hours)} hours of a CPU core (by {self.measured_on})")
         if self.gpu_hours is not None:
-            told.append(f"{two_digits(self.gpu_hours)} hours of a GPU")
-        return ", ".join(told)
+            parts.append(f"{two_digits(self.gpu_hours)} hours of a GPU")
+        return ", ".join(parts)
 
 
-def estimate(settings: RunSettings, rates: Rates) -> Cost:
+def estimate(settings: RunSettings, rates: Rates) -> Estimate:
     """The cost of a run; individual networks that another run has trained already need not be paid again."""
     if settings.task == "rl":
         return _of_policies(settings, rates)
     macs = training_macs(settings)
     core = rates.core(settings.task, settings.task_settings["model"])
-    return Cost(f"{scientific(macs)} multiply-adds", *_hours(macs, core), macs / rates.gpu / HOUR)
+    return Estimate(f"{scientific(macs)} multiply-adds", *_hours(macs, core), macs / rates.gpu / HOUR)
 
 
-def _of_policies(settings: RunSettings, rates: Rates) -> Cost:
+def _of_policies(settings: RunSettings, rates: Rates) -> Estimate:
     widths = len(settings.task_settings["widths"])
     networks = sum(widths if recipe.kind == "individual" else 1 for recipe in settings.recipes)
     steps = settings.steps * networks * len(settings.seeds)
     rate = rates.played(settings.task_settings["environment"], settings.task_settings["algorithm"])
-    return Cost(f"{short(steps)} environment steps", *_hours(steps, rate), None)
+    return Estimate(f"{short(steps)} environment steps", *_hours(steps, rate), None)
 
 
 def _hours(work: float, rate: Rate | None) -> tuple[float | None, str]:

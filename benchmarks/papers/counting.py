@@ -18,7 +18,7 @@ from tasks.classification.sources import IMAGENET_CLASSES
 from tasks.classification.task import Classification
 from tasks.sr.settings import SrSettings
 from tasks.sr.task import SuperResolution
-from tasks.task import SupervisedTask
+from tasks.training.problem import Problem
 from tasks.training.recipe import Recipe
 
 FORWARD_AND_BACKWARD = 3
@@ -81,7 +81,7 @@ def _expected(rule: Rule, network: _Counted) -> float:
 class _Counted:
     """Multiply-adds of a task's network for one image, by width."""
 
-    def __init__(self, task: SupervisedTask) -> None:
+    def __init__(self, task: Problem) -> None:
         self._task = task
         self._counts: dict[float, int] = {}
         self._fit = np.polynomial.Polynomial.fit(POINTS, [self.at(width) for width in POINTS], 2)

@@ -71,7 +71,7 @@ def _in_full(text: object) -> float | None:
 def _ours(column: Column) -> Points:
     """(multiply-adds, mean) where no seed is missing."""
     means = {row: cell.mean for row, cell in column.cells.items() if row in column.macs}
-    return sorted((float(column.macs[row]), mean) for row, mean in means.items() if mean is not None)
+    return sorted((column.macs[row], mean) for row, mean in means.items() if mean is not None)
 
 
 def _printed_panel(panel: Axes, found: Sequence[Section]) -> None:

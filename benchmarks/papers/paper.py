@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-from benchmarks.analysis.ablation import grid_of_widths, grids
+from benchmarks.analysis.ablation import grid_of_points, grids
 from benchmarks.analysis.collecting import Collected
 from benchmarks.analysis.findings import finding
 from benchmarks.analysis.grid import Grid, escaped, latex, markdown
@@ -20,6 +20,7 @@ from benchmarks.papers.cost import estimate, explained
 from benchmarks.papers.published import Ablation, Printed, Published, Value, as_command
 from benchmarks.papers.rates import Rates
 from benchmarks.settings.run import RunSettings
+from tasks.points import name_of_width
 
 UNITS = {"percent": "%", "dB": "dB"}
 HEADS = {
@@ -89,7 +90,7 @@ class Section:
         if not rows:
             return None
         head = ["width", *(column.title for column in self.apart)]
-        return Grid(APART, head, [[f"{self.printed.width(r):g}", *(c.text(r) for c in self.apart)] for r in rows])
+        return Grid(APART, head, [[self.printed.point(r), *(c.text(r) for c in self.apart)] for r in rows])
 
     def notes(self, columns: Sequence[Column]) -> list[str]:
         """What a reader must know of each column."""
@@ -160,9 +161,9 @@ def empty_grid(settings: RunSettings) -> Grid:
     evaluated = {
         recipe.name: recipe.evaluated(SimpleNamespace(**settings.task_settings)) for recipe in settings.recipes
     }
-    widths = sorted({width for own in evaluated.values() for width in own})
+    points = [name_of_width(width) for width in sorted({width for own in evaluated.values() for width in own})]
     title = f"{network_name(settings.task_settings)}{settings.data}, {settings.steps:,} steps: no record yet"
-    return grid_of_widths(title, widths, [[name, *[""] * len(widths)] for name in evaluated])
+    return grid_of_points(title, "width", points, [[name, *[""] * len(points)] for name in evaluated])
 
 
 def links_to(collected: Sequence[Collected], at: Path) -> list[str]:
@@ -170,8 +171,8 @@ def links_to(collected: Sequence[Collected], at: Path) -> list[str]:
     lines = []
     for one in collected:
         first, where = one.tables[0].first, Path(os.path.relpath(one.folder.path, at)).as_posix()
-        told = f"task={first.task} ablation={first.ablation}, {first.dataset}, scale {first.scale}"
-        lines.append(f"[{told}]({where}/table.md): {finding(one.tables[0])}.")
+        about = f"task={first.task} ablation={first.ablation}, {first.dataset}, scale {first.scale}"
+        lines.append(f"[{about}]({where}/table.md): {finding(one.tables[0])}.")
     return lines
 
 
@@ -203,7 +204,7 @@ def paper_csv(found: Sequence[Section]) -> str:
 
 def _lines(section: Section, row: int) -> Iterator[list[object]]:
     printed, values = section.printed, section.printed.row(row)
-    label = " ".join(_whole(value) for column, value in values.items() if column not in HEADS and column != "width")
+    label = " ".join(_in_full(value) for column, value in values.items() if column not in HEADS and column != "width")
     start = [section.name, label, printed.width(row) if "width" in values else ""]
     unit, costs = UNITS[printed.unit], [values.get("macs_published") or "", values.get("macs_exact") or ""]
     yield [*start, "printed", "", printed.metric, unit, printed.value(row), "", "", *costs, printed.dataset]
@@ -219,9 +220,9 @@ def _numbers(column: Column, row: int) -> list[object]:
         return ["", "", ""]
     cell = column.cells[row]
     seeds = sorted(cell.values)
-    told = "" if column.note == UNTRAINED else ";".join(map(str, seeds))
-    return ["" if cell.mean is None else cell.mean, ";".join(repr(cell.values[seed]) for seed in seeds), told]
+    named = "" if column.note == UNTRAINED else ";".join(map(str, seeds))
+    return ["" if cell.mean is None else cell.mean, ";".join(repr(cell.values[seed]) for seed in seeds), named]
 
 
-def _whole(value: Value) -> str:
+def _in_full(value: Value) -> str:
     return "-".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from tasks.points import name_of_width
 from tasks.settings import unknown
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
@@ -66,6 +67,10 @@ class Printed(_Strict):
     def width(self, number: int) -> float:
         """The width of a row as ours are counted: 1.0 is the full network; rows without one are full networks."""
         return float(self.row(number).get("width", self.full_width)) / self.full_width  # type: ignore[arg-type]
+
+    def point(self, number: int) -> str:
+        """The operating point of a row, as records name it."""
+        return name_of_width(self.width(number))
 
 
 class Comparable(_Strict):

@@ -16,7 +16,7 @@ from tasks.atomic import write_atomically
 
 
 @dataclass(frozen=True)
-class Record:
+class PerformanceRecord:
     """Measurements that were taken together, and where."""
 
     measurements: tuple[Measurement, ...]
@@ -38,7 +38,7 @@ def write(folder: Path, measurements: Sequence[Measurement], *, rounds: int) -> 
         write_atomically(folder / "records" / f"{name}.json", json.dumps(content, indent=1) + "\n")
 
 
-def read(folder: Path) -> list[Record]:
+def read(folder: Path) -> list[PerformanceRecord]:
     """All records of a folder.
 
     Raises:
@@ -49,7 +49,7 @@ def read(folder: Path) -> list[Record]:
         try:
             content = json.loads(path.read_text())
             rows = [Measurement(**(row | {"value": Spread(**row["value"])})) for row in content.pop("measurements")]
-            records.append(Record(tuple(rows), **content))
+            records.append(PerformanceRecord(tuple(rows), **content))
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path} is not a performance record ({error}); delete it to measure again") from error
     return records

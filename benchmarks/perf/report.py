@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from benchmarks.analysis.figures import STYLE, image_files
 from benchmarks.perf.measurement import Measurement
 from benchmarks.perf.reasons import reason
-from benchmarks.perf.records import Record, read
+from benchmarks.perf.records import PerformanceRecord, read
 from tasks.atomic import write_atomically
 
 ORDER = (
@@ -56,7 +56,7 @@ def finding(rows: Sequence[Measurement]) -> str:
     return f"slimlib keeps {kept} of {len(bound)} limits against individually built dense networks"
 
 
-def table_md(rows: Sequence[Measurement], records: Sequence[Record]) -> str:
+def table_md(rows: Sequence[Measurement], records: Sequence[PerformanceRecord]) -> str:
     """The table, with its caption; in columns, so that it also reads well as it is."""
     cells = [list(HEAD), *map(_cells, rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -74,7 +74,7 @@ def why(rows: Sequence[Measurement]) -> list[str]:
     return [line for text, over in found.items() for line in (f"**Over: {'; '.join(over)}.** {text}", "")]
 
 
-def caption(records: Sequence[Record]) -> str:
+def caption(records: Sequence[PerformanceRecord]) -> str:
     """How it was measured, and on what."""
     hosts = sorted({str(record.origin["host"]) for record in records})
     torches = sorted({str(record.origin["versions"]["torch"]) for record in records})

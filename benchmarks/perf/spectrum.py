@@ -14,6 +14,7 @@ from benchmarks.perf.networks import build, channel_rule
 from benchmarks.perf.timing import ratio, take_turns, typical
 from slimlib.core.setting import slimming_of
 from tasks.classification.evaluate import errors
+from tasks.points import OperatingPoint
 from tasks.training.recipe import evenly_spaced
 
 SMALLEST = 0.25
@@ -30,12 +31,13 @@ def spectrum(name: str, *, widths: int, size: int, batch: int, batches: int, rou
     net, shown = _calibrated(name, data, widths)
     image = data[0][0]
     dense = {width: dense_twin(name, width, slim.extract(net, width), image) for width in shown}
-    expected = [errors(twin, data, None, [1])[0] for twin in dense.values()]
-    if errors(net, data, shown, [1]) != expected:
+    points = [OperatingPoint.of_width(width) for width in shown]
+    expected = [errors(twin, data, tops=[1])[0] for twin in dense.values()]
+    if errors(net, data, points, tops=[1]) != expected:
         raise RuntimeError(f"{name}: the dense networks score otherwise than the slimmable one")
     runs = {
-        "scores": lambda: errors(net, data, shown, [1]),
-        "dense scores": lambda: [errors(twin, data, None, [1]) for twin in dense.values()],
+        "scores": lambda: errors(net, data, points, tops=[1]),
+        "dense scores": lambda: [errors(twin, data, tops=[1]) for twin in dense.values()],
         "calibration": lambda: slim.calibrate(net, (x for x, _ in data), shown),
         "dense training": lambda: [_pass(twin, data) for twin in dense.values()],
     }

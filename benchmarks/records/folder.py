@@ -62,8 +62,8 @@ class ResultsFolder:
         return self.cache / "checkpoints" / f"{hash_}-{seed}.pt"
 
     def network(self, hash_: str, seed: int) -> Path:
-        """Where the trained slimmable network for the showcase is kept; a task may add to the name."""
-        return self.cache / "networks" / f"{hash_}-{seed}.safetensors"
+        """Where the trained slimmable network for the showcase is kept; the task adds an ending."""
+        return self.cache / "networks" / f"{hash_}-{seed}"
 
     def trained(self, hash_: str, seed: int) -> Path:
         """Where a trained network is kept for recipes that score it in another way."""
@@ -86,7 +86,7 @@ class ResultsFolder:
                 return record
         return None
 
-    def read(self, told: Callable[[Path], None] = lambda _: None) -> tuple[list[Record], dict[Path, str]]:
+    def read(self, progress: Callable[[Path], None] = lambda _: None) -> tuple[list[Record], dict[Path, str]]:
         """All sound records, and what is wrong with the others."""
-        records, damaged = read_records(self.records, told)
+        records, damaged = read_records(self.records, progress)
         return records, dict(damaged)

@@ -113,11 +113,11 @@ def _finite(number: str) -> float:
 
 
 def _doubled(text: str) -> WrongJson:
-    seen = set()
+    before = set()
     for path, line in _places(text):
-        if path in seen:
+        if path in before:
             return WrongJson(f"line {line}", f"the key '{path[-1]}' stands there twice")
-        seen.add(path)
+        before.add(path)
     raise AssertionError("json saw a doubled key")
 
 

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from benchmarks.records.json_places import WrongJson, line_of, parse
 from benchmarks.settings.identity import record_name, slug
 from tasks.atomic import write_atomically
+from tasks.points import Kind, name_of_width
 
 
 def _within_reason(value: float) -> float:
@@ -24,7 +25,10 @@ def _within_reason(value: float) -> float:
 
 Number = Annotated[float, AfterValidator(_within_reason)]
 Count = Annotated[int, Field(ge=0, le=10**18)]
-Scores = dict[str, dict[str, Number]]
+Cost = Annotated[float, Field(ge=0, le=1e18)]
+Moment = Annotated[list[Number], Field(min_length=2, max_length=2)]
+Share = Annotated[float, Field(ge=0, le=1)]
+HAS = {"width": "a width", "plan": "channels, and no width", "per-input": "no width of its own"}
 NUMBERS = re.compile(r"\[[\s\d.,eE+-]*\]")
 LARGEST = 2**26
 """Bytes of a file; a record has some thousands."""
@@ -44,19 +48,50 @@ class MetricInfo(_Strict):
 
 
 class Row(_Strict):
-    """What was measured at one width: multiply-adds, parameters, and set -> metric -> value.
+    """What was measured at one operating point.
 
     Attributes:
-        samples: what a metric is the mean of, where that is told: the return of each episode.
+        point: its name; a width is named by its number.
+        width: what it is, where it is one; channels: of each group of layers, what a plan is.
+        macs: multiply-adds of an input, on average; params: of the parameters in use.
+        milliseconds: of an input, where it was timed.
+        shares: name of a width -> share of the inputs that ran at it, where each has a width of its own.
+        metrics: set -> metric -> value.
+        samples: what a metric is the mean of, where that is known: the return of each episode.
         curve: [steps trained, value] of a metric in the course of the training.
     """
 
-    width: float = Field(gt=0, le=1)
-    macs: Count
+    point: str
+    kind: Kind
+    width: float | None = Field(default=None, gt=0, le=1)
+    channels: list[Count] | None = Field(default=None, min_length=1)
+    macs: Cost
     params: Count
-    metrics: Scores
+    milliseconds: Cost | None = None
+    shares: dict[str, Share] = Field(default_factory=dict)
+    metrics: dict[str, dict[str, Number]]
     samples: dict[str, dict[str, list[Number]]] = Field(default_factory=dict)
-    curve: dict[str, dict[str, list[tuple[Number, Number]]]] = Field(default_factory=dict)
+    curve: dict[str, dict[str, list[Moment]]] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _width_without_a_name(cls, row: Any) -> Any:
+        """Rows of older records are widths, and have no other name."""
+        if isinstance(row, dict) and "point" not in row and isinstance(row.get("width"), float | int):
+            return {"point": name_of_width(row["width"]), "kind": "width", **row}
+        return row
+
+    @model_validator(mode="after")
+    def _is_what_it_says(self) -> Row:
+        if (self.kind == "width") != (self.width is not None) or (self.kind == "plan" and not self.channels):
+            raise ValueError(f"an operating point of kind {self.kind} has {HAS[self.kind]}")
+        if self.width is not None and self.point != name_of_width(self.width):
+            raise ValueError(f"width {self.width} is named {name_of_width(self.width)}, not '{self.point}'")
+        if self.width is None and not re.search("[^\\W\\d]", self.point):
+            raise ValueError(f"the name of a {self.kind} has a letter in it; '{self.point}' is taken for a width")
+        if self.shares and self.kind != "per-input":
+            raise ValueError(f"an operating point of kind {self.kind} has no shares: all inputs run alike")
+        return self
 
 
 class Record(_Strict):
@@ -87,7 +122,7 @@ class Record(_Strict):
     metrics: list[MetricInfo] = Field(min_length=1)
     eval_sets: list[str] = Field(min_length=1)
     rows: list[Row] = Field(min_length=1)
-    baselines: dict[str, Scores]
+    baselines: dict[str, dict[str, dict[str, Number]]]
     training: dict[str, Any]
     settings: dict[str, Any]
     versions: dict[str, str]
@@ -105,9 +140,9 @@ class Record(_Strict):
 
     @field_validator("rows")
     @classmethod
-    def _each_width_once(cls, rows: list[Row]) -> list[Row]:
-        if len({row.width for row in rows}) < len(rows):
-            raise ValueError("a width stands there twice")
+    def _each_point_once(cls, rows: list[Row]) -> list[Row]:
+        if len({row.point for row in rows}) < len(rows):
+            raise ValueError("an operating point stands there twice")
         return rows
 
     @property
@@ -136,7 +171,7 @@ def _json(record: Record) -> str:
     """Indented, but a list of numbers, of which a curve has hundreds, is on one line; what is empty is left out."""
     plain = record.model_dump()
     for row in plain["rows"]:
-        for key in ("samples", "curve"):
+        for key in ("width", "channels", "milliseconds", "shares", "samples", "curve"):
             if not row[key]:
                 del row[key]
     if plain["step_unit"] == "steps":
@@ -183,12 +218,12 @@ def _first_of(error: ValidationError, text: str) -> str:
 
 
 def read_records(
-    folder: Path, told: Callable[[Path], None] = lambda _: None
+    folder: Path, progress: Callable[[Path], None] = lambda _: None
 ) -> tuple[list[Record], Mapping[Path, str]]:
     """All sound records of a folder, in the order of their file names, and what is wrong with the others.
 
     Of several files that hold the same recipe, settings and seed one counts, that with the record's own name if
-    it is there; the others are told as copies. `told` hears of each file as it has been read.
+    it is there; the others are listed as copies. `progress` is called with each file that has been read.
     """
     read, damaged = {}, {}
     for path in sorted(folder.glob("*.json")):
@@ -196,7 +231,7 @@ def read_records(
             read[path] = read_record(path)
         except ValueError as error:
             damaged[path] = str(error)
-        told(path)
+        progress(path)
     counts: dict[tuple[str, str, int], Path] = {}
     for path in sorted(read, key=lambda path: path.name != read[path].file_name):
         record = read[path]

@@ -1,4 +1,4 @@
-"""What the page draws of learning curves: a panel a recipe, a line a width."""
+"""What the page draws of learning curves: a panel a recipe, a line an operating point."""
 
 from __future__ import annotations
 
@@ -28,13 +28,16 @@ def curves(results: Results) -> Plain | None:
     found = {number: lines for number, lines in found.items() if lines}
     if not found:
         return None
-    kept = _as_many_as_fit(found)
-    drawn = [curve for lines in kept.values() for of_width in lines.values() for curve in of_width]
+    chosen = _as_many_as_fit(found)
+    drawn = [curve for lines in chosen.values() for of_point in lines.values() for curve in of_point]
     over = "interquartile mean and range" if results.by_iqm(results.primary.name) else "mean ± standard deviation"
     steps: dict[tuple[float, ...], int] = {}
     panels = [
-        {"recipe": number, "lines": [_line(curve, width, steps) for width, of in lines.items() for curve in of]}
-        for number, lines in kept.items()
+        {
+            "recipe": number,
+            "lines": [_line(curve, results.points.index(p), steps) for p, of in lines.items() for curve in of],
+        }
+        for number, lines in chosen.items()
     ]
     return {
         "axis": f"{shown_name(results.primary)} on {results.first.eval_sets[0]}",
@@ -48,19 +51,19 @@ def curves(results: Results) -> Plain | None:
 
 
 def _as_many_as_fit(found: Mapping[int, Lines]) -> dict[int, Lines]:
-    kept: dict[int, Lines] = {}
+    chosen: dict[int, Lines] = {}
     lines = 0
     for number, of_recipe in found.items():
         lines += sum(len(curves) for curves in of_recipe.values())
-        if kept and lines > MOST_LINES:
+        if chosen and lines > MOST_LINES:
             break
-        kept[number] = of_recipe
-    return kept
+        chosen[number] = of_recipe
+    return chosen
 
 
-def _line(curve: Curve, width: float, steps: dict[tuple[float, ...], int]) -> list[Any]:
-    """[width, which of the steps, values] and, where seeds spread, the lower and the upper end."""
-    chosen = np.unique(np.linspace(0, len(curve.steps) - 1, min(len(curve.steps), MOST_POINTS)).round().astype(int))
-    x = tuple(rounded(step) for step in curve.steps[chosen])
-    ends = [] if curve.spread is None else [[rounded(v) for v in end[chosen]] for end in curve.spread]
-    return [width, steps.setdefault(x, len(steps)), [rounded(v) for v in curve.values[chosen]], *ends]
+def _line(curve: Curve, point: int, steps: dict[tuple[float, ...], int]) -> list[Any]:
+    """[number of the point, which of the steps, values] and, where seeds spread, the lower and the upper end."""
+    places = np.unique(np.linspace(0, len(curve.steps) - 1, min(len(curve.steps), MOST_POINTS)).round().astype(int))
+    x = tuple(rounded(step) for step in curve.steps[places])
+    ends = [] if curve.spread is None else [[rounded(v) for v in end[places]] for end in curve.spread]
+    return [point, steps.setdefault(x, len(steps)), [rounded(v) for v in curve.values[places]], *ends]

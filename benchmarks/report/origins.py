@@ -13,7 +13,7 @@ HEAD = ["task", "ablation", "scale", "machine", "threads", "versions", "commit",
 
 @dataclass
 class Origins:
-    """Counts what it is told of; keeps no record."""
+    """Counts records by where they come from, and keeps none."""
 
     found: dict[tuple[str, ...], tuple[int, float]] = field(default_factory=dict)
 
@@ -36,7 +36,7 @@ class Origins:
         """Of training and scoring, as the records say."""
         return sum(seconds for _, seconds in self.found.values()) / 3600
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """In a line: `15 records, 2.31 hours on <machine>, 1 thread`."""
         machines = {(host, threads) for _, _, _, host, threads, *_ in self.found}
         host, threads = next(iter(machines))

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
 from benchmarks.analysis.collecting import Collected
-from benchmarks.analysis.figures import LINES, WIDTH_COLOURS
+from benchmarks.analysis.figures import LINES, OTHER_COLOURS, WIDTH_COLOURS
 from benchmarks.analysis.findings import finding
 from benchmarks.analysis.results import Results
 from benchmarks.report.learning import curves
@@ -100,7 +100,7 @@ class Report:
             where=where,
             finding=finding(results),
             caption=results.caption(),
-            origin=own.told(),
+            origin=own.summary(),
             settings=first.settings,
             data=table(results) | {"curves": curves(results)},
             media=media,
@@ -150,14 +150,14 @@ class Report:
                 folder.name,
                 folder.task,
                 str(len(one.data["recipes"])),
-                str(len(one.data["widths"])),
+                str(len(one.data["points"])),
                 str(len(one.data["seeds"])),
                 one.finding,
                 one.where,
             ]
             for folder, one in tables
         ]
-        head = ["ablation", "task", "recipes", "widths", "seeds", "finding", "trained on"]
+        head = ["ablation", "task", "recipes", "points", "seeds", "finding", "trained on"]
         links = [f"#{one.id}" for _, one in tables]
         return {"title": "All tables", "head": head, "pinned": [], "rows": rows, "links": links}
 
@@ -185,7 +185,8 @@ def _json(value: object) -> Markup:
 
 def _palette() -> Plain:
     stops = [WIDTH_COLOURS(n / 10) for n in range(11)]
-    return {"widths": [[round(255 * part) for part in stop[:3]] for stop in stops], "lines": LINES}
+    widths = [[round(255 * part) for part in stop[:3]] for stop in stops]
+    return {"widths": widths, "lines": LINES, "others": OTHER_COLOURS}
 
 
 def _below(path: Path, results: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from benchmarks.analysis.ablation import cost_rows, decimals, grids_of, shown_name
@@ -10,40 +11,43 @@ from benchmarks.analysis.figures import LOGARITHMIC, axis_label, near
 from benchmarks.analysis.grid import Grid
 from benchmarks.analysis.results import Results, Summary
 from benchmarks.records.record import MetricInfo
+from tasks.points import Spent
 
 FEW_RECIPES = 10
-"""With more recipes than these a grid keeps a row a recipe, however many widths it has: it can be filtered by them."""
+"""With more recipes than these a grid keeps a row a recipe, however many points it has: it can be filtered by them."""
 
 Plain = dict[str, Any]
 """What JSON can hold."""
 
 
 def table(results: Results) -> Plain:
-    """A table as the page's script reads it: recipes, widths, their costs, and a view for each metric and set.
+    """A table as the page's script reads it: recipes, operating points and their costs, a view for each metric and set.
 
-    Where all recipes cost the same, the costs are said once.
+    Where all recipes cost the same, the costs are there once.
     """
-    costs = [
-        [None if cost is None else cost[0] for cost in (results.cost(recipe, width) for width in results.widths)]
-        for recipe in results.recipes
-    ]
-    known = [cost for row in costs for cost in row if cost is not None]
+    costs = [[_cost(results.cost(recipe, point)) for point in results.points] for recipe in results.recipes]
+    known = [cost["macs"] for row in costs for cost in row if cost is not None]
     return {
         "recipes": results.recipes,
         "individual": [number for number, recipe in enumerate(results.recipes) if results.individual(recipe)],
         "seeds": list(results.seeds),
-        "widths": results.widths,
+        "points": [{"label": results.label(point), "width": results.width(point)} for point in results.points],
         "costs": costs[:1] if all(row == costs[0] for row in costs) else costs,
         "logarithmic": bool(known) and 0 < LOGARITHMIC * min(known) < max(known),
         "views": [_view(results, m, dataset) for m in results.first.metrics for dataset in results.first.eval_sets],
     }
 
 
+def _cost(cost: Spent | None) -> Plain | None:
+    """What is drawn of it; a number that was not measured is left out."""
+    return None if cost is None else {k: v for k, v in asdict(cost).items() if k != "params" and v not in (None, {})}
+
+
 def _view(results: Results, metric: MetricInfo, dataset: str) -> Plain:
-    summaries = [[results.summary(r, w, dataset, metric.name) for w in results.widths] for r in results.recipes]
-    seen = [summary.middle for row in summaries for summary in row if summary is not None]
+    summaries = [[results.summary(r, p, dataset, metric.name) for p in results.points] for r in results.recipes]
+    middles = [summary.middle for row in summaries for summary in row if summary is not None]
     baselines = [
-        [name, scores[dataset][metric.name], near(scores[dataset][metric.name], seen)]
+        [name, scores[dataset][metric.name], near(scores[dataset][metric.name], middles)]
         for name, scores in results.baselines.items()
         if metric.name in scores.get(dataset, {})
     ]
@@ -75,8 +79,8 @@ def _incomplete(
     """How many recipes have values that no mean can be taken of, since a seed is missing."""
     return sum(
         any(
-            summary is None and results.cell(recipe, width, dataset, metric.name).values
-            for summary, width in zip(row, results.widths, strict=True)
+            summary is None and results.cell(recipe, point, dataset, metric.name).values
+            for summary, point in zip(row, results.points, strict=True)
         )
         for recipe, row in zip(results.recipes, summaries, strict=True)
     )
@@ -84,7 +88,7 @@ def _incomplete(
 
 def _by_recipe(results: Results, grid: Grid) -> Grid:
     """The grid with a row a recipe, where recipes are too many for columns."""
-    if grid.head[0] == "width" and grid.head[1:] == [f"{w:g}" for w in results.widths]:
+    if grid.head[1:] == results.points:
         return grid
     if len(results.recipes) <= FEW_RECIPES:
         return grid
@@ -95,7 +99,8 @@ def _by_recipe(results: Results, grid: Grid) -> Grid:
 def grid_data(grid: Grid, results: Results) -> Plain:
     """A grid; the rows of costs, where they are the same for all recipes, stay on top and are not sorted."""
     costs = cost_rows(results)
-    pinned = len(costs) if len(costs) == 2 and grid.rows[:2] == costs else 0
+    same = all(", " not in what for what, *_ in costs)  # else it names a recipe
+    pinned = len(costs) if same and grid.rows[: len(costs)] == costs else 0
     return {"title": grid.title, "head": grid.head, "pinned": grid.rows[:pinned], "rows": grid.rows[pinned:]}
 
 

@@ -1,4 +1,4 @@
-"""What a training reports: its steps to the user and the tracker, and at the end its scores to the tracker."""
+"""A training as the user and the tracker follow it: its steps, and at the end its scores."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ from benchmarks.running.progress import Reporter
 from benchmarks.running.trackers.tracking import Plain, Tracked, Tracking
 from benchmarks.settings.run import RunSettings
 from benchmarks.settings.tracker import Points
-from tasks.task import SupervisedTask, TrainsItself
+from tasks.points import PointResult
+from tasks.task import Task
 from tasks.training.recipe import Recipe
-from tasks.training.scoring import WidthResult
-from tasks.training.supervised import networks_of
-
-AnyTask = SupervisedTask | TrainsItself
 
 
-class Told:
-    """One training. Without a tracker only the user sees its steps."""
+class Followed:
+    """One training. Without a tracker its steps are shown to the user alone."""
 
     def __init__(self, reporter: Reporter, tracking: Tracking | None) -> None:
         self._reporter, self._tracking = reporter, tracking
@@ -31,16 +28,16 @@ class Told:
         if self._tracking is not None:
             self._tracking.step(done, value)
 
-    def finish(self, results: Sequence[WidthResult]) -> None:
+    def finish(self, results: Sequence[PointResult]) -> None:
         """The networks are scored, and recorded."""
         if self._tracking is not None:
             self._tracking.finish(final_scores(results))
 
 
 @contextmanager
-def telling(
-    settings: RunSettings, task: AnyTask, recipe: Recipe, name: str, reporter: Reporter, *, tracked: bool
-) -> Iterator[Told]:
+def following(
+    settings: RunSettings, task: Task, recipe: Recipe, name: str, reporter: Reporter, *, tracked: bool
+) -> Iterator[Followed]:
     """Follow a training.
 
     Args:
@@ -48,32 +45,27 @@ def telling(
         tracked: whether by a tracker, too, if the settings have one.
     """
     if not tracked or not isinstance(settings.tracker, Points):
-        yield Told(reporter, None)
+        yield Followed(reporter, None)
         return
     run = Tracked(
         name=name,
         group="/".join(settings.folder.relative_to(settings.results).parts),
         settings=flat({"recipe": recipe.settings(), "task": settings.deciding, "steps": settings.steps}),
-        follows=follows(task),
-        steps=settings.steps * len(networks_of(recipe, task)),
+        follows=task.follows,
+        steps=settings.steps * len(recipe.networks(task)),
         cache=ResultsFolder(settings.folder).cache.absolute(),
     )
     tracking = Tracking(settings.tracker, run, reporter.note)
     try:
-        yield Told(reporter, tracking)
+        yield Followed(reporter, tracking)
     finally:
         tracking.close()
 
 
-def follows(task: AnyTask) -> str:
-    """The number that the steps of a task tell."""
-    return task.follows if isinstance(task, TrainsItself) else "loss"
-
-
-def final_scores(results: Sequence[WidthResult]) -> dict[str, float]:
+def final_scores(results: Sequence[PointResult]) -> dict[str, float]:
     """Every score under a name of its own: `psnr/Set5/width 0.25`."""
     return {
-        f"{metric}/{dataset}/width {result.width:g}": value
+        f"{metric}/{dataset}/{result.label}": value
         for result in results
         for dataset, values in result.metrics.items()
         for metric, value in values.items()

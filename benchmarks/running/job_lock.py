@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from tasks.training.supervised import Interrupted
+from tasks.training.run import Interrupted
 
 ASKED_EVERY = 0.5  # seconds
 

@@ -10,25 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
-import slimlib as slim
 from benchmarks.records.environment import commit, host_class, versions
 from benchmarks.records.folder import ResultsFolder
 from benchmarks.records.record import MetricInfo, Record, Row, write_record
 from benchmarks.running.command import one_line, settings_want_traces
-from benchmarks.running.following import AnyTask, follows, telling
+from benchmarks.running.following import following
 from benchmarks.running.job_lock import held
 from benchmarks.running.progress import Reporter
 from benchmarks.settings.identity import record_name
 from benchmarks.settings.run import RunSettings
-from tasks.task import TrainsItself
+from tasks.points import PointResult
+from tasks.task import Task
 from tasks.training.checkpoint import Checkpoint
 from tasks.training.ranks import ALONE, Ranks
 from tasks.training.recipe import Recipe
-from tasks.training.scoring import WidthResult
-from tasks.training.supervised import Interrupted, Watch, networks_of, train_recipe
+from tasks.training.run import Interrupted, TrainingRun, Watch
 
-MakeTask = Callable[[], AnyTask]
+MakeTask = Callable[[], Task]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def chains(jobs: Sequence[Job]) -> list[list[Job]]:
 def run_job(
     settings: RunSettings,
     job: Job,
-    task: AnyTask,
+    task: Task,
     reporter: Reporter,
     stop: Callable[[], bool],
     ranks: Ranks = ALONE,
@@ -117,7 +117,7 @@ def run_job(
     folder = ResultsFolder(settings.folder)
     lock = folder.cache / "locks" / f"{job.training}-{job.seed}"
     try:
-        reporter.start(job.label, settings.steps * len(networks_of(job.recipe, task)), follows(task))
+        reporter.start(job.label, settings.steps * len(job.recipe.networks(task)), task.follows)
         with held(lock, stop, reporter.note) if ranks.count == 1 else nullcontext():
             if recorded():
                 return Outcome(job, "trained", "done by another process")
@@ -134,7 +134,7 @@ def run_job(
 def _train_and_record(
     settings: RunSettings,
     job: Job,
-    task: AnyTask,
+    task: Task,
     reporter: Reporter,
     stop: Callable[[], bool],
     ranks: Ranks,
@@ -145,42 +145,32 @@ def _train_and_record(
     identity = f"{job.hash}-{job.seed}"
     path = folder.checkpoint(job.hash, job.seed)
     checkpoint = Checkpoint(path, identity, every=settings.checkpoint_seconds, warn=reporter.note)
-    kept = Checkpoint(trained_network(settings, job, folder), f"{job.training}-{job.seed}", warn=reporter.note)
-
-    def keep(net: Any) -> None:
-        network = folder.network(job.hash, job.seed)
-        network.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(task, TrainsItself):
-            task.keep(net, network)
-        else:
-            slim.save(net, network, recipe={"name": job.recipe.name, **job.recipe.settings()})
+    shared = Checkpoint(trained_network(settings, job, folder), f"{job.training}-{job.seed}", warn=reporter.note)
 
     def trained(width: float | None, net: Any) -> None:
         if job.keep and width is None:
-            ranks.first(lambda: keep(net))
+            ranks.first(lambda: task.keep(net, job.recipe, folder.network(job.hash, job.seed)))
 
-    def record(results: list[WidthResult]) -> float:
+    def record(results: list[PointResult]) -> float:
         seconds = max(0.0, time.monotonic() - began)  # the clock may have been set back
         write_record(make_record(settings, job, task, results, seconds, ranks), folder.records)
         checkpoint.remove()
         return seconds
 
-    def train(step: Callable[[int, float], None]) -> list[WidthResult]:
-        run: dict[str, Any] = {
-            "steps": settings.steps,
-            "seed": job.seed,
-            "device": ranks.device(settings.device),
-            "checkpoint": checkpoint,
-            "watch": Watch(step=step, stop=stop, trained=trained),
-        }
-        if isinstance(task, TrainsItself):
-            return task.train(job.recipe, **run)
-        return train_recipe(task, job.recipe, **run, precision=settings.precision, trained=kept, ranks=ranks)
-
-    with telling(settings, task, job.recipe, job.name, reporter, tracked=ranks.leads) as told:
-        results = train(told.step)
+    with following(settings, task, job.recipe, job.name, reporter, tracked=ranks.leads) as followed:
+        run = TrainingRun(
+            settings.steps,
+            job.seed,
+            ranks.device(settings.device),
+            settings.precision,
+            checkpoint,
+            shared,
+            Watch(followed.step, stop, trained),
+            ranks,
+        )
+        results = task.train(job.recipe, run)
         seconds = ranks.first(lambda: record(results))
-        told.finish(results)
+        followed.finish(results)
     return seconds
 
 
@@ -194,8 +184,8 @@ def trained_network(settings: RunSettings, job: Job, folder: ResultsFolder) -> P
 def make_record(
     settings: RunSettings,
     job: Job,
-    task: AnyTask,
-    results: list[WidthResult],
+    task: Task,
+    results: list[PointResult],
     seconds: float,
     ranks: Ranks = ALONE,
 ) -> Record:
@@ -214,8 +204,8 @@ def make_record(
         dataset=task.dataset,
         protocol=task.protocol,
         steps=settings.steps,
-        step_unit=task.step_unit if isinstance(task, TrainsItself) else "steps",
-        input=list(task.example().shape),
+        step_unit=task.step_unit,
+        input=_shape(task.example()),
         metrics=[MetricInfo(**asdict(metric)) for metric in task.metrics],
         eval_sets=list(task.eval_sets),
         rows=[Row(**asdict(result)) for result in results],
@@ -228,3 +218,8 @@ def make_record(
         threads=settings.threads,
         seconds=round(seconds, 1),
     )
+
+
+def _shape(example: Any) -> list[int]:
+    """Of the largest tensor of an input."""
+    return list(max(tree_leaves(example), key=lambda leaf: leaf.numel()).shape)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.settings import Settings, unknown
 
-if TYPE_CHECKING:  # they import torch, which help does without
-    from tasks.task import SupervisedTask, TrainsItself
+if TYPE_CHECKING:  # it imports torch, which help does without
+    from tasks.task import Task
 
 TASKS = {
     "sr": ("SrSettings", "SuperResolution"),
@@ -44,10 +44,10 @@ def read_task(name: str, settings: Mapping[str, Any]) -> Settings:
         raise ValueError(f"task={name} needs the package {error.name}: pip install -e '.[bench,{name}]'") from error
 
 
-def make_task(name: str, settings: Mapping[str, Any]) -> SupervisedTask | TrainsItself:
+def make_task(name: str, settings: Mapping[str, Any]) -> Task:
     """The task, its data found and readable."""
     checked = read_task(name, settings)
-    task: SupervisedTask | TrainsItself = getattr(import_module(f"tasks.{name}.task"), TASKS[name][1])(checked)
+    task: Task = getattr(import_module(f"tasks.{name}.task"), TASKS[name][1])(checked)
     return task
 
 

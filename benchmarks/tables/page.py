@@ -91,8 +91,8 @@ def _recipe(given: Mapping[str, Any]) -> str:
     settings = [f"{key}: {_plain(value)}" for key, value in given.items() if key not in ("name", *MEANT_FOR)]
     places = [_and(given[key]) for key in MEANT_FOR if key in given]
     only = f" (only {', '.join(places)})" if places else ""
-    told = f": {', '.join(settings)}" if settings else ""
-    return f"`{_plain(given['name'])}`{told}{only}"
+    listed = f": {', '.join(settings)}" if settings else ""
+    return f"`{_plain(given['name'])}`{listed}{only}"
 
 
 def _plain(value: Any) -> str:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from torch import Tensor
-
-import slimlib as slim
 from benchmarks.analysis.ablation import table_csv, table_md, table_tex
 from benchmarks.analysis.curves import curves_figure
 from benchmarks.analysis.figures import figure, image_files
@@ -18,7 +15,6 @@ from benchmarks.records.record import Record
 from benchmarks.running.jobs import Job, MakeTask
 from benchmarks.settings.run import RunSettings
 from tasks.atomic import write_atomically
-from tasks.task import TrainsItself
 
 
 def select(records: Sequence[Record], settings: RunSettings) -> list[Record]:
@@ -50,36 +46,13 @@ def write_showcase(settings: RunSettings, job: Job, make_task: MakeTask, folder:
     """
     places = [folder, *folder.siblings(settings.results)]
     paths = [place.network(job.hash, job.seed) for place in places]
-    task = make_task()
-    if isinstance(task, TrainsItself):
-        path = next((p for p in paths if list(p.parent.glob(f"{p.name}.*"))), None)
-        return _write(job, {} if path is None else task.showcase_files(path, job.recipe.evaluated(task)), folder)
-    path = next((p for p in paths if p.exists()), None)
-    if path is None:
-        return False
-    net = slim.load(path, into=job.recipe.build(task)).eval()
-    widths = job.recipe.evaluated(task)
-
-    def at(width: float) -> Callable[[Tensor], Tensor]:
-        def compute(x: Tensor) -> Tensor:
-            with slim.at_width(net, width):
-                output: Tensor = net(x)
-            return output
-
-        return compute
-
-    made = task.showcase({f"width {width:g}": at(width) for width in widths})
+    path = next((path for path in paths if any(path.parent.glob(f"{path.name}.*"))), None)
+    made = None if path is None else make_task().show(job.recipe, path)
     if made is None:
         return False
-    figure_files = {f"showcase.{kind}": content for kind, content in image_files(made.figure).items()}
-    return _write(job, {**figure_files, **made.files}, folder)
-
-
-def _write(job: Job, files: Mapping[str, bytes], folder: ResultsFolder) -> bool:
-    """Write what a task shows of the network of a job; False where that is nothing."""
-    for name, content in files.items():
+    drawn = {} if made.figure is None else image_files(made.figure)
+    for name, content in {**{f"showcase.{kind}": image for kind, image in drawn.items()}, **made.files}.items():
         write_atomically(folder.path / name, content)
-    if files:
-        network = {"recipe": job.recipe.name, "seed": job.seed, "hash": job.hash}
-        write_atomically(folder.path / "showcase.json", json.dumps(network, indent=1) + "\n")
-    return bool(files)
+    network = {"recipe": job.recipe.name, "seed": job.seed, "hash": job.hash}
+    write_atomically(folder.path / "showcase.json", json.dumps(network, indent=1) + "\n")
+    return True

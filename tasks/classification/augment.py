@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tasks.classification.normalise import Normalisation
 from tasks.classification.settings import ClassificationSettings
-from tasks.task import Shard
+from tasks.training.ranks import Shard
 
 TRIES = 10  # boxes drawn until one fits into the image
 AREA = 0.25  # least area of a box. Source: the published recipe of the MobileNets

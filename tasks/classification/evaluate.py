@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from slimlib.core.setting import at_width, set_width
-from slimlib.core.width import Width
 from tasks.classification.augment import scale
+from tasks.points import AS_IT_IS, OperatingPoint, runs_at
 from tasks.task import Metric
 
 TOPS = {"top1_error": 1, "top5_error": 5}
@@ -40,40 +38,40 @@ class CentreCrop:
 
 @torch.no_grad()
 def errors(
-    net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], widths: Sequence[Width] | None, tops: Sequence[int]
+    net: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    points: Sequence[OperatingPoint] = (AS_IT_IS,),
+    *,
+    tops: Sequence[int],
 ) -> list[list[float]]:
-    """Top-k errors of a network at several widths, in eval mode. Each batch is read once, for all widths.
+    """Top-k errors of a network at several operating points, in eval mode. Each batch is read once, for all of them.
 
     Args:
         net: computes logits [N, classes]; its mode and width are restored.
         batches: inputs and labels, on the network's device.
-        widths: None: as the network is.
+        points: by default the network as it is.
         tops: the k.
 
     Returns:
-        For each width, for each k, the percentage of images whose class is not among the k of the highest scores.
+        For each point, for each k, the percentage of images whose class is not among the k of the highest scores.
 
     Raises:
         ValueError: no image.
     """
-    settings: Sequence[Width | None] = [None] if widths is None else widths
     training = net.training
-    wrong: list[Tensor | int] = [0] * len(settings)  # of each width [tops], counted where the network computes
-    seen = 0
+    wrong: list[Tensor | int] = [0] * len(points)  # at each point [tops], counted where the network computes
+    count = 0
     net.eval()
     try:
-        with at_width(net, widths[0]) if widths else nullcontext():  # afterwards the width is what it was
+        with runs_at(net, points) as runs:
             for x, labels in batches:
-                seen += len(labels)
-                for i, width in enumerate(settings):
-                    if width is not None:
-                        set_width(net, width)
-                    wrong[i] = wrong[i] + misses(net(x), labels, tops)
+                count += len(labels)
+                wrong = [before + misses(run(x), labels, tops) for before, run in zip(wrong, runs, strict=True)]
     finally:
         net.train(training)
-    if not seen:
+    if not count:
         raise ValueError("there are no images to score")
-    return [[100 * count / seen for count in torch.as_tensor(counts).tolist()] for counts in wrong]
+    return [[100 * misses / count for misses in torch.as_tensor(missed).tolist()] for missed in wrong]
 
 
 def misses(scores: Tensor, labels: Tensor, tops: Sequence[int]) -> Tensor:

@@ -14,7 +14,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from slimlib import models
-from slimlib.core.width import Width
 from tasks.classification.augment import AREA, Augmentation, CropWhereDecoded, draw
 from tasks.classification.cache import PixelCache
 from tasks.classification.evaluate import TOPS, CentreCrop, errors, metrics_for
@@ -25,14 +24,17 @@ from tasks.classification.optimizer import make_optimizer
 from tasks.classification.settings import ClassificationSettings
 from tasks.classification.showcase import guesses
 from tasks.classification.sources import find_source
-from tasks.task import CPU, WHOLE, Scores, Shard, Showcase
+from tasks.points import AS_IT_IS, OperatingPoint, Scores
+from tasks.task import Showcase, SupervisedTask
+from tasks.training.problem import CPU
+from tasks.training.ranks import WHOLE, Shard
 from tasks.training.seeds import derive_seed
 
 EVALUATION_BATCH = 256
 SHOWN = ("digits",)  # data whose images may be shown in a figure: their licence says so
 
 
-class Classification:
+class Classification(SupervisedTask):
     """The classification task: cross-entropy on varied images, top-1 and top-5 error on whole evaluation sets.
 
     Args:
@@ -48,7 +50,7 @@ class Classification:
 
     def __init__(self, settings: ClassificationSettings) -> None:
         self.settings = settings
-        self.widths = settings.widths
+        self.widths, self.batch = settings.widths, settings.batch
         source = find_source(settings.data, settings.root, hold_out=settings.hold_out)
         self._train, self._evaluation = source.train, source.evaluation
         self.eval_sets = tuple(source.evaluation)
@@ -126,15 +128,15 @@ class Classification:
         """SGD, and its learning rate over a training of `steps`."""
         return make_optimizer(net, self.settings, steps=steps, images=len(self._train))
 
-    def evaluate(self, net: nn.Module, widths: Sequence[Width] | None = None) -> list[Scores]:
-        """Top-1 and top-5 error on every evaluation set, at each width; images are decoded once for all."""
+    def evaluate(self, net: nn.Module, points: Sequence[OperatingPoint] = (AS_IT_IS,)) -> list[Scores]:
+        """Top-1 and top-5 error on every evaluation set, at each operating point; images are decoded once for all."""
         names = [metric.name for metric in self.metrics]
         device = next(net.parameters()).device
-        scores: list[Scores] = [{} for _ in ([None] if widths is None else widths)]
+        scores: list[Scores] = [{} for _ in points]
         for eval_set, images in self._evaluation.items():
             indices = range(len(images))
             batches = (indices[i : i + EVALUATION_BATCH] for i in range(0, len(images), EVALUATION_BATCH))
-            found = errors(net, self._plain(images, batches, device), widths, [TOPS[name] for name in names])
+            found = errors(net, self._plain(images, batches, device), points, tops=[TOPS[name] for name in names])
             for own, values in zip(scores, found, strict=True):
                 own[eval_set] = dict(zip(names, values, strict=True))
         return scores

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from slimlib.core.setting import at_width
-from slimlib.core.width import Width
+from tasks.points import OperatingPoint, PerInput
 from tasks.rl.environments import make_environments, play, share_statistics
 from tasks.rl.settings import RlSettings
 from tasks.training.seeds import derive_seed
@@ -34,18 +35,21 @@ class Judge:
         self.settings = settings
         self._environments: VecEnv | None = None
 
-    def returns(self, model: Any, width: Width | None, episodes: int, training: VecEnv | None) -> list[float]:
+    def returns(self, model: Any, point: OperatingPoint, episodes: int, training: VecEnv | None) -> list[float]:
         """The undiscounted return of each episode.
 
         Args:
-            width: of a slimmable model; None: an ordinary one.
+            point: what the policy is set to.
             training: whose statistics normalise the observations.
+
+        Raises:
+            ValueError: the point chooses a width for each input, which policies do not.
         """
-        if width is None:
-            likeliest = self.settings.deterministic
+        if isinstance(point.what, PerInput):
+            raise ValueError(f"{point.name} chooses a width for each input; policies are scored at widths and plans")
+        likeliest = self.settings.deterministic
+        with nullcontext() if point.what is None else at_width(model.policy, point.what):
             return self._play(lambda seen: model.policy.predict(seen, deterministic=likeliest)[0], episodes, training)
-        with at_width(model.policy, width):
-            return self.returns(model, None, episodes, training)
 
     def random_returns(self, episodes: int) -> list[float]:
         """Of actions that are drawn without a look."""

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from tasks.points import PointResult, Scores
 from tasks.rl.environments import check_environment, make_environments
 from tasks.rl.evaluation import Judge, held_out, mean
 from tasks.rl.models import one_observation
 from tasks.rl.settings import RlSettings
 from tasks.rl.trained_models import film, keep_model
 from tasks.rl.training import METRIC, train_policies
-from tasks.task import Metric, Scores
-from tasks.training.checkpoint import Checkpoint
+from tasks.task import Metric, Showcase
 from tasks.training.recipe import Recipe
-from tasks.training.scoring import WidthResult
-from tasks.training.supervised import Watch
-
-UNWATCHED = Watch()
+from tasks.training.run import TrainingRun
 
 
 class ReinforcementLearning:
@@ -44,15 +39,10 @@ class ReinforcementLearning:
         self.widths = settings.widths
         self.dataset = settings.environment
         self.eval_sets = (settings.environment,)
-
-    @property
-    def protocol(self) -> str:
-        """How it is evaluated."""
-        how = "the likeliest action" if self.settings.deterministic else "sampled actions"
-        algorithm, copies = self.settings.algorithm.upper(), self.settings.environments
-        return (
-            f"{algorithm}, {copies} environments side by side; undiscounted return of whole episodes, mean over "
-            f"{self.settings.episodes} held-out seeds, {how}"
+        how = "the likeliest action" if settings.deterministic else "sampled actions"
+        self.protocol = (
+            f"{settings.algorithm.upper()}, {settings.environments} environments side by side; undiscounted return of "
+            f"whole episodes, mean over {settings.episodes} held-out seeds, {how}"
         )
 
     @cached_property
@@ -60,11 +50,9 @@ class ReinforcementLearning:
         with closing(make_environments(self.settings, seed=0, count=1, training=False)) as environment:
             return one_observation(environment.observation_space, torch.device("cpu"))
 
-    def example(self) -> Tensor:
-        """An observation, or the largest part of one: [1, ...]."""
-        seen = self._observation
-        found: Tensor = max(seen.values(), key=Tensor.numel) if isinstance(seen, dict) else seen
-        return found
+    def example(self) -> Any:
+        """An observation: [1, ...], or a dict of such."""
+        return self._observation
 
     def baselines(self) -> dict[str, Scores]:
         """Random actions."""
@@ -75,28 +63,27 @@ class ReinforcementLearning:
             judge.close()
         return {"random actions": {self.settings.environment: {METRIC: mean(returns)}}}
 
-    def train(
-        self,
-        recipe: Recipe,
-        *,
-        steps: int,
-        seed: int,
-        device: torch.device,
-        checkpoint: Checkpoint | None = None,
-        watch: Watch = UNWATCHED,
-    ) -> list[WidthResult]:
-        """See `tasks.rl.training.train_policies`."""
-        return train_policies(
-            self.settings, recipe, steps=steps, seed=seed, device=device, checkpoint=checkpoint, watch=watch
-        )
+    def check_run(self, precision: str, ranks: int) -> None:
+        """Policies are trained as stable-baselines3 does, in float32 and by one process."""
+        if precision != "float32":
+            raise ValueError(f"precision={precision}: task={self.name} trains in float32")
+        if ranks > 1:
+            raise ValueError(
+                f"task={self.name} trains each recipe in one process; use launcher=joblib, without torchrun"
+            )
 
-    def keep(self, trained: Any, path: Path) -> None:
+    def train(self, recipe: Recipe, run: TrainingRun) -> list[PointResult]:
+        """See `tasks.rl.training.train_policies`."""
+        return train_policies(self.settings, recipe, run)
+
+    def keep(self, trained: Any, recipe: Recipe, path: Path) -> None:
         """Write a model, and the statistics that normalise its observations."""
         keep_model(trained, path)
 
-    def showcase_files(self, path: Path, widths: Sequence[float]) -> dict[str, bytes]:
+    def show(self, recipe: Recipe, path: Path) -> Showcase | None:
         """`video.gif`, one episode at the narrowest, a middle and the largest width, where it was asked for."""
         if not self.settings.video:
-            return {}
+            return None
+        widths = recipe.evaluated(self)
         shown = sorted({widths[0], widths[len(widths) // 2], widths[-1]})
-        return {"video.gif": film(self.settings, path, shown, held_out(1)[0])}
+        return Showcase(files={"video.gif": film(self.settings, path, shown, held_out(1)[0])})

@@ -2,41 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from tasks.points import AS_IT_IS, OperatingPoint, Scores, runs_at
 from tasks.sr.data import ImageSet, to_float
 from tasks.sr.images import as_rgb
 from tasks.sr.metrics import Protocol, mean_scores, score, to_uint8
 from tasks.sr.resize import upscale
-from tasks.task import Scores
+from tasks.training.problem import CPU
 
 Upscaler = Callable[[Tensor], Tensor]  # uint8 [C, h, w] -> uint8 [3 or C, scale * h, scale * w]
 
 
-def evaluate(net: nn.Module, sets: Iterable[ImageSet], protocol: Protocol) -> Scores:
+def evaluate(
+    net: nn.Module,
+    sets: Sequence[ImageSet],
+    protocol: Protocol,
+    points: Sequence[OperatingPoint] = (AS_IT_IS,),
+) -> list[Scores]:
     """Average PSNR and SSIM of a network on each set, one whole image at a time, in eval mode.
 
     Args:
-        net: computes [1, 3, h, w] -> [1, 3, scale * h, scale * w] in [0, 1]; at the width it is set to.
+        net: computes [1, 3, h, w] -> [1, 3, scale * h, scale * w] in [0, 1].
         sets: the evaluation sets.
         protocol: which channels and border are compared.
+        points: the operating points; by default the network as it is.
 
     Returns:
-        {set name: {"psnr": ..., "ssim": ...}}.
+        Of each point {set name: {"psnr": ..., "ssim": ...}}.
     """
-    training = net.training
+    training, device = net.training, next(net.parameters(), torch.empty(0)).device
     net.eval()
     try:
-        with torch.no_grad():
-            return evaluate_upscaler(network_upscaler(net), sets, protocol)
+        with torch.no_grad(), runs_at(net, points) as runs:
+            return [evaluate_upscaler(network_upscaler(run, device), sets, protocol) for run in runs]
     finally:
         net.train(training)
 
 
-def evaluate_upscaler(upscaler: Upscaler, sets: Iterable[ImageSet], protocol: Protocol) -> Scores:
+def evaluate_upscaler(upscaler: Upscaler, sets: Sequence[ImageSet], protocol: Protocol) -> Scores:
     """Average PSNR and SSIM of any function that upscales an 8-bit image."""
     return {
         images.name: mean_scores([score(upscaler(low), high, protocol, images.scale) for low, high in images])
@@ -44,15 +51,9 @@ def evaluate_upscaler(upscaler: Upscaler, sets: Iterable[ImageSet], protocol: Pr
     }
 
 
-def network_upscaler(net: Callable[[Tensor], Tensor]) -> Upscaler:
-    """A network as a function of 8-bit images; grey ones enter it as RGB."""
-    weight = next(iter(net.parameters()), None) if isinstance(net, nn.Module) else None
-    device = torch.device("cpu") if weight is None else weight.device
-
-    def upscaler(low: Tensor) -> Tensor:
-        return to_uint8(net(to_float(as_rgb(low)[None].to(device)))[0]).cpu()
-
-    return upscaler
+def network_upscaler(net: Callable[[Tensor], Tensor], device: torch.device = CPU) -> Upscaler:
+    """A network on a device as a function of 8-bit images; grey ones enter it as RGB."""
+    return lambda low: to_uint8(net(to_float(as_rgb(low)[None].to(device)))[0]).cpu()
 
 
 def bicubic_upscaler(scale: int) -> Upscaler:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
-from slimlib.core.setting import at_width
-from slimlib.core.width import Width, round_channels
+from slimlib.core.width import round_channels
+from tasks.points import AS_IT_IS, OperatingPoint, Scores
 from tasks.sr.data import ImageSet, random_patches
 from tasks.sr.evaluate import bicubic_upscaler, evaluate, evaluate_upscaler
 from tasks.sr.metrics import PROTOCOLS
@@ -21,10 +21,12 @@ from tasks.sr.photos import EVALUATION
 from tasks.sr.settings import SrSettings
 from tasks.sr.showcase import compared
 from tasks.sr.sources import find_source
-from tasks.task import CPU, WHOLE, Metric, Scores, Shard, Showcase
+from tasks.task import Metric, Showcase, SupervisedTask
+from tasks.training.problem import CPU
+from tasks.training.ranks import WHOLE, Shard
 
 
-class SuperResolution:
+class SuperResolution(SupervisedTask):
     """The super-resolution task: L1 on random patches, PSNR and SSIM on whole images.
 
     Args:
@@ -41,7 +43,7 @@ class SuperResolution:
 
     def __init__(self, settings: SrSettings) -> None:
         self.settings = settings
-        self.widths = settings.widths
+        self.widths, self.batch = settings.widths, settings.batch
         self._protocol = PROTOCOLS[settings.protocol]
         self.protocol = (
             f"PSNR in dB and SSIM (Gaussian, 11 x 11, sigma 1.5) on {self._protocol.describe(settings.scale)}, "
@@ -115,15 +117,9 @@ class SuperResolution:
         milestones = sorted({round(fraction * steps) for fraction in s.milestones})
         return optimizer, MultiStepLR(optimizer, milestones, gamma=s.decay)
 
-    def evaluate(self, net: nn.Module, widths: Sequence[Width] | None = None) -> list[Scores]:
-        """PSNR and SSIM on every evaluation set, at each width."""
-        if widths is None:
-            return [evaluate(net, self.evaluation, self._protocol)]
-        scores = []
-        for width in widths:
-            with at_width(net, width):
-                scores.append(evaluate(net, self.evaluation, self._protocol))
-        return scores
+    def evaluate(self, net: nn.Module, points: Sequence[OperatingPoint] = (AS_IT_IS,)) -> list[Scores]:
+        """PSNR and SSIM on every evaluation set, at each operating point."""
+        return evaluate(net, self.evaluation, self._protocol, points)
 
     def baselines(self) -> dict[str, Scores]:
         """The scores of plain bicubic upscaling."""

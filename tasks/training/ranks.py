@@ -16,12 +16,21 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tasks.task import Shard
-
 WAIT = timedelta(hours=2)
 """The longest that a rank waits for another, which may be scoring a network or drawing the figures."""
 
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The part of every batch that this process trains: its items `index`, `index + count`, ..."""
+
+    index: int = 0
+    count: int = 1
+
+
+WHOLE = Shard()
 
 
 class LostRank(Exception):

@@ -15,7 +15,7 @@ from slimlib.training.named import make, parameters_of
 from slimlib.training.rule import Rule
 from slimlib.training.rules import RULES, rule_named, rule_parameters, takes_lessons
 from tasks.settings import Settings, Width, Widths, setting, unknown
-from tasks.task import SupervisedTask
+from tasks.training.problem import Problem
 from tasks.training.seeds import derive_seed
 
 MEASURED = ("calibrate", "average", "calibrate_on", "tested", "spectrum")
@@ -196,6 +196,10 @@ class Recipe(Settings):
             raise ValueError(f"recipe '{self.name}': no evaluated width of {list(task.widths)} is in {self.widths()}")
         return inside
 
+    def networks(self, task: HasWidths) -> tuple[float | None, ...]:
+        """What is trained, one network after another: the width of each individual one; None for the slimmable one."""
+        return tuple(task.widths) if self.kind == "individual" else (None,)
+
     def make_rule(self, seed: int) -> Rule:
         """The training rule, its random widths derived from the recipe's seed."""
         assert self.rule is not None
@@ -214,11 +218,11 @@ class Recipe(Settings):
         """What was given of the lessons beside the loss."""
         return {key: value for key, value in (self.model_extra or {}).items() if key in LESSON}
 
-    def build(self, task: SupervisedTask, width: float = 1.0) -> nn.Module:
+    def build(self, task: Problem, width: float = 1.0) -> nn.Module:
         """The task's dense network, with the normalisation that the recipe asks for."""
         return task.build(width, norm=NORMS[self.norm][0])
 
-    def convert(self, dense: nn.Module, task: SupervisedTask) -> nn.Module:
+    def convert(self, dense: nn.Module, task: Problem) -> nn.Module:
         """Make the task's network slimmable, in place."""
         return slim.convert(
             dense, task.example(), widths=self.widths(), norm=NORMS[self.norm][1], **task.channel_rule(dense)

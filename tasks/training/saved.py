@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tasks.points import PointResult
 from tasks.training.checkpoint import Checkpoint
-from tasks.training.scoring import WidthResult
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Saved:
     """The results of the finished networks, and the state of the next one, if it had begun."""
 
     finished: int = 0
-    results: Sequence[WidthResult] = ()
+    results: Sequence[PointResult] = ()
     training: Mapping[str, Any] | None = None
 
     def state(self) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def read_saved(checkpoint: Checkpoint | None) -> Saved:
     if state is None or checkpoint is None:
         return Saved()
     try:
-        results = [WidthResult(**result) for result in state["results"]]
+        results = [PointResult(**result) for result in state["results"]]
         if state["finished"] != len(results):  # one of each finished network: a slimmable one has none before its end
             raise ValueError("its results are not those of its finished networks")
         return Saved(len(results), results, state["training"])

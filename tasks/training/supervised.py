@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,38 +18,15 @@ from slimlib.core.setting import slimming_of
 from slimlib.core.width import label
 from slimlib.training.rule import Rule
 from slimlib.training.step import in_lower_precision
-from tasks.task import SupervisedTask
+from tasks.points import PointResult, by_cost
 from tasks.training.checkpoint import Checkpoint
-from tasks.training.ranks import ALONE, Ranks
-from tasks.training.recipe import HasWidths, Recipe
+from tasks.training.problem import Problem
+from tasks.training.ranks import Ranks
+from tasks.training.recipe import Recipe
+from tasks.training.run import PRECISIONS, Interrupted, TrainingFailed, TrainingRun
 from tasks.training.saved import Saved, UnusableState, read_saved
-from tasks.training.scoring import TrainingFailed, WidthResult, score
+from tasks.training.scoring import score
 from tasks.training.seeds import derive_seed
-
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class Interrupted(Exception):
-    """The run was asked to stop; its checkpoint is written."""
-
-
-def _nothing(*_: Any) -> None:
-    return None
-
-
-@dataclass(frozen=True)
-class Watch:
-    """How the surroundings follow a run.
-
-    Attributes:
-        step: called with (steps done of all networks of the recipe, loss of the widest) after each step.
-        stop: asked after each step; once true on any rank, a checkpoint is written and `Interrupted` raised.
-        trained: called with (width or None, network) for each network when it is evaluated.
-    """
-
-    step: Callable[[int, float], None] = _nothing
-    stop: Callable[[], bool] = lambda: False
-    trained: Callable[[float | None, nn.Module], None] = _nothing
 
 
 @dataclass
@@ -105,87 +82,48 @@ class Training:
             torch.cuda.set_rng_state(states["cuda"], self.device)
 
 
-def train_recipe(
-    task: SupervisedTask,
-    recipe: Recipe,
-    *,
-    steps: int,
-    seed: int,
-    device: torch.device | str = "cpu",
-    precision: str = "float32",
-    checkpoint: Checkpoint | None = None,
-    trained: Checkpoint | None = None,
-    watch: Watch = Watch(),
-    ranks: Ranks = ALONE,
-) -> list[WidthResult]:
+def train_recipe(task: Problem, recipe: Recipe, run: TrainingRun) -> list[PointResult]:
     """Train and score all networks of a recipe, from its checkpoint if there is one.
 
-    Where several ranks call it, they train the same networks together, each on its shard of every batch, and
-    the first writes the checkpoints. The result does not depend on how many they are, apart from BatchNorm,
-    which normalises on each rank by that rank's shard.
-
-    Args:
-        task: what to train for.
-        recipe: how.
-        steps: of the optimizer, for each network of the recipe alike.
-        seed: decides weights, data and random widths.
-        device: where to train.
-        precision: what the networks compute in while they train, of `PRECISIONS`; they are scored in float32.
-        checkpoint: where the state is kept until the run is recorded; None: nowhere.
-        trained: where the trained slimmable network is kept, and taken from if it is there: recipes that
-            only score it in other ways share it.
-        watch: how the run is followed and stopped.
-        ranks: the processes that train it.
-
     Returns:
-        A result for each evaluated width, narrowest first: the same whether or not the run was interrupted,
+        A result for each operating point, cheapest first: the same whether or not the run was interrupted,
         and the same on every rank.
 
     Raises:
-        Interrupted: `watch.stop` asked for it.
+        Interrupted: `run.watch.stop` asked for it.
         TrainingFailed: the loss or a score is not finite.
         HostileCheckpointError: the checkpoint would run code.
     """
-    run = _Run(task, recipe, steps, seed, torch.device(device), PRECISIONS[precision], checkpoint, trained, ranks)
+    loop = _Loop(task, recipe, run)
     try:
-        return _train_networks(run, watch, ranks.first(lambda: read_saved(checkpoint)))
+        return _train_networks(loop, run.ranks.first(lambda: read_saved(run.checkpoint)))
     except UnusableState as unusable:
-        _set_aside(run, checkpoint, unusable.reason)
-        return _train_networks(run, watch, Saved())
-
-
-def networks_of(recipe: Recipe, task: HasWidths) -> tuple[float | None, ...]:
-    """The networks that a recipe trains, one after another.
-
-    Returns:
-        The width of each individual network; a single None for a slimmable one.
-    """
-    return tuple(task.widths) if recipe.kind == "individual" else (None,)
+        _set_aside(run, run.checkpoint, unusable.reason)
+        return _train_networks(loop, Saved())
 
 
 @dataclass(frozen=True)
-class _Run:
-    task: SupervisedTask
+class _Loop:
+    task: Problem
     recipe: Recipe
-    steps: int
-    seed: int
-    device: torch.device
-    autocast: torch.dtype | None
-    checkpoint: Checkpoint | None
-    trained: Checkpoint | None
-    ranks: Ranks
+    run: TrainingRun
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        return PRECISIONS[self.run.precision]
 
 
-def _train_networks(run: _Run, watch: Watch, saved: Saved) -> list[WidthResult]:
-    checkpoint, ranks = run.checkpoint, run.ranks
+def _train_networks(loop: _Loop, saved: Saved) -> list[PointResult]:
+    task, recipe, run = loop.task, loop.recipe, loop.run
+    checkpoint, watch, ranks = run.checkpoint, run.watch, run.ranks
     results = list(saved.results)
-    networks = networks_of(run.recipe, run.task)
+    networks = recipe.networks(task)
     for number, width in enumerate(networks[saved.finished :], start=saved.finished):
-        training = ranks.together(partial(_start, run, width))
+        training = ranks.together(partial(_start, loop, width))
         _take_trained(run, training)
         if saved.training is not None and number == saved.finished:
             _load(run, training, saved.training)
-        for step, loss in _train(run, training):
+        for step, loss in _train(loop, training):
             watch.step(number * run.steps + step, loss)
             stop, due = ranks.any(watch.stop(), ranks.leads and checkpoint is not None and checkpoint.due())
             if checkpoint is not None and (stop or due):
@@ -194,32 +132,31 @@ def _train_networks(run: _Run, watch: Watch, saved: Saved) -> list[WidthResult]:
                 raise Interrupted
         ranks.share_buffers(training.net)
         _keep_trained(run, training)
-        results += score(
-            run.task, run.recipe, training.net, training.width, seed=run.seed, device=run.device, ranks=ranks
-        )
+        results += score(task, recipe, training.net, width, seed=run.seed, device=run.device, ranks=ranks)
         watch.trained(width, training.net)
         if checkpoint is not None and number < len(networks) - 1:
             _write(run, checkpoint, Saved(number + 1, results))
-    return sorted(results, key=lambda result: result.width)
+    return sorted(results, key=by_cost)
 
 
-def _start(run: _Run, width: float | None) -> Training:
+def _start(loop: _Loop, width: float | None) -> Training:
     """A freshly initialised network. All slimmable recipes of a seed start from the same weights."""
+    task, recipe, run = loop.task, loop.recipe, loop.run
     torch.manual_seed(derive_seed(run.seed, "weights"))
-    net = run.recipe.build(run.task, 1.0 if width is None else width)
+    net = recipe.build(task, 1.0 if width is None else width)
     rule = None
     if width is None:
-        net = run.recipe.convert(net, run.task)
-        rule = run.recipe.make_rule(run.seed)
+        net = recipe.convert(net, task)
+        rule = recipe.make_rule(run.seed)
     net.to(run.device)
     # Each rank has other items of the batch, and so draws other dropout; the first draws what a process alone does.
     torch.manual_seed(derive_seed(run.seed, "training" if run.ranks.leads else f"training of rank {run.ranks.index}"))
-    optimizer, scheduler = run.task.optimizer(net, run.steps)
-    scaler = GradScaler(run.device.type) if run.autocast == torch.float16 else None
+    optimizer, scheduler = task.optimizer(net, run.steps)
+    scaler = GradScaler(run.device.type) if loop.autocast == torch.float16 else None
     return Training(net, width, rule, optimizer, scheduler, scaler)
 
 
-def _take_trained(run: _Run, training: Training) -> None:
+def _take_trained(run: TrainingRun, training: Training) -> None:
     """Spare the training where another recipe has done the very same."""
     trained = run.trained
     state = None if trained is None or training.width is not None else run.ranks.first(trained.read)
@@ -232,24 +169,25 @@ def _take_trained(run: _Run, training: Training) -> None:
         _set_aside(run, trained, error)
 
 
-def _keep_trained(run: _Run, training: Training) -> None:
+def _keep_trained(run: TrainingRun, training: Training) -> None:
     trained = run.trained
     if trained is not None and training.width is None:
         net = training.net.state_dict()
         run.ranks.first(lambda: None if trained.path.exists() else trained.write({"net": net}))
 
 
-def _train(run: _Run, training: Training) -> Iterator[tuple[int, float]]:
+def _train(loop: _Loop, training: Training) -> Iterator[tuple[int, float]]:
     """Train to the last step; yields (steps done, loss of the widest) after each."""
+    task, run = loop.task, loop.run
     data_seed = derive_seed(run.seed, "data")
     training.net.train()
     # Each switch has BatchNorm parameters of its own, which get no gradient from the passes of the others.
     private = training.width is None and slimming_of(training.net).norm.has_private_parameters
     net = run.ranks.wrap(training.net, some_unused=private)
     steps = range(training.step, run.steps)
-    for x, target in run.task.batches(steps, data_seed, device=run.device, shard=run.ranks.shard):
+    for inputs, target in task.batches(steps, data_seed, device=run.device, shard=run.ranks.shard):
         training.optimizer.zero_grad(set_to_none=True)
-        losses = _backward(run, training, net, x, partial(run.task.loss, target=target))
+        losses = _backward(loop, training, net, inputs, target)
         values = run.ranks.mean(torch.stack(list(losses.values())).tolist())
         for width, value in zip(losses, values, strict=True):
             if not math.isfinite(value):
@@ -260,13 +198,16 @@ def _train(run: _Run, training: Training) -> Iterator[tuple[int, float]]:
         yield training.step, values[0]
 
 
-def _backward(
-    run: _Run, training: Training, net: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor]
-) -> dict[Any, Tensor]:
-    scaler = training.scaler
+def _backward(loop: _Loop, training: Training, net: nn.Module, inputs: Any, target: Any) -> dict[Any, Tensor]:
+    scaler, autocast = training.scaler, loop.autocast
+
+    def loss(output: Any) -> Tensor:
+        return loop.task.loss(output, target)
+
     if training.rule is not None:
-        return training.rule.backward(net, x, loss, scaler=scaler, autocast=run.autocast)
-    value = loss(net(x) if run.autocast is None else in_lower_precision(net, (x,), run.autocast))
+        return training.rule.backward(net, inputs, loss, scaler=scaler, autocast=autocast)
+    args = inputs if isinstance(inputs, tuple) else (inputs,)
+    value = loss(net(*args) if autocast is None else in_lower_precision(net, args, autocast))
     (value if scaler is None else scaler.scale(value)).backward()
     return {training.width: value.detach()}
 
@@ -280,16 +221,16 @@ def _update(training: Training) -> None:
     training.scheduler.step()
 
 
-def _write(run: _Run, checkpoint: Checkpoint, saved: Saved) -> None:
+def _write(run: TrainingRun, checkpoint: Checkpoint, saved: Saved) -> None:
     run.ranks.first(lambda: checkpoint.write(saved.state()))
 
 
-def _set_aside(run: _Run, checkpoint: Checkpoint | None, reason: Exception) -> None:
+def _set_aside(run: TrainingRun, checkpoint: Checkpoint | None, reason: Exception) -> None:
     assert checkpoint is not None
     run.ranks.first(lambda: checkpoint.set_aside(reason))
 
 
-def _load(run: _Run, training: Training, state: Mapping[str, Any]) -> None:
+def _load(run: TrainingRun, training: Training, state: Mapping[str, Any]) -> None:
     try:
         run.ranks.together(lambda: training.load_state(state, run.ranks))
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:

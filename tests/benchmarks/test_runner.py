@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +132,7 @@ def test_a_further_seed_joins_the_table(tmp_path: Path, uninterrupted: Path) -> 
 def test_the_same_settings_in_another_ablation_are_shared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert toy_run(toy_settings(tmp_path, seeds=(0,))) == 0
     capsys.readouterr()
-    none = replace(RECIPES[2], name="none")
+    none = RECIPES[2].replace(name="none")
     other = toy_settings(
         tmp_path, seeds=(0,), ablation="distillation", recipes=(none, none.replace(name="l1", distill="l1"))
     )

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+from tasks.points import PointResult
 from tasks.training.checkpoint import Checkpoint, HostileCheckpointError
-from tasks.training.scoring import WidthResult
-from tasks.training.supervised import Interrupted, Watch, train_recipe
+from tasks.training.run import Interrupted, TrainingRun, Watch
+from tasks.training.supervised import train_recipe
 from tests.benchmarks.running.toy_run import RECIPES, toy_run, toy_settings
 from tests.faults.extent import LONG, chance
 from tests.faults.outcome import differences
@@ -121,7 +122,7 @@ def test_strange_files_are_set_aside_and_not_waited_for(checkpoint: Checkpoint, 
     assert same(checkpoint.read(), STATE)
 
 
-def train(checkpoint: Checkpoint, *, stop_after: int | None = None, recipe: int = 0) -> list[WidthResult]:
+def train(checkpoint: Checkpoint, *, stop_after: int | None = None, recipe: int = 0) -> list[PointResult]:
     """A recipe of the toy task in five steps, or until it is stopped."""
     done = 0
 
@@ -130,7 +131,9 @@ def train(checkpoint: Checkpoint, *, stop_after: int | None = None, recipe: int 
         done += 1
         return done == stop_after
 
-    return train_recipe(ToyTask(), RECIPES[recipe], steps=5, seed=0, checkpoint=checkpoint, watch=Watch(stop=stop))
+    return train_recipe(
+        ToyTask(), RECIPES[recipe], TrainingRun(5, seed=0, checkpoint=checkpoint, watch=Watch(stop=stop))
+    )
 
 
 @pytest.mark.parametrize("recipe", [0, 2], ids=["individual", "sandwich"])

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from benchmarks.run import main
 from benchmarks.settings.run import read_settings
 from benchmarks.settings.task import make_task
-from tasks.task import TrainsItself
-from tasks.training.supervised import train_recipe
+from tasks.training.run import TrainingRun
 
 HERE = Path(__file__).parent
 
@@ -59,10 +57,7 @@ class Band:
         settings = read_settings([f"task={self.task}", "ablation=sandwich"])
         recipe = next(recipe for recipe in settings.recipes if recipe.name == "sandwich")
         task = make_task(settings.task, settings.task_settings)
-        if isinstance(task, TrainsItself):
-            results = task.train(recipe, steps=settings.steps, seed=0, device=torch.device("cpu"))
-        else:
-            results = train_recipe(task, recipe, steps=settings.steps, seed=0)
+        results = task.train(recipe, TrainingRun(settings.steps, seed=0))
         return {result.width: result.metrics[self.evaluated][self.metric] for result in results}
 
 

@@ -5,7 +5,7 @@ const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "triangle-down", 
 const SIGNS = ["●", "■", "◆", "▲", "▼", "⬟", "✖", "★"]; // the same, in a legend
 const MOST_RECIPES = 24; // a figure with more would be no figure: it draws those on the page of its table
 const MOST_PANELS = 12;
-const CROWDED = 6; // a panel with more widths than these shows no spread
+const CROWDED = 6; // a panel with more operating points than these shows no spread
 const CONFIG = { displayModeBar: false };
 const PAPER_WIDTH = 640;
 const DRAWN = new Map(); // plot -> what draws it anew
@@ -20,6 +20,13 @@ function widthColour(width) {
   const place = Math.min(Math.max(width, 0), 1) * (PALETTE.widths.length - 1);
   const [low, high] = [Math.floor(place), Math.ceil(place)].map((stop) => PALETTE.widths[stop]);
   return `rgb(${low.map((part, n) => Math.round(part + (high[n] - part) * (place - Math.floor(place)))).join(",")})`;
+}
+
+// The colour of an operating point: that of its width, or one of its own.
+function pointColour(table, point) {
+  if (point.width !== null) return widthColour(point.width);
+  const others = table.points.filter((other) => other.width === null);
+  return PALETTE.others[others.indexOf(point) % PALETTE.others.length];
 }
 
 function short(number) {
@@ -78,6 +85,13 @@ function recipeColour(table, recipe, colours) {
   return table.individual.includes(recipe) ? colours.ink : PALETTE.lines[recipe % PALETTE.lines.length];
 }
 
+// What an input costs, and how many run at which width where each has its own.
+function spent(cost) {
+  const time = cost.milliseconds === undefined ? "" : `, ${Number(cost.milliseconds.toPrecision(3))} ms`;
+  const shares = Object.entries(cost.shares ?? {}).map(([name, share]) => `${plain(name)}: ${Math.round(100 * share)} %`);
+  return `${short(cost.macs)} multiply-adds${time}${shares.length ? `<br>inputs at width ${shares.join(", ")}` : ""}`;
+}
+
 // The traces of one view for the recipes whose numbers are in `shown`.
 function spectrum(table, view, shown) {
   const costsOf = (recipe) => table.costs[table.costs.length > 1 ? recipe : 0];
@@ -93,19 +107,20 @@ function spectrum(table, view, shown) {
   function recipeTraces(recipe, colours) {
     const [middles, belows, aboves] = view.series[recipe];
     const costs = costsOf(recipe);
-    const there = table.widths.map((_, n) => n).filter((n) => middles[n] !== null && costs[n] !== null);
+    const there = table.points.map((_, n) => n).filter((n) => middles[n] !== null && costs[n] !== null);
+    there.sort((a, b) => costs[a].macs - costs[b].macs);
     if (!there.length) return [];
     const individual = table.individual.includes(recipe);
     const colour = recipeColour(table, recipe, colours);
     const name = plain(table.recipes[recipe]);
-    const [x, y] = [there.map((n) => costs[n]), there.map((n) => middles[n])];
+    const [x, y] = [there.map((n) => costs[n].macs), there.map((n) => middles[n])];
     const spread = (ends, n) => (ends ? ends[n] : 0);
     const hover = there.map((n) => {
       const measured = plain(value(middles[n], spread(belows, n), spread(aboves, n)));
-      return `<b>${name}</b><br>width ${table.widths[n]}, ${short(costs[n])} multiply-adds<br>${measured}<br>${seeds}`;
+      return `<b>${name}</b><br>${plain(table.points[n].label)}, ${spent(costs[n])}<br>${measured}<br>${seeds}`;
     });
     const marker = {
-      color: there.map((n) => widthColour(table.widths[n])),
+      color: there.map((n) => pointColour(table, table.points[n])),
       size: there.length > 12 ? 6 : 9,
       symbol: SYMBOLS[recipe % SYMBOLS.length],
       line: { color: colour, width: 1.5 },
@@ -130,7 +145,7 @@ function spectrum(table, view, shown) {
     const recipes = shown.flatMap((recipe) => recipeTraces(recipe, colours));
     recipes.sort((a, b) => Boolean(b.fill) - Boolean(a.fill)); // bands lie below all points
     const costs = recipes.flatMap((trace) => trace.x);
-    const all = costs.length ? costs : table.costs.flat().filter((cost) => cost !== null);
+    const all = costs.length ? costs : table.costs.flat().filter((cost) => cost !== null).map((cost) => cost.macs);
     const ends = all.length ? [Math.min(...all), Math.max(...all)] : [];
     const scale = table.logarithmic ? { type: "log", dtick: "D2" } : {};
     const alone = ends[0] === ends[1] ? { autorangeoptions: { include: [ends[0] / 2, ends[0] * 2] } } : {};
@@ -146,27 +161,27 @@ function spectrum(table, view, shown) {
 
 // One panel of learning curves.
 function learning(table, curves, panel) {
-  const widths = new Set(panel.lines.map(([width]) => width));
+  const points = new Set(panel.lines.map(([point]) => point));
   const individual = table.individual.includes(panel.recipe);
   const beside = curves.panels.find((other) => table.individual.includes(other.recipe));
-  const few = widths.size <= CROWDED;
+  const few = points.size <= CROWDED;
 
-  function line([width, steps, values], style, name) {
-    const x = curves.steps[steps];
-    const hovertext = values.map((value, n) => `<b>${name}</b><br>width ${width}<br>${short(x[n])} ${plain(curves.stepUnit)}: ${value}`);
+  function line([number, steps, values], style, name) {
+    const [x, point] = [curves.steps[steps], table.points[number]];
+    const hovertext = values.map((value, n) => `<b>${name}</b><br>${plain(point.label)}<br>${short(x[n])} ${plain(curves.stepUnit)}: ${value}`);
     const own = { type: "scatter", mode: "lines", x, y: values, hoverinfo: "text", hovertext };
-    return { ...own, line: { color: widthColour(width), width: 2, ...style } };
+    return { ...own, line: { color: pointColour(table, point), width: 2, ...style } };
   }
 
   return (colours) => {
     const dash = individual ? { dash: "dash" } : {};
     const traces = panel.lines.map((one) => line(one, dash, plain(table.recipes[panel.recipe])));
     if (few) {
-      for (const [width, steps, , low, high] of panel.lines)
-        if (low) traces.unshift(band(curves.steps[steps], low, high, widthColour(width), 0.12));
+      for (const [number, steps, , low, high] of panel.lines)
+        if (low) traces.unshift(band(curves.steps[steps], low, high, pointColour(table, table.points[number]), 0.12));
       if (beside && !individual)
         for (const one of beside.lines)
-          if (widths.has(one[0])) traces.push(line(one, { dash: "dash", width: 1 }, plain(table.recipes[beside.recipe])));
+          if (points.has(one[0])) traces.push(line(one, { dash: "dash", width: 1 }, plain(table.recipes[beside.recipe])));
     }
     const layout = {
       ...axes(colours, { tickformat: "~s", title: { text: plain(curves.stepUnit) } }, { range: rangeOf(curves) }),
@@ -186,18 +201,22 @@ function rangeOf(curves) {
   return [low - room, high + room];
 }
 
-// Which colour is which width: a dot for each of a few, a scale for many.
+// Which colour is which width, a dot for each of a few, a scale for many; and which is a plan or a rule.
 function widthLegend(table, extra = []) {
-  const list = element("ul", { className: "widths" }, element("li", { textContent: "width" }));
-  if (table.widths.length <= 8) {
-    for (const width of table.widths) list.append(element("li", {}, dot(widthColour(width)), String(width)));
+  const widths = table.points.map((point) => point.width).filter((width) => width !== null);
+  const list = element("ul", { className: "widths" });
+  if (widths.length) list.append(element("li", { textContent: "width" }));
+  if (widths.length <= 8) {
+    for (const width of widths) list.append(element("li", {}, dot(widthColour(width)), String(width)));
   } else {
     const scale = element("i", { className: "scale" });
-    const [low, high] = [table.widths[0], table.widths.at(-1)];
+    const [low, high] = [Math.min(...widths), Math.max(...widths)];
     const stops = [...Array(9).keys()].map((n) => widthColour(low + ((high - low) * n) / 8));
     scale.style.background = `linear-gradient(to right, ${stops.join(",")})`;
     list.append(element("li", {}, String(low), scale, String(high)));
   }
+  for (const point of table.points)
+    if (point.width === null) list.append(element("li", {}, dot(pointColour(table, point)), point.label));
   list.append(...extra.map((text) => element("li", { textContent: text })));
   return list;
 }

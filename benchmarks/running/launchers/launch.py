@@ -12,14 +12,13 @@ from rich.console import Console
 
 from benchmarks.records.folder import ResultsFolder
 from benchmarks.running.command import one_line, settings_want_traces
-from benchmarks.running.following import AnyTask
 from benchmarks.running.jobs import Job, MakeTask, Outcome, chains, run_job
 from benchmarks.running.launchers.stopping import stopping
 from benchmarks.running.launchers.supervising import Workers, supervise
 from benchmarks.running.progress import LineReporter, LiveReporter, Reporter
 from benchmarks.settings.launcher import Joblib, Ray, Slurm
 from benchmarks.settings.run import RunSettings
-from tasks.task import TrainsItself
+from tasks.task import Task
 from tasks.training.ranks import ALONE, LostRank, Ranks, joined
 
 
@@ -54,13 +53,11 @@ def launch(
     """Run the jobs; yields how each ended, as it ends. After an interruption no further job begins.
 
     Raises:
-        ValueError: the task cannot be made, for example because its data are not there; its batch cannot
-            be shared out evenly among the ranks; or the launcher's cluster cannot be reached.
+        ValueError: the task cannot be made, for example because its data are not there; it cannot be trained in the
+            precision, or by so many ranks; or the launcher's cluster cannot be reached.
     """
     task = ranks.together(make_task)
-    ranks.together(lambda: _check_batch(task, ranks))
-    if isinstance(task, TrainsItself) and settings.precision != "float32":
-        raise ValueError(f"precision={settings.precision} has no meaning for task={task.name}, which trains in float32")
+    ranks.together(lambda: task.check_run(settings.precision, ranks.count))
     about = settings.tracker.about(ResultsFolder(settings.folder).cache)
     if about:
         console.print(about, markup=False, highlight=False, soft_wrap=True)
@@ -92,22 +89,8 @@ def _workers(settings: RunSettings, chains: int) -> Callable[[], Workers] | None
             return None
 
 
-def _check_batch(task: AnyTask, ranks: Ranks) -> None:
-    """Raise ValueError unless the shards of all ranks are equal: the mean of their losses is then that of the batch."""
-    if ranks.count == 1:
-        return
-    if isinstance(task, TrainsItself):
-        raise ValueError(f"task={task.name} trains each recipe in one process; use launcher=joblib, without torchrun")
-    size = len(next(task.batches(range(1), 0))[0])
-    if size % ranks.count:
-        raise ValueError(
-            f"a batch of {size} cannot be shared out evenly among {ranks.count} processes; "
-            f"take a multiple of {ranks.count}, or another --nproc-per-node"
-        )
-
-
 def _one_after_another(
-    settings: RunSettings, jobs: Sequence[Job], task: AnyTask, console: Console, ranks: Ranks
+    settings: RunSettings, jobs: Sequence[Job], task: Task, console: Console, ranks: Ranks
 ) -> Iterator[Outcome]:
     torchrun = os.getppid()
     with stopping() as asked:

@@ -16,11 +16,11 @@ from rich.console import Console
 
 from benchmarks.records.folder import ResultsFolder
 from benchmarks.running.command import notes, one_line
-from benchmarks.running.following import AnyTask
 from benchmarks.running.jobs import Job, Outcome, run_job
 from benchmarks.running.launchers.stopping import stopping
 from benchmarks.running.progress import LineReporter
 from benchmarks.settings.run import RunSettings
+from tasks.task import Task
 
 FORSAKEN = 1
 ASKED_EVERY = 0.5  # seconds
@@ -122,7 +122,7 @@ def stamp(path: Path) -> Stamp:
 
 
 @lru_cache(maxsize=1)
-def _task_of(make_task: bytes) -> AnyTask:
+def _task_of(make_task: bytes) -> Task:
     """The task, made once for all the work of a process."""
-    task: AnyTask = pickle.loads(make_task)()
+    task: Task = pickle.loads(make_task)()
     return task

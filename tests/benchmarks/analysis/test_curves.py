@@ -40,7 +40,7 @@ def test_other_points_are_interpolated_within_all_curves_and_never_beyond() -> N
 
 def test_the_mean_and_the_spread_are_over_seeds() -> None:
     results = Results([trained("sandwich", seed, rising(seed)) for seed in range(3)])
-    (line,) = lines_of(results, "sandwich")[1.0]
+    (line,) = lines_of(results, "sandwich")["1"]
     assert line.steps.tolist() == [1_000, 2_000, 3_000]
     assert line.values.tolist() == [101, 200, 299]
     assert line.spread is not None and line.spread.tolist() == [[100, 200, 298], [102, 200, 300]]
@@ -49,7 +49,7 @@ def test_the_mean_and_the_spread_are_over_seeds() -> None:
 def test_with_five_seeds_it_is_the_interquartile_mean_within_its_range() -> None:
     first = (500.0, 120.0, 480.0, 490.0, 440.0)
     results = Results([trained("sandwich", seed, [(1.0, v), (2.0, 500.0)]) for seed, v in enumerate(first)])
-    (line,) = lines_of(results, "sandwich")[1.0]
+    (line,) = lines_of(results, "sandwich")["1"]
     assert line.values.tolist() == [470, 500]
     assert line.spread is not None and line.spread.tolist() == [[440, 500], [490, 500]]
 
@@ -57,7 +57,7 @@ def test_with_five_seeds_it_is_the_interquartile_mean_within_its_range() -> None
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_few_seeds_are_a_line_each(seeds: int) -> None:
     results = Results([trained("sandwich", seed, rising(seed)) for seed in range(seeds)])
-    lines = lines_of(results, "sandwich")[0.0625]
+    lines = lines_of(results, "sandwich")["0.0625"]
     assert [line.values[0] for line in lines] == [100.0 + seed for seed in range(seeds)]
     assert all(line.spread is None for line in lines)
 
@@ -65,14 +65,14 @@ def test_few_seeds_are_a_line_each(seeds: int) -> None:
 def test_no_mean_is_taken_over_a_missing_seed() -> None:
     whole = [trained("random", seed, rising(seed)) for seed in range(4)]
     results = Results(whole + [trained("sandwich", seed, rising(seed)) for seed in range(3)])
-    assert len(lines_of(results, "random")[1.0]) == 1
-    assert len(lines_of(results, "sandwich")[1.0]) == 3
+    assert len(lines_of(results, "random")["1"]) == 1
+    assert len(lines_of(results, "sandwich")["1"]) == 3
 
 
 def test_curves_without_common_steps_are_a_line_each() -> None:
     early, late = [(1.0, 1.0), (2.0, 2.0)], [(5.0, 1.0), (6.0, 2.0), (7.0, 3.0)]
     results = Results([trained("sandwich", seed, points) for seed, points in enumerate((early, early, late))])
-    assert len(lines_of(results, "sandwich")[1.0]) == 3
+    assert len(lines_of(results, "sandwich")["1"]) == 3
 
 
 def test_the_figure_has_a_panel_a_recipe_and_the_same_bytes_again() -> None:

@@ -35,9 +35,9 @@ def rows(results: Results) -> list[dict[str, str]]:
 
 def test_the_csv_has_the_numbers_computed_by_hand() -> None:
     lines = table_csv(Results(THREE_SEEDS)).splitlines()
-    assert lines[:2] == [",".join(COLUMNS), "bicubic,,,,photos,psnr,29.5,,,29.5"]
+    assert lines[:2] == [",".join(COLUMNS), "bicubic,,,,,,photos,psnr,29.5,,,29.5"]
     first = next(csv.DictReader(io.StringIO("\n".join([lines[0], lines[2]]))))
-    assert first["recipe"] == "individual" and first["width"] == "0.25"
+    assert [first[key] for key in ("recipe", "point", "kind", "width")] == ["individual", "0.25", "width", "0.25"]
     assert (first["macs"], first["params"]) == ("1000000", "1000")
     assert float(first["mean"]) == pytest.approx(30.3)
     assert float(first["std"]) == pytest.approx(0.3)
@@ -82,14 +82,14 @@ def test_the_latex_is_escaped_and_balanced() -> None:
 @pytest.mark.parametrize(("count", "text"), [(1, "31.00"), (2, "31.00 / 31.20")])
 def test_fewer_than_three_seeds_are_each_shown(count: int, text: str) -> None:
     results = Results(THREE_SEEDS[3 : 3 + count])
-    assert results.cell("sandwich", 0.25, "photos", "psnr").text(2) == text
+    assert results.cell("sandwich", "0.25", "photos", "psnr").text(2) == text
     assert f"| sandwich | {text} |" in table_md(results, "Finding")
     assert rows(results)[1]["std"] == ("" if count == 1 else str(statistics.stdev([31.0, 31.2])))
 
 
 def test_no_mean_is_taken_over_a_gap() -> None:
     results = Results([r for r in THREE_SEEDS if (r.recipe, r.seed) != ("individual", 1)])
-    assert results.cell("individual", 0.25, "photos", "psnr").text(2) == "30.00 / 30.60 (2 of 3 seeds)"
+    assert results.cell("individual", "0.25", "photos", "psnr").text(2) == "30.00 / 30.60 (2 of 3 seeds)"
     gap = next(row for row in rows(results) if row["recipe"] == "individual")
     assert (gap["mean"], gap["std"], gap["seeds"]) == ("", "", "0;2")
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.records.record import MetricInfo, Record, Row
+from tasks.points import name_of_width
 
 COSTS = {0.25: (1_000_000, 1_000), 0.5: (2_500_000, 2_500), 1.0: (10_000_000, 10_000)}
 
@@ -15,11 +16,15 @@ TINY_COSTS = {0.0625: (40, 50), 0.25: (352, 386), 1.0: (4_480, 4_610)}
 Points = Sequence[tuple[float, float]]
 
 
+def width(number: float, costs: Mapping[float, tuple[int, int]]) -> dict[str, Any]:
+    """What a row says of a width."""
+    macs, params = costs[number]
+    return {"point": name_of_width(number), "kind": "width", "width": number, "macs": macs, "params": params}
+
+
 def record(recipe: str, seed: int, values: Mapping[float, float], **changes: Any) -> Record:
     """A record of one evaluation set "photos" with metric psnr: width -> value."""
-    rows = [
-        Row(width=w, macs=COSTS[w][0], params=COSTS[w][1], metrics={"photos": {"psnr": v}}) for w, v in values.items()
-    ]
+    rows = [Row(**width(w, COSTS), metrics={"photos": {"psnr": v}}) for w, v in values.items()]
     plain: dict[str, Any] = {
         "task": "sr",
         "ablation": "sandwich",
@@ -60,12 +65,10 @@ def policy(
     name = "CartPole-v1"
     rows = [
         Row(
-            width=w,
-            macs=TINY_COSTS[w][0],
-            params=TINY_COSTS[w][1],
+            **width(w, TINY_COSTS),
             metrics={name: {"return": statistics.fmean(episodes)}},
             samples={name: {"return": list(episodes)}},
-            curve={name: {"return": list(curves[w])}} if curves and w in curves else {},
+            curve={name: {"return": [list(moment) for moment in curves[w]]}} if curves and w in curves else {},
         )
         for w, episodes in returns.items()
     ]

@@ -28,7 +28,7 @@ def test_a_record_is_read_back_as_it_was(tmp_path: Path) -> None:
     ("damage", "says"),
     [
         (lambda text: "", ", line 1: the file is empty"),
-        (lambda text: text[: len(text) // 2], ", line 26, column "),
+        (lambda text: text[: len(text) // 2], ", line 28, column "),
         (lambda text: text.replace('"seed": 0', '"seed": "none"'), ", line 8: seed: Input should be a valid integer"),
         (lambda text: text.replace('"psnr": 30.0', '"psnr": NaN'), "finite"),
         (lambda text: text.replace('"steps"', '"step"'), "steps: Field required"),

@@ -102,7 +102,7 @@ def test_points_are_the_means_and_spreads_of_the_table() -> None:
     found = table(Results(sr_records()))
     view = found["views"][0]
     assert found["recipes"] == ["individual", "random", "sandwich"] and found["individual"] == [0]
-    assert found["costs"] == [[1_000_000, 2_500_000, 10_000_000]]
+    assert found["costs"] == [[{"macs": 1_000_000}, {"macs": 2_500_000}, {"macs": 10_000_000}]]
     assert view["series"][0] == [[30.6, 31.1, 32.1], pytest.approx([0.1] * 3), pytest.approx([0.1] * 3)]
     assert view["series"][1] == [[None] * 3] and view["incomplete"] == 1  # two of its seeds are missing
     assert view["baselines"] == [["bicubic", 29.5, True]]
@@ -114,13 +114,13 @@ def test_costs_of_recipes_that_differ_are_told_for_each() -> None:
     other = record("sandwich", 0, {0.5: 31.0})
     dearer = [row.model_copy(update={"macs": 7}) for row in other.rows]
     found = table(Results([record("random", 0, {0.5: 30.0}), other.model_copy(update={"rows": dearer})]))
-    assert found["costs"] == [[2_500_000], [7]] and found["logarithmic"]
+    assert found["costs"] == [[{"macs": 2_500_000}], [{"macs": 7}]] and found["logarithmic"]
     assert found["views"][0]["grids"][0]["pinned"] == []
 
 
 def test_many_recipes_keep_a_row_each_whatever_the_number_of_widths() -> None:
     base = record("sandwich", 0, {0.5: 30.0})
-    rows = [base.rows[0].model_copy(update={"width": n / 12}) for n in range(1, 13)]
+    rows = [base.rows[0].model_copy(update={"point": f"{n / 12:g}", "width": n / 12}) for n in range(1, 13)]
     names = [f"recipe {n:02}" for n in range(11)]
     records = [base.model_copy(update={"recipe": name, "rows": rows}) for name in names]
     grid = table(Results(records))["views"][0]["grids"][0]
@@ -141,8 +141,8 @@ def test_learning_curves_are_means_over_seeds() -> None:
     found = curves(Results(rl_records()))
     assert found is not None and found["recipes"] == 2 and len(found["panels"]) == 2 and not found["thinned"]
     assert found["steps"] == [list(range(0, 100, 10))] and found["stepUnit"] == "environment steps"
-    width, steps, values, low, high = found["panels"][0]["lines"][-1]
-    assert (width, steps) == (1.0, 0) and values == [step + 2 for step in range(0, 100, 10)]
+    point, steps, values, low, high = found["panels"][0]["lines"][-1]
+    assert (point, steps) == (2, 0) and values == [step + 2 for step in range(0, 100, 10)]
     assert low[0] < values[0] < high[0]
     assert curves(Results(sr_records())) is None
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tasks.task import CPU, WHOLE, Shard
+from tasks.training.problem import CPU
+from tasks.training.ranks import WHOLE, Shard
 from tests.tasks.training.toy import ToyTask
 
 

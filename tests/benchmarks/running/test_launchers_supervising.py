@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,7 +65,7 @@ def records_the_first_and_dies(work: Work) -> WorkerDied:
 
 def played(results: Path, workers: Played) -> tuple[list[str], str]:
     """How each of two jobs that share a training ended, and what was said; a lost worker is replaced once."""
-    recipes = (RECIPES[2], replace(RECIPES[2], name="uncalibrated", calibrate=0))
+    recipes = (RECIPES[2], RECIPES[2].replace(name="uncalibrated", calibrate=0))
     settings = toy_settings(results, seeds=(0,), recipes=recipes).replace(launcher=Joblib(retries=1))
     record_file(settings, plan(settings)[0]).parent.mkdir(parents=True)
     console = Console(record=True, width=300, quiet=False)

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from benchmarks.runner import run
 from benchmarks.running.launchers.launch import among_ranks
-from tasks.task import CPU, WHOLE, Shard
-from tasks.training.ranks import Ranks
+from tasks.training.problem import CPU
+from tasks.training.ranks import WHOLE, Ranks, Shard
 from tests.benchmarks.running.toy_run import toy_settings
 from tests.benchmarks.test_runner import TABLES, folder_of, records_of, tables_of, wait_for_steps
 from tests.extent import at_night

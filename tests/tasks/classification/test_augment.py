@@ -29,7 +29,7 @@ from tasks.classification.augment import (
 )
 from tasks.classification.normalise import IMAGENET, Normalisation, measured
 from tasks.classification.settings import CROPS, ClassificationSettings
-from tasks.task import Shard
+from tasks.training.ranks import Shard
 
 AS_THEY_ARE = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 

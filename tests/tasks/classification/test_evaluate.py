@@ -8,6 +8,11 @@ from torch import nn
 
 import slimlib as slim
 from tasks.classification.evaluate import CentreCrop, errors, metrics_for, misses
+from tasks.points import OperatingPoint
+
+
+def points(*widths):
+    return [OperatingPoint.of_width(width) for width in widths]
 
 
 def naive_misses(scores, labels, k):
@@ -67,11 +72,11 @@ class Batches:
 
 def test_several_widths_score_as_each_alone_and_data_are_read_once(net):
     batches, widths = Batches(), [0.25, 1.0, 0.5]
-    together = errors(net, batches, widths, [1, 5])
+    together = errors(net, batches, points(*widths), tops=[1, 5])
     assert batches.read == 3
     for width, found in zip(widths, together, strict=True):
         with slim.at_width(net, width):
-            assert errors(net, Batches(), None, [1, 5]) == [found]
+            assert errors(net, Batches(), tops=[1, 5]) == [found]
             with torch.no_grad():
                 outputs = [(net.eval()(x), labels) for x, labels in batches.all]
         expected = [100 * sum(naive_misses(out, labels, k) for out, labels in outputs) / 49 for k in (1, 5)]
@@ -82,10 +87,10 @@ def test_several_widths_score_as_each_alone_and_data_are_read_once(net):
 def test_mode_and_width_are_as_before(net):
     slim.set_width(net, 0.5)
     net.train()
-    errors(net, Batches(), [1.0, 0.25], [1])
+    errors(net, Batches(), points(1.0, 0.25), tops=[1])
     assert net.training and slim.current_width(net) == 0.5
     net.eval()
-    errors(net, Batches(), None, [1])
+    errors(net, Batches(), tops=[1])
     assert not net.training and slim.current_width(net) == 0.5
 
 
@@ -93,14 +98,14 @@ def test_a_width_that_cannot_be_scored_leaves_the_network_as_it_was(net):
     slim.set_width(net, 1.0)
     net.train()
     with pytest.raises(slim.UncalibratedWidth):
-        errors(net, Batches(), [0.25, 0.75], [1])
+        errors(net, Batches(), points(0.25, 0.75), tops=[1])
     assert net.training and slim.current_width(net) == 1.0
 
 
 def test_no_images_and_no_widths(net):
-    assert errors(net, Batches(), [], [1]) == []
+    assert errors(net, Batches(), [], tops=[1]) == []
     with pytest.raises(ValueError, match="no images to score"):
-        errors(net, [], [1.0], [1])
+        errors(net, [], points(1.0), tops=[1])
 
 
 def test_top_5_needs_more_than_5_classes():

@@ -11,7 +11,8 @@ import slimlib as slim
 from slimlib import models
 from tasks.classification.settings import ClassificationSettings
 from tasks.classification.task import Classification
-from tasks.task import Shard
+from tasks.points import OperatingPoint
+from tasks.training.ranks import Shard
 from tests.tasks.classification.small_files import draw
 
 SMALL = {"model": "resnet18", "multiplier": 0.125, "divisor": 2, "batch": 8, "lr": 0.1, "normalisation": "data"}
@@ -127,7 +128,7 @@ def test_widths_are_scored_as_each_alone_on_every_set():
     slim.convert(net, task.example(), **task.channel_rule(net))
     slim.calibrate(net, [x for x, _ in task.batches(range(3), 0)], widths=[0.25, 0.5, 1.0])
     slim.set_width(net, 0.5)
-    together = task.evaluate(net.train(), [1.0, 0.25])
+    together = task.evaluate(net.train(), [OperatingPoint.of_width(width) for width in (1.0, 0.25)])
     assert net.training and slim.current_width(net) == 0.5
     assert [tuple(scores) for scores in together] == [("held-out", "search")] * 2
     for width, scores in zip([1.0, 0.25], together, strict=True):

@@ -4,7 +4,6 @@ import io
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from stable_baselines3.common.vec_env import unwrap_vec_normalize
 
@@ -15,7 +14,7 @@ from tasks.rl.task import ReinforcementLearning
 from tasks.rl.trained_models import load_model, statistics
 from tasks.rl.video import CAPTION
 from tasks.training.recipe import Recipe
-from tasks.training.supervised import Watch
+from tasks.training.run import TrainingRun, Watch
 
 SETTINGS = RlSettings(
     environment="Pendulum-v1",
@@ -32,14 +31,14 @@ RECIPE = Recipe("sandwich", range=(0.25, 1.0), rule="sandwich", samples=2)
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
     """The task, the trained model, and where it was written."""
-    task, path, trained = ReinforcementLearning(SETTINGS), tmp_path_factory.mktemp("kept") / "abc-0.safetensors", []
+    task, path, trained = ReinforcementLearning(SETTINGS), tmp_path_factory.mktemp("kept") / "abc-0", []
 
     def keep(width, model):
         assert width is None
-        task.keep(model, path)
+        task.keep(model, RECIPE, path)
         trained.append(model)
 
-    task.train(RECIPE, steps=96, seed=0, device=torch.device("cpu"), watch=Watch(trained=keep))
+    task.train(RECIPE, TrainingRun(96, seed=0, watch=Watch(trained=keep)))
     return task, trained[0], path
 
 
@@ -65,8 +64,8 @@ def test_statistics_come_back_with_it(kept):
 def test_film_is_made_only_on_request(kept, monkeypatch):
     _, _, path = kept
     monkeypatch.setattr("tasks.rl.trained_models.STEPS", 8)
-    assert ReinforcementLearning(SETTINGS).showcase_files(path, SETTINGS.widths) == {}
-    files = ReinforcementLearning(SETTINGS.replace(video=True)).showcase_files(path, SETTINGS.widths)
+    assert ReinforcementLearning(SETTINGS).show(RECIPE, path) is None
+    files = ReinforcementLearning(SETTINGS.replace(video=True)).show(RECIPE, path).files
     picture = Image.open(io.BytesIO(files["video.gif"]))
     assert picture.n_frames == 3  # the first, and every fourth of eight
     assert picture.width == 3 * (picture.height - CAPTION), "three squares side by side"

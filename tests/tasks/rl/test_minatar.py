@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 pytest.importorskip("minatar")
 
@@ -14,7 +13,7 @@ from tasks.rl.settings import RlSettings
 from tasks.rl.task import ReinforcementLearning
 from tasks.rl.trained_models import load_model
 from tasks.training.recipe import Recipe
-from tasks.training.supervised import Watch
+from tasks.training.run import TrainingRun, Watch
 
 GAMES = {"Breakout": 4, "Asterix": 4, "Freeway": 7, "Seaquest": 10, "SpaceInvaders": 6}
 NETWORK = {"features_extractor_class": "MinAtarCNN", "net_arch": []}
@@ -90,12 +89,10 @@ def test_returns_are_those_of_whole_episodes():
 def test_policy_trains_is_scored_at_every_width_and_loads(tmp_path):
     task, models = ReinforcementLearning(settings()), []
     recipe = Recipe(name="sandwich", range=(0.25, 1.0), rule="sandwich", samples=2)
-    results = task.train(
-        recipe, steps=64, seed=0, device=torch.device("cpu"), watch=Watch(trained=lambda _, m: models.append(m))
-    )
+    results = task.train(recipe, TrainingRun(64, seed=0, watch=Watch(trained=lambda _, m: models.append(m))))
     assert [result.width for result in results] == [0.25, 1.0]
     assert results[0].macs < results[1].macs / 8
-    task.keep(models[0], tmp_path / "model")
+    task.keep(models[0], recipe, tmp_path / "model")
     loaded = load_model(task.settings, tmp_path / "model")
     assert isinstance(loaded.policy.features_extractor, MinAtarCNN)
 

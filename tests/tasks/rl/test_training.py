@@ -11,7 +11,7 @@ from tasks.rl.settings import RlSettings
 from tasks.rl.task import ReinforcementLearning
 from tasks.training.checkpoint import Checkpoint
 from tasks.training.recipe import Recipe
-from tasks.training.supervised import Interrupted, Watch
+from tasks.training.run import Interrupted, TrainingRun, Watch
 
 CPU = torch.device("cpu")
 ON_POLICY = {"n_steps": 16, "policy_kwargs": {"net_arch": [16, 16]}}
@@ -60,8 +60,7 @@ def trained(settings, recipe, path=None, *, stop_at=None, steps=STEPS):
     warnings = []
     checkpoint = None if path is None else Checkpoint(path, "a run", every=1e9, warn=warnings.append)
     task = ReinforcementLearning(settings)
-    watch = Watch(stop=stop)
-    results = task.train(recipe, steps=steps, seed=1, device=CPU, checkpoint=checkpoint, watch=watch)
+    results = task.train(recipe, TrainingRun(steps, seed=1, checkpoint=checkpoint, watch=Watch(stop=stop)))
     assert not warnings
     return results
 
@@ -133,7 +132,7 @@ def test_every_key_of_a_recipe_changes_the_training(change):
             ReinforcementLearning(settings),
             Watch(trained=lambda _, m, kept=kept: kept.append(m.get_parameters())),
         )
-        task.train(Recipe(**keys), steps=64, seed=0, device=CPU, watch=watch)
+        task.train(Recipe(**keys), TrainingRun(64, seed=0, watch=watch))
         weights.append(kept[0]["policy"])
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 

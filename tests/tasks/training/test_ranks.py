@@ -13,11 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tasks.points import PointResult
 from tasks.training.checkpoint import Checkpoint
 from tasks.training.ranks import ALONE, Ranks, joined, ranks_of
 from tasks.training.recipe import Recipe
-from tasks.training.scoring import TrainingFailed, WidthResult
-from tasks.training.supervised import Interrupted, Watch, train_recipe
+from tasks.training.run import Interrupted, TrainingFailed, TrainingRun, Watch
+from tasks.training.supervised import train_recipe
 from tests.tasks.training.toy import ToyTask
 
 STEPS = 6
@@ -37,8 +38,8 @@ class PlainTask(ToyTask):
 class HalfPoisoned(PlainTask):
     """From step 3 on the first item of a batch, which is the first rank's, has an infinite loss."""
 
-    def batch(self, step: int, seed: int) -> tuple[Tensor, Tensor]:
-        x, target = super().batch(step, seed)
+    def drawn(self, step: int, seed: int) -> tuple[Tensor, Tensor]:
+        x, target = super().drawn(step, seed)
         target[0] *= torch.inf if step >= 2 else 1
         return x, target
 
@@ -47,8 +48,8 @@ class Killed(Exception):
     pass
 
 
-def train(recipe: Recipe, task: ToyTask | None = None, ranks: Ranks = ALONE, **given: Any) -> list[WidthResult]:
-    return train_recipe(task or ToyTask(), recipe, steps=STEPS, seed=0, ranks=ranks, **given)
+def train(recipe: Recipe, task: ToyTask | None = None, ranks: Ranks = ALONE, **given: Any) -> list[PointResult]:
+    return train_recipe(task or ToyTask(), recipe, TrainingRun(STEPS, 0, ranks=ranks, **given))
 
 
 def killed(recipe: Recipe, path: Path, *, at: int, task: ToyTask | None = None, ranks: Ranks = ALONE) -> None:
@@ -166,7 +167,7 @@ def found(folder: Path) -> Iterator[Found]:
     return [pickle.loads((folder / f"{index}.pickle").read_bytes()) for index in range(2)]
 
 
-def numbers(results: list[WidthResult]) -> list[float]:
+def numbers(results: list[PointResult]) -> list[float]:
     return [v for r in results for scores in r.metrics.values() for v in (r.width, r.macs, r.params, *scores.values())]
 
 

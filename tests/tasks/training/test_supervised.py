@@ -13,11 +13,13 @@ import slimlib as slim
 from slimlib.training.distillation import TEACHERS
 from slimlib.training.named import parameters_of
 from slimlib.training.rules import RULES, rule_parameters
+from tasks.points import PointResult
 from tasks.training.checkpoint import Checkpoint, HostileCheckpointError
 from tasks.training.recipe import DISTILLED, LESSON, MEASURED, Recipe
-from tasks.training.scoring import TrainingFailed, WidthResult, score
+from tasks.training.run import Interrupted, TrainingFailed, TrainingRun, Watch
+from tasks.training.scoring import score
 from tasks.training.seeds import derive_seed
-from tasks.training.supervised import Interrupted, Watch, train_recipe
+from tasks.training.supervised import train_recipe
 from tests.tasks.training.toy import ToyTask
 
 STEPS = 6
@@ -26,8 +28,8 @@ SANDWICH = Recipe("sandwich", range=(0.5, 1.0), rule="sandwich", samples=3, dist
 SWITCHES = Recipe("switches", switches=(0.5, 1.0), rule="every", norm="switchable")
 
 
-def train(recipe: Recipe, *, seed: int = 0, **given: object) -> list[WidthResult]:
-    return train_recipe(ToyTask(), recipe, steps=STEPS, seed=seed, **given)  # type: ignore[arg-type]
+def train(recipe: Recipe, *, seed: int = 0, **given: object) -> list[PointResult]:
+    return train_recipe(ToyTask(), recipe, TrainingRun(STEPS, seed, **given))  # type: ignore[arg-type]
 
 
 class Killed(Exception):
@@ -85,7 +87,7 @@ def test_an_individual_network_is_trained_the_ordinary_way() -> None:
     torch.manual_seed(derive_seed(0, "training"))
     optimizer, scheduler = task.optimizer(net, STEPS)
     for step in range(STEPS):
-        x, target = task.batch(step, derive_seed(0, "data"))
+        x, target = task.drawn(step, derive_seed(0, "data"))
         optimizer.zero_grad()
         task.loss(net(x), target).backward()
         optimizer.step()
@@ -104,12 +106,12 @@ def test_a_slimmable_network_is_trained_by_its_rule() -> None:
     torch.manual_seed(derive_seed(0, "training"))
     optimizer, scheduler = task.optimizer(net, STEPS)
     for step in range(STEPS):
-        x, target = task.batch(step, derive_seed(0, "data"))
+        x, target = task.drawn(step, derive_seed(0, "data"))
         optimizer.zero_grad()
         rule.backward(net, x, lambda output, target=target: task.loss(output, target))
         optimizer.step()
         scheduler.step()
-    slim.calibrate(net, [task.batch(step, derive_seed(0, "calibration"))[0] for step in range(2)], [0.5, 0.75, 1.0])
+    slim.calibrate(net, [task.drawn(step, derive_seed(0, "calibration"))[0] for step in range(2)], [0.5, 0.75, 1.0])
     with torch.no_grad(), slim.at_width(net.eval(), 0.75):
         by_hand = task.evaluate(net)[0]
     assert train(SANDWICH)[1].metrics == by_hand
@@ -238,7 +240,7 @@ def test_the_seed_decides_the_result() -> None:
 
 def test_a_loss_that_is_not_finite_names_step_and_width() -> None:
     with pytest.raises(TrainingFailed, match="inf at step 3, width 1;"):
-        train_recipe(ToyTask(poison=2), BASE, steps=STEPS, seed=0)
+        train_recipe(ToyTask(poison=2), BASE, TrainingRun(STEPS, 0))
 
 
 def test_a_switch_outside_the_task_s_widths_is_evaluated_too() -> None:

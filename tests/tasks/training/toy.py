@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
-import slimlib as slim
-from slimlib.core.width import Width, round_channels
-from tasks.task import CPU, WHOLE, Metric, Scores, Shard, Showcase
+from slimlib.core.width import round_channels
+from tasks.points import AS_IT_IS, OperatingPoint, Scores, runs_at
+from tasks.task import Metric, SupervisedTask
+from tasks.training.problem import CPU
+from tasks.training.ranks import WHOLE, Shard
 
 
-class ToyTask:
+class ToyTask(SupervisedTask):
     """Convolutions with BatchNorm and dropout, so that every state there is decides the result.
 
     Args:
@@ -31,6 +33,7 @@ class ToyTask:
     metrics = (Metric("error", "", "lower"), Metric("fit", "dB", "higher"))
     eval_sets = ("noise", "waves")
     widths = (0.5, 0.75, 1.0)
+    batch = 4
 
     def __init__(self, *, poison: int | None = None, slow: float = 0.0) -> None:
         self.poison = poison
@@ -54,7 +57,7 @@ class ToyTask:
     def example(self) -> Tensor:
         return torch.zeros(1, 2, 8, 8)
 
-    def batch(self, step: int, seed: int) -> tuple[Tensor, Tensor]:
+    def drawn(self, step: int, seed: int) -> tuple[Tensor, Tensor]:
         if self.slow:
             import time
 
@@ -74,7 +77,7 @@ class ToyTask:
         augmented: bool = True,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         for step in steps:
-            x, target = self.batch(step, seed)
+            x, target = self.drawn(step, seed)
             x = x if augmented else x * 2
             yield x[shard.index :: shard.count].to(device), target[shard.index :: shard.count].to(device)
 
@@ -85,16 +88,11 @@ class ToyTask:
         optimizer = Adam(net.parameters(), lr=1e-2)
         return optimizer, MultiStepLR(optimizer, [steps // 2], gamma=0.1)
 
-    def evaluate(self, net: nn.Module, widths: Sequence[Width] | None = None) -> list[Scores]:
-        if widths is None:
-            return [self._scores(net)]
-        scores = []
-        for width in widths:
-            with slim.at_width(net, width):
-                scores.append(self._scores(net))
-        return scores
+    def evaluate(self, net: nn.Module, points: Sequence[OperatingPoint] = (AS_IT_IS,)) -> list[Scores]:
+        with runs_at(net, points) as runs:
+            return [self._scores(run) for run in runs]
 
-    def _scores(self, net: nn.Module) -> Scores:
+    def _scores(self, net: Callable[[Tensor], Tensor]) -> Scores:
         grid = torch.arange(8.0)
         waves = torch.sin(grid[:, None] + grid * 0.5).expand(1, 2, 8, 8)
         noise = torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -102,9 +100,6 @@ class ToyTask:
 
     def baselines(self) -> dict[str, Scores]:
         return {"zero": {name: {"error": 1.0, "fit": 0.0} for name in self.eval_sets}}
-
-    def showcase(self, nets: Mapping[str, Callable[[Tensor], Tensor]]) -> Showcase | None:
-        return None
 
 
 def _blur(x: Tensor) -> Tensor:

@@ -1,0 +1,68 @@
+"""What the training loop asks of a task: data, a network, a loss, and how the network is judged."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from tasks.points import AS_IT_IS, OperatingPoint, Scores
+from tasks.training.ranks import WHOLE, Shard
+
+CPU = torch.device("cpu")
+
+
+class Problem(Protocol):
+    """A data set, a network and how to judge it.
+
+    Attributes:
+        widths: which are evaluated.
+        batch: items of a whole batch.
+    """
+
+    widths: tuple[float, ...]
+    batch: int
+
+    @abstractmethod
+    def build(self, width: float = 1.0, *, norm: str = "batch") -> nn.Module:
+        """A dense network with the channels of `width`, freshly initialised from torch's global generator.
+
+        Raises:
+            ValueError: the task's networks have no such normalisation ("batch": as they come, or "group").
+        """
+
+    @abstractmethod
+    def channel_rule(self, net: nn.Module) -> Mapping[str, Any]:
+        """How the channels of a network that `build` made are rounded: arguments of `slimlib.convert`."""
+
+    @abstractmethod
+    def example(self) -> Any:
+        """An input that the cost is counted for, batch size one: a tensor, or the tuple of the network's arguments."""
+
+    @abstractmethod
+    def batches(
+        self, steps: range, seed: int, *, device: torch.device = CPU, shard: Shard = WHOLE, augmented: bool = True
+    ) -> Iterator[tuple[Any, Any]]:
+        """Input and target of each of the training steps, on the device.
+
+        The input is a tensor, or the tuple of the network's arguments in training; the target is whatever `loss`
+        takes. Each is a pure function of (step, seed), so that a run resumes exactly; a shard of it holds those
+        items of the whole batch. `augmented` False: the inputs as they are, for statistics.
+        """
+
+    @abstractmethod
+    def loss(self, output: Any, target: Any) -> Tensor:
+        """What the network learns from the data, a scalar: of its output in training, and the target of the batch."""
+
+    @abstractmethod
+    def optimizer(self, net: nn.Module, steps: int) -> tuple[Optimizer, LRScheduler]:
+        """The optimizer, and its schedule over `steps` steps."""
+
+    @abstractmethod
+    def evaluate(self, net: nn.Module, points: Sequence[OperatingPoint] = (AS_IT_IS,)) -> list[Scores]:
+        """Scores of the network, in eval mode, at each of the operating points. The data are read once for all."""

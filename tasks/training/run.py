@@ -1,0 +1,74 @@
+"""The training of a recipe, as its surroundings see it: how long, where, and how it is followed and stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tasks.training.checkpoint import Checkpoint
+from tasks.training.problem import CPU
+from tasks.training.ranks import ALONE, Ranks
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its checkpoint is written."""
+
+
+class TrainingFailed(Exception):
+    """Training gave nothing to record, for example because the loss is not a finite number."""
+
+    on_every_rank = True  # the numbers that show it are the same on all ranks
+
+
+def _nothing(*_: Any) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How the surroundings follow a run.
+
+    Attributes:
+        step: called with (steps done of all networks of the recipe, loss of the widest) after each step.
+        stop: asked after each step; once true on any rank, a checkpoint is written and `Interrupted` raised.
+        trained: called with (width or None, network) for each network when it is evaluated.
+    """
+
+    step: Callable[[int, float], None] = _nothing
+    stop: Callable[[], bool] = lambda: False
+    trained: Callable[[float | None, Any], None] = _nothing
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """How the networks of a recipe are trained.
+
+    Where several ranks train, they train the same networks together, each on its shard of every batch, and
+    the first writes the checkpoints. The result does not depend on how many they are, apart from BatchNorm,
+    which normalises on each rank by that rank's shard.
+
+    Attributes:
+        steps: of the optimizer or of the environments, for each network of the recipe alike.
+        seed: decides weights, data and random widths.
+        device: where to train.
+        precision: what the networks compute in while they train, of `PRECISIONS`; they are scored in float32.
+        checkpoint: where the state is kept until the run is recorded; None: nowhere.
+        trained: where the trained slimmable network is kept, and taken from if it is there: recipes that
+            only score it in other ways share it.
+        watch: how the run is followed and stopped.
+        ranks: the processes that train it.
+    """
+
+    steps: int
+    seed: int
+    device: torch.device = CPU
+    precision: str = "float32"
+    checkpoint: Checkpoint | None = None
+    trained: Checkpoint | None = None
+    watch: Watch = Watch()
+    ranks: Ranks = ALONE
