@@ -55,7 +55,9 @@ def _of_kind(what: str, value: Any, default: Any) -> Any:
 
 def parameters_of(made_by: Callable[..., Any], *, without: Collection[str] = ()) -> dict[str, Any]:
     """The parameters of a class or function, and their defaults; `inspect.Parameter.empty` where there is none."""
-    return {p.name: p.default for p in inspect.signature(made_by).parameters.values() if p.name not in without}
+    parameters = inspect.signature(made_by).parameters.values()
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return {p.name: p.default for p in named if p.name not in without}
 
 
 def unknown(what: str, given: object, allowed: Iterable[object]) -> ValueError:

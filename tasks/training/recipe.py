@@ -10,7 +10,7 @@ from torch import nn
 
 import slimlib as slim
 from slimlib.core.norms import NORMS as BATCH_NORMS
-from slimlib.training.distillation import DISTILLATIONS, Distillation, Lessons, lesson_settings, lessons_named
+from slimlib.training.distillation import DISTILLATIONS, LESSON, Distillation, Lessons, lesson_settings, lessons_named
 from slimlib.training.named import make, parameters_of
 from slimlib.training.rule import Rule
 from slimlib.training.rules import RULES, rule_named, rule_parameters, takes_lessons
@@ -50,7 +50,6 @@ def outputs(distill_values: float = 0.0) -> Any:
 
 DISTILLED: Mapping[str, Callable[..., Distillation | None]]
 DISTILLED = {"none": lambda: None, **DISTILLATIONS, "outputs": outputs}
-LESSON = tuple(parameters_of(lessons_named, without=("distill",)))
 
 
 class Recipe(Settings):

@@ -7,7 +7,7 @@ from a teacher's output.
 Source: Yu & Huang 2019 (US-Nets), in-place distillation; Li et al. 2021 (DS-Net), in-place ensemble bootstrapping.
 """
 
-from slimlib.training.distillation.lessons import Lesson, Lessons, as_lessons, lesson_settings, lessons_named
+from slimlib.training.distillation.lessons import LESSON, Lesson, Lessons, as_lessons, lesson_settings, lessons_named
 from slimlib.training.distillation.losses import (
     DISTILLATIONS,
     Distillation,
@@ -21,6 +21,7 @@ from slimlib.training.distillation.teachers import LARGEST, TEACHERS, AveragedTe
 __all__ = [
     "DISTILLATIONS",
     "LARGEST",
+    "LESSON",
     "TEACHERS",
     "AveragedTeacher",
     "Distillation",

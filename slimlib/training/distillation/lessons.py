@@ -13,7 +13,7 @@ from torch import Tensor
 from slimlib.core.width import Width
 from slimlib.training.distillation.losses import Distillation, kl_divergence
 from slimlib.training.distillation.teachers import LARGEST, Teacher, as_teacher, describe
-from slimlib.training.named import unknown
+from slimlib.training.named import parameters_of, unknown
 from slimlib.training.step import Loss
 
 Weight = float | Literal["balanced", "mean"]
@@ -126,6 +126,7 @@ def lessons_named(
     teacher: Teacher | str | Mapping[str, Any] = "largest",
     smallest: Mapping[str, Any] | None = None,
     largest: Mapping[str, Any] | None = None,
+    **others: Any,
 ) -> Lessons:
     """The lessons that settings files describe.
 
@@ -139,6 +140,8 @@ def lessons_named(
     Raises:
         ValueError: what `Lesson` and `Lessons` refuse, or another key than these.
     """
+    for key in others:
+        raise unknown("key of a lesson", key, LESSON)
     for name, given in (("smallest", smallest or {}), ("largest", largest or {})):
         if not isinstance(given, Mapping):
             raise ValueError(f"{name} must be keys and values of a lesson, such as {{data: 0.5}}; got {given!r}")
@@ -171,7 +174,10 @@ def _plain(lesson: Lesson) -> dict[str, Any]:
     return {"data": lesson.data, **of_teacher}
 
 
-OWN = ("data", "weight", "teacher")
+LESSON = tuple(parameters_of(lessons_named, without=("distill",)))
+"""The keys of a lesson in settings files."""
+OWN = LESSON[:3]
+"""Those that the smallest and the largest width may have of their own."""
 
 
 def _weighted(value: Tensor, weight: Weight, count: int) -> Tensor:

@@ -45,6 +45,7 @@ SETTINGS = {
     ),
 }
 SAMPLED = Recipe("sampled", range=(0.25, 1.0), rule="sandwich", samples=3, distill="outputs", behaviour="sampled")
+TAUGHT = SAMPLED.replace(data=0.5, weight="balanced", teacher={"averaged": {"decay": 0.8, "start": 2}})
 INDIVIDUAL = Recipe("individual", kind="individual")
 STEPS = 160
 
@@ -65,18 +66,20 @@ def trained(settings, recipe, path=None, *, stop_at=None, steps=STEPS):
     return results
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_resumed_training_equals_uninterrupted(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "recipe"), [*((name, SAMPLED) for name in SETTINGS), ("ppo", TAUGHT), ("sac", TAUGHT)]
+)
+def test_resumed_training_equals_uninterrupted(name, recipe, tmp_path):
     settings = SETTINGS[name]
-    whole = trained(settings, SAMPLED)
+    whole = trained(settings, recipe)
     boundaries = STEPS if name in ("dqn", "sac") else STEPS // 32
     if name == "dqn":
         boundaries //= 4
     with pytest.raises(Interrupted):
-        trained(settings, SAMPLED, tmp_path / "run.pt", stop_at=boundaries // 2)
+        trained(settings, recipe, tmp_path / "run.pt", stop_at=boundaries // 2)
     with pytest.raises(Interrupted):
-        trained(settings, SAMPLED, tmp_path / "run.pt", stop_at=2)
-    assert trained(settings, SAMPLED, tmp_path / "run.pt") == whole
+        trained(settings, recipe, tmp_path / "run.pt", stop_at=2)
+    assert trained(settings, recipe, tmp_path / "run.pt") == whole
     assert len(whole) == 2
 
 
@@ -114,6 +117,14 @@ def test_full_width_alone_trains_the_individual_policy():
         {"range": (0.5, 1.0)},
         {"distill": "outputs"},
         {"distill": "outputs", "distill_values": 0.5},
+        {"data": "mean"},
+        {"rule": "nonuniform"},
+        {"distill": "outputs", "data": 0.5},
+        {"distill": "outputs", "weight": "balanced"},
+        {"distill": "outputs", "teacher": {"averaged": {"decay": 0.5}}},
+        {"distill": "outputs", "teacher": "ensemble"},
+        {"distill": "outputs", "smallest": {"weight": 0.5}},
+        {"distill": "outputs", "largest": {"data": 0.5}},
         {"behaviour": "smallest"},
         {"behaviour": "sampled"},
         {"behaviour": 0.5},
@@ -122,7 +133,7 @@ def test_full_width_alone_trains_the_individual_policy():
 )
 def test_every_key_of_a_recipe_changes_the_training(change):
     plain = {"name": "plain", "range": (0.25, 1.0), "rule": "sandwich", "samples": 3}
-    if "distill_values" in change:
+    if len(change) > 1:
         plain |= {"distill": "outputs"}
     settings = SETTINGS["ppo"].replace(deterministic=False, widths=(1.0,))
     weights = []
