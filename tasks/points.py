@@ -69,7 +69,7 @@ class OperatingPoint:
     @classmethod
     def of_width(cls, width: float) -> OperatingPoint:
         """A width is named by its number."""
-        return cls(name_of_width(width), width)
+        return cls(name_of_width(width), float(width))
 
     @property
     def kind(self) -> Kind:
@@ -117,26 +117,21 @@ def runs_at(net: nn.Module, points: Sequence[OperatingPoint]) -> Iterator[list[C
         yield [partial(point.run, net) for point in points]
 
 
-@dataclass(frozen=True)
-class PointResult:
+@dataclass(frozen=True, kw_only=True)
+class PointResult(Spent):
     """What was measured at an operating point: the row of a record.
 
     Attributes:
         point: its name; `width` and `channels`: what it is, where it is a width or a plan.
-        macs, params, milliseconds, shares: see `Spent`.
         samples: what a metric is the mean of, where that is known: the return of each episode.
         curve: [steps trained, value] of a metric at some moments of the training.
     """
 
     point: str
     kind: Kind
-    macs: float
-    params: int
-    metrics: Scores
     width: float | None = None
     channels: tuple[int, ...] | None = None
-    milliseconds: float | None = None
-    shares: Mapping[str, float] = field(default_factory=dict)
+    metrics: Scores
     samples: Series = field(default_factory=dict)
     curve: Series = field(default_factory=dict)
 
@@ -150,20 +145,17 @@ def result_at(
     point: OperatingPoint, spent: Spent, metrics: Scores, *, samples: Series | None = None, curve: Series | None = None
 ) -> PointResult:
     """The result of an operating point."""
-    width = point.what if isinstance(point.what, float | int) else None
+    width = point.what if isinstance(point.what, float) else None
     channels = point.what.channels if isinstance(point.what, WidthPlan) else None
     return PointResult(
-        point.name,
-        point.kind,
-        spent.macs,
-        spent.params,
-        metrics,
-        width,
-        channels,
-        spent.milliseconds,
-        dict(spent.shares),
-        samples or {},
-        curve or {},
+        **vars(spent),
+        point=point.name,
+        kind=point.kind,
+        width=width,
+        channels=channels,
+        metrics=metrics,
+        samples=samples or {},
+        curve=curve or {},
     )
 
 

@@ -19,12 +19,14 @@ class Grid:
 
 def markdown(grid: Grid) -> str:
     """The table below its title in bold."""
-    rule = ["---", *["---:"] * (len(grid.head) - 1)]
-    return "\n".join([f"**{grid.title}**", "", *(_line(cells) for cells in (grid.head, rule, *grid.rows))])
+    return f"**{grid.title}**\n\n{markdown_table(grid.head, grid.rows)}"
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1) -> str:
+    """The bare table; the first columns are `words`, the others numbers."""
+    rule = ["---"] * words + ["---:"] * (len(head) - words)
+    lines = ([cell.replace("|", "\\|") for cell in cells] for cells in (head, rule, *rows))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def latex(grid: Grid) -> list[str]:

@@ -10,6 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from benchmarks.analysis.figures import STYLE, image_files
+from benchmarks.analysis.grid import markdown_table
 from benchmarks.serve.stream import PHASES, Request
 
 MEAN_OF = 30
@@ -55,9 +56,7 @@ def finding(requests: Sequence[Request]) -> str:
 
 def table(requests: Sequence[Request], about: str) -> str:
     """Markdown."""
-    lines = [HEAD, ["---", "---", *["---:"] * (len(HEAD) - 2)], *rows(requests)]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"# {finding(requests)}\n\n{about}\n\n{text}\n"
+    return f"# {finding(requests)}\n\n{about}\n\n{markdown_table(HEAD, rows(requests), words=2)}\n"
 
 
 def figure(requests: Sequence[Request]) -> dict[str, bytes]:
