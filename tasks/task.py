@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 from torch import nn
 
 import slimlib as slim
-from tasks.points import OperatingPoint, PointResult, Scores
+from tasks.points import PointResult, Scores
 from tasks.training.problem import Problem
 from tasks.training.recipe import Recipe
 from tasks.training.run import TrainingRun
@@ -139,8 +139,7 @@ class SupervisedTask(Problem):
     def show(self, recipe: Recipe, path: Path) -> Showcase | None:
         """What the network that `keep` wrote puts out at each of its widths."""
         net = slim.load(_network(path), into=recipe.build(self)).eval()
-        points = [OperatingPoint.of_width(width) for width in recipe.evaluated(self)]
-        return self.showcase({point.label: partial(point.run, net) for point in points})
+        return self.showcase({point.label: partial(point.run, net) for point in recipe.points(self)})
 
     def showcase(self, nets: Mapping[str, Callable[..., Any]]) -> Showcase | None:
         """The networks' outputs, labelled by their keys; None where there is nothing to see."""

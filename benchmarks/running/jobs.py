@@ -161,12 +161,12 @@ def _train_and_record(
         run = TrainingRun(
             settings.steps,
             job.seed,
-            ranks.device(settings.device),
-            settings.precision,
-            checkpoint,
-            shared,
-            Watch(followed.step, stop, trained),
-            ranks,
+            device=ranks.device(settings.device),
+            precision=settings.precision,
+            checkpoint=checkpoint,
+            trained=shared,
+            watch=Watch(followed.step, stop, trained),
+            ranks=ranks,
         )
         results = task.train(job.recipe, run)
         seconds = ranks.first(lambda: record(results))

@@ -124,8 +124,7 @@ class Follow(BaseCallback):
     def __init__(self, loop: _Loop, width: float | None, number: int, results: list[PointResult]) -> None:
         super().__init__()
         self.loop, self.number, self.results = loop, number, results
-        widths = loop.recipe.evaluated(loop.settings)
-        scored = [OperatingPoint.of_width(w) for w in widths] if width is None else [AS_IT_IS]
+        scored = loop.recipe.points(loop.settings) if width is None else [AS_IT_IS]
         self.points = {point.name: point for point in scored}
         self.curves: Curves = {name: [] for name in self.points}
         self.draws: Mapping[str, Any] | None = None  # of the checkpoint that the training was resumed from

@@ -14,6 +14,7 @@ from slimlib.training.distillation import DISTILLATIONS, LESSON, Distillation, L
 from slimlib.training.named import make, parameters_of
 from slimlib.training.rule import Rule
 from slimlib.training.rules import RULES, rule_named, rule_parameters, takes_lessons
+from tasks.points import OperatingPoint
 from tasks.settings import Settings, Width, Widths, setting, unknown
 from tasks.training.problem import Problem
 from tasks.training.seeds import derive_seed
@@ -194,6 +195,10 @@ class Recipe(Settings):
         if not inside:
             raise ValueError(f"recipe '{self.name}': no evaluated width of {list(task.widths)} is in {self.widths()}")
         return inside
+
+    def points(self, task: HasWidths) -> list[OperatingPoint]:
+        """The operating points that this recipe is scored at: the widths that are evaluated."""
+        return [OperatingPoint.of_width(width) for width in self.evaluated(task)]
 
     def networks(self, task: HasWidths) -> tuple[float | None, ...]:
         """What is trained, one network after another: the width of each individual one; None for the slimmable one."""

@@ -50,7 +50,7 @@ def score(
         (result,) = ranks.first(lambda: measured(task, net, [AS_IT_IS]))
         return checked([replace(result, point=name_of_width(width), width=width)])
     generator = torch.Generator().manual_seed(derive_seed(seed, "plans"))
-    points = [OperatingPoint.of_width(width) for width in recipe.evaluated(task)]
+    points = recipe.points(task)
     tested = [_tested(recipe, net, point, generator) for point in points]
     every = [point for tests in tested for point in tests]
     _calibrate(task, recipe, net, every, derive_seed(seed, "calibration"), device, ranks)
