@@ -9,12 +9,12 @@ from slimlib.core.setting import at_width, current_width, set_width
 from slimlib.core.width import Switches, WidthPlan, WidthRange
 from slimlib.export import export
 from slimlib.saving import load, read_recipe, save
+from slimlib.search import search
 from slimlib.search.budgets import Budget
 from slimlib.search.costs import PlanCosts, plan_costs
 from slimlib.search.learned_ranking import learned_ranking
 from slimlib.search.plan_file import FoundPlan, FoundPlans, load_plans
 from slimlib.search.scores import ChannelScores, channel_scores
-from slimlib.search.searching import search
 from slimlib.search.sorting import sort_channels
 from slimlib.serving.cost import Cost, cost, latency
 from slimlib.serving.extraction import extract

@@ -85,6 +85,8 @@ class Reuse:
         self._keeping = {last: {}}
         with self.phase("trial"):
             whole = run()
+        if last not in self._keeping:  # too large
+            return False
         self.start, self._kept, self._keeping = last, self._keeping, {}
         try:
             with self.phase("trial"):
