@@ -8,10 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 Schema = Mapping[str, Any]
@@ -40,7 +48,7 @@ class Settings(BaseModel):
     def _check_owners(self) -> Self:
         """Refuse a key that another key's value leaves without effect."""
         for name, field in type(self).model_fields.items():
-            for owner, choices in _extra(field, "only_for", {}).items():
+            for owner, choices in (self.said_of(name, "only_for") or {}).items():
                 if getattr(self, name) != field.default and getattr(self, owner) not in choices:
                     key, owned = self.key(name), self.key(owner)
                     raise ValueError(
@@ -62,16 +70,16 @@ class Settings(BaseModel):
         return cls._schema
 
     @classmethod
-    def key(cls, name: str) -> str:
-        """The name as a user types it."""
-        group = _extra(cls.model_fields[name], "group", cls.group) if name in cls.model_fields else cls.group
-        return f"{group}.{name}" if group else name
+    def said_of(cls, name: str, what: str) -> Any:
+        """What `setting` was told of a key beyond its type, or None."""
+        extra = cls.model_fields[name].json_schema_extra if name in cls.model_fields else None
+        return extra.get(what) if isinstance(extra, dict) else None
 
     @classmethod
-    def followers(cls) -> dict[str, str]:
-        """The names whose default is the value of a run's key, and that key."""
-        found = {name: _extra(field, "follows", "") for name, field in cls.model_fields.items()}
-        return {name: key for name, key in found.items() if key}
+    def key(cls, name: str) -> str:
+        """The name as a user types it."""
+        own = cls.said_of(name, "group")
+        return ".".join(part for part in (cls.group if own is None else own, name) if part)
 
     @classmethod
     def is_mapping(cls, name: str) -> bool:
@@ -106,11 +114,6 @@ def setting(
     return Field(default, description=about, json_schema_extra=told, **constraints)
 
 
-def _extra(field: FieldInfo, name: str, default: Any) -> Any:
-    """What `setting` was told of a key beyond its type."""
-    return field.json_schema_extra.get(name, default) if isinstance(field.json_schema_extra, dict) else default
-
-
 def each_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Raise ValueError where a value is there twice."""
     if len(set(values)) < len(values):
@@ -119,24 +122,23 @@ def each_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _whole(given: object) -> object:
-    if isinstance(given, bool) or not isinstance(given, int):
+    if type(given) is not int:
         raise PydanticCustomError("whole", "a whole number")
     return given
 
 
 OneOfWhole = BeforeValidator(_whole)
 """For a `Literal` of whole numbers: 2.0 is none."""
+Lax = Field(strict=False)
+"""For a tuple: a list will do."""
 Width = Annotated[float, Field(gt=0, le=1)]
-Widths = Annotated[
-    tuple[Width, ...],
-    Field(strict=False, min_length=1, examples=[[0.25, 0.5, 1.0]]),
-    AfterValidator(each_once),
-]
-"""At least one width, each once; a list will do."""
-Fractions = Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(strict=False)]
-"""Any number of fractions of the whole; a list will do."""
-Words = Annotated[tuple[str, ...], Field(strict=False)]
-"""Any number of names; a list will do."""
+Widths = Annotated[tuple[Width, ...], Lax, Field(min_length=1, examples=[[0.25, 0.5, 1.0]]), AfterValidator(each_once)]
+Fractions = Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Lax]
+Words = Annotated[tuple[str, ...], Lax]
+if TYPE_CHECKING:
+    Plain = Mapping[str, Any]
+else:
+    Plain = Mapping[str, JsonValue]  # keys and values that only their reader knows
 
 
 def unknown(what: str, given: object, allowed: Iterable[object]) -> ValueError:
@@ -172,7 +174,7 @@ def keys_of(settings: type[Settings]) -> Iterator[Key]:
         about = schema.get("description", "")
         for owner, choices in schema.get("only_for", {}).items():
             about += f" (only for {settings.key(owner)}={' or '.join(map(shown, choices))})"
-        default = "must be given" if field.is_required() else shown(field.get_default(call_default_factory=True))
+        default = "must be given" if field.is_required() else shown(field.default)
         yield Key(settings.key(name), allowed(schema), default, about)
 
 
@@ -184,30 +186,32 @@ def shown(value: object) -> str:
         return "{" + ", ".join(f"{key}: {shown(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(shown, value)) + "]"
-    return str(value) if str(value) else '""'
+    return str(value) or '""'
 
 
 def allowed(schema: Schema) -> str:
     """What a key's JSON Schema allows, in words."""
     if "anyOf" in schema:
-        return ", or ".join(allowed(option) for option in schema["anyOf"])
+        return ", or ".join(map(allowed, schema["anyOf"]))
     if options := _options(schema):
         return f"one of {', '.join(map(shown, options))}" if len(options) > 1 else shown(options[0])
-    items = schema.get("items") or next(iter(schema.get("prefixItems", ())), None)
-    count = schema.get("minItems", 0)
-    exactly = f" of {count}" if count and count == schema.get("maxItems") else ""
-    several = "at least one, " if count and not exactly else ""
     words = {
         "integer": "a whole number",
         "number": "a number",
         "boolean": "true or false",
-        "string": {"path": "a folder"}.get(schema.get("format", ""), "text")
-        + (" that is not empty" if schema.get("minLength") else ""),
-        "array": f"a list{exactly}" + (f" ({several}each {allowed(items)})" if items else ""),
+        "string": "a folder" if schema.get("format") == "path" else "text",
+        "array": "a list",
         "object": "keys and values",
         "null": "null",
-    }
-    return words.get(schema.get("type", ""), "anything") + _range(schema)
+    }[schema["type"]]
+    if schema.get("minLength"):
+        words += " that is not empty"
+    if schema["type"] == "array":
+        least, exactly = schema.get("minItems"), schema.get("maxItems")
+        each = allowed(schema.get("items") or schema["prefixItems"][0])
+        words += f" of {exactly} (" if exactly else " (at least one, " if least else " ("
+        words += f"each {each})"
+    return words + _range(schema)
 
 
 def _range(schema: Schema) -> str:
@@ -228,26 +232,27 @@ def _options(schema: Schema) -> list[Any]:
 
 def _told(settings: type[Settings], error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
-    place, given = first["loc"], first["input"]
-    if first["type"] == "value_error":
+    kind, place, given = first["type"], first["loc"], first["input"]
+    if kind == "value_error":
         reason = str(first["ctx"]["error"])
         return f"{settings.key(str(place[0]))}={given!r}: {reason}" if place else reason
     key = settings.key(str(place[0]))
-    if first["type"] == "extra_forbidden":
+    if kind == "extra_forbidden":
         return str(unknown("key", key, map(settings.key, settings.model_fields)))
-    schema = settings.schema_of_keys()[str(place[0])]
+    schema = part = settings.schema_of_keys()[str(place[0])]
     about = f" ({schema['description']})" if "description" in schema else ""
-    if first["type"] == "missing" and len(place) == 1:
+    if kind == "missing" and len(place) == 1:
         return f"{key} must be given: {allowed(schema)}{about}"
     if place[-1] == "[key]":
         return f"{key}: the key {given!r} must be a word; '{given}' in quotes is one"
-    example = schema.get("examples", [schema.get("default")])[0]
-    part = schema
-    if len(place) > 1 and schema.get("type") == "array" and first["type"] != "missing":
+    if len(place) > 1 and schema.get("type") == "array" and kind != "missing":
         part = schema.get("items") or schema["prefixItems"][0]
+    elif len(place) > 1 and schema.get("type") == "object":
+        return f"{key}: {given!r} is no plain value, such as a number, text or a list{about}"
     options = [option for either in part.get("anyOf", [part]) for option in _options(either)]
     if options and isinstance(given, str):
         return str(unknown(key, given, options))
+    example = schema.get("examples", [schema.get("default")])[0]
     hint = f", for example {shown(example)}" if example and not options else ""
     if part.get("type") == "string" and isinstance(given, int | float | list):
         text = f'"{shown(given)}"'

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.settings.ablation import read_recipes
-from benchmarks.settings.run import read_settings
+from benchmarks.settings.run import read_recipes, read_settings
 
 ROOT = Path(__file__).parent.parent
 GENERATED = ("ablations.md",)  # its commands are composed where it is made

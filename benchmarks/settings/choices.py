@@ -49,7 +49,8 @@ def model_of(group: str, name: str) -> type[Settings]:
 
 @cache
 def content(group: str, name: str) -> Mapping[str, Any]:
-    """What a file of a group says, before anything is filled in."""
+    """What a file of a group says, before anything is filled in; `like`: the file that says the rest."""
     found = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"), resolve=False)
     assert isinstance(found, dict)
-    return {str(key): value for key, value in found.items()}
+    said = {str(key): value for key, value in found.items()}
+    return {**content(group, said.pop("like")), **said} if "like" in said else said

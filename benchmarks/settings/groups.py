@@ -8,11 +8,12 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from tasks.settings import Settings, Width, Widths, Words, each_once, setting
+from tasks.settings import Lax, Plain, Settings, Width, Widths, Words, each_once, setting
 
 Seeds = Annotated[
     tuple[Annotated[int, Field(ge=0)], ...],
-    Field(strict=False, min_length=1, examples=[[0, 1, 2]]),
+    Lax,
+    Field(min_length=1, examples=[[0, 1, 2]]),
     BeforeValidator(lambda given: [given] if type(given) is int else given),
     AfterValidator(each_once),
 ]
@@ -78,13 +79,16 @@ class Scale(Settings):
 
 
 class Data(Settings):
-    """What data are; they may also set any key of the task, and those of `BY_SCALE`, and then a scale does not."""
+    """What data are; they may also set any key of the task, and those of `BY_SCALE`, and then a scale does not.
+
+    What a file does not have is said by that of the data named in its key `like`.
+    """
 
     group: ClassVar[str] = "data"
 
     tasks: Words = setting(..., "that can use the data")
     steps: Mapping[str, Any] = setting({}, "of each scale")
-    algorithms: Mapping[str, Mapping[str, Any]] = setting({}, "what data set for each task.algorithm")
+    algorithms: Mapping[str, Plain] = setting({}, "what data set for each task.algorithm")
 
 
 class Ablation(Settings):
@@ -96,7 +100,7 @@ class Ablation(Settings):
     question: str = setting("", "that it answers")
     tasks: Words = setting((), "that it is for; none: all")
     slimmable: Mapping[str, Any] = setting({}, "what all slimmable recipes share", examples=[{"rule": "sandwich"}])
-    recipes: Annotated[tuple[Mapping[str, Any], ...], Field(strict=False)] = setting(
+    recipes: Annotated[tuple[Mapping[str, Any], ...], Lax] = setting(
         (), "what each has of its own, and the tasks and scales that it is for"
     )
 

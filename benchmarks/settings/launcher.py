@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from tasks.settings import OneOfWhole, Settings, setting
+from tasks.settings import OneOfWhole, Plain, Settings, setting
 
 
 class Launcher(Settings):
@@ -84,7 +84,7 @@ class Slurm(Many):
     mem_gb: float | None = setting(
         None, "memory of a job in GB; null: the cluster's default", gt=0, only_for={"cluster": ["slurm"]}
     )
-    options: Mapping[str, Any] = setting(
+    options: Plain = setting(
         {}, "more for sbatch", examples=[{"account": "vision", "qos": "long"}], only_for={"cluster": ["slurm"]}
     )
 

@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, InstanceOf, model_validator
+from pydantic import InstanceOf, model_validator
 
-from benchmarks.settings.ablation import read_recipes
 from benchmarks.settings.choices import model_of
 from benchmarks.settings.composing import compose_run, told_in_one_line
-from benchmarks.settings.groups import Run, Training
+from benchmarks.settings.groups import Ablation, Run, Training
 from benchmarks.settings.identity import settings_hash, slug
 from benchmarks.settings.launcher import Launcher, Ray, Serial, Slurm
 from benchmarks.settings.task import deciding, read_task
 from benchmarks.settings.tracker import NoTracker, Tracker
-from tasks.settings import setting, unknown
+from tasks.settings import Lax, setting, unknown
 from tasks.training.recipe import Recipe
+
+MEANT_FOR = ("tasks", "scales")
+"""Keys of a recipe that say where it is left out."""
 
 
 class RunSettings(Training):
@@ -31,7 +33,7 @@ class RunSettings(Training):
     default_data: str = setting(..., "that the scale uses by default")
     ablation: str = setting(..., "that is run")
     question: str = setting(..., "that it answers")
-    recipes: Annotated[tuple[InstanceOf[Recipe], ...], Field(strict=False)] = setting(..., "the rows of its table")
+    recipes: Annotated[tuple[InstanceOf[Recipe], ...], Lax] = setting(..., "the rows of its table")
     scale: str = setting(..., "how long and how often networks are trained")
     launcher: InstanceOf[Launcher] = setting(Serial(), "where recipes run, which changes no result")
     tracker: InstanceOf[Tracker] = setting(NoTracker(), "where they can be watched, which changes no result")
@@ -106,6 +108,27 @@ def read_settings(arguments: Sequence[str]) -> RunSettings:
         launcher=launcher,
         tracker=tracker,
     )
+
+
+def read_recipes(ablation: Mapping[str, Any], task: str, scale: str | None = None) -> tuple[Recipe, ...]:
+    """The recipes of an ablation that are for this task and scale; None: for any scale.
+
+    Raises:
+        ValueError: in one line: a key or value is wrong, or the ablation is for other tasks.
+    """
+    checked = Ablation(**ablation)
+    if checked.tasks and task not in checked.tasks:
+        others = ", ".join(checked.tasks)
+        raise ValueError(f"ablation={checked.name} has no meaning for task={task}; it is for {others}")
+    recipes = []
+    for own in checked.recipes:
+        if task not in own.get("tasks", [task]) or scale not in (None, *own.get("scales", [scale])):
+            continue
+        shared = {} if own.get("kind") == "individual" else checked.slimmable
+        recipe = Recipe.from_mapping({**shared, **{key: value for key, value in own.items() if key not in MEANT_FOR}})
+        recipe.check_for(task)
+        recipes.append(recipe)
+    return tuple(recipes)
 
 
 def _keys(choice: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,9 +15,8 @@ from benchmarks.analysis.grid import markdown
 from benchmarks.analysis.results import Results
 from benchmarks.papers.cost import estimate, explained
 from benchmarks.papers.rates import Rates
-from benchmarks.settings.ablation import MEANT_FOR
 from benchmarks.settings.choices import choices, content
-from benchmarks.settings.run import RunSettings, read_settings
+from benchmarks.settings.run import MEANT_FOR, RunSettings, read_settings
 from benchmarks.settings.task import TASKS
 from tasks.settings import shown
 

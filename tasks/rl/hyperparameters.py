@@ -19,22 +19,11 @@ from tasks.settings import unknown
 ALGORITHMS: Mapping[str, type[BaseAlgorithm]] = {"ppo": PPO, "a2c": A2C, "dqn": DQN, "sac": SAC}
 
 # What a policy takes as an object, and plain settings name.
+OPTIMIZERS = (optim.Adam, optim.AdamW, optim.RMSprop, RMSpropTFLike, optim.SGD)
 NAMED: Mapping[str, Mapping[str, type]] = {
-    "activation_fn": {
-        "tanh": nn.Tanh,
-        "relu": nn.ReLU,
-        "elu": nn.ELU,
-        "leaky_relu": nn.LeakyReLU,
-        "gelu": nn.GELU,
-        "silu": nn.SiLU,
-    },
-    "optimizer_class": {
-        "Adam": optim.Adam,
-        "AdamW": optim.AdamW,
-        "RMSprop": optim.RMSprop,
-        "RMSpropTFLike": RMSpropTFLike,
-        "SGD": optim.SGD,
-    },
+    "activation_fn": {kind.__name__.lower(): kind for kind in (nn.Tanh, nn.ReLU, nn.ELU, nn.GELU, nn.SiLU)}
+    | {"leaky_relu": nn.LeakyReLU},
+    "optimizer_class": {kind.__name__: kind for kind in OPTIMIZERS},
     "features_extractor_class": {
         "FlattenExtractor": torch_layers.FlattenExtractor,
         "NatureCNN": torch_layers.NatureCNN,

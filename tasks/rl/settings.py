@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from tasks.settings import Settings, Widths, setting
+from tasks.settings import Plain, Settings, Widths, setting
 
 
 class RlSettings(Settings):
@@ -34,8 +33,8 @@ class RlSettings(Settings):
     )
     atari: bool = setting(False, "whether the frames of an Atari game are prepared as usual: skipped, grey, 84 x 84")
     frame_stack: int = setting(1, "observations of so many steps are put together; 1: only the last", ge=1)
-    options: Mapping[str, Any] = setting({}, "arguments of gymnasium.make")
-    hyperparameters: Mapping[str, Any] = setting(
+    options: Plain = setting({}, "arguments of gymnasium.make")
+    hyperparameters: Plain = setting(
         {},
         "arguments of the algorithm's class, else its defaults; learning_rate and clip_range may be lin_0.001",
         examples=[{"gamma": 0.98}],

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from benchmarks.run import main
-from benchmarks.settings.ablation import read_recipes
 from benchmarks.settings.choices import CONF, GROUPS, choices, content
 from benchmarks.settings.composing import compose_run
-from benchmarks.settings.run import RunSettings, read_settings
+from benchmarks.settings.groups import SWITCHES
+from benchmarks.settings.overrides import parse
+from benchmarks.settings.run import RunSettings, read_recipes, read_settings
 from slimlib import Sandwich
+from tasks.rl.settings import RlSettings
 
 
 @pytest.mark.parametrize("scale", choices("scale"))
@@ -164,7 +169,7 @@ def test_every_file_opens_with_its_question(group: str) -> None:
         ("results=[a]", "results=['a'] must be a folder"),
         ("task.root=5", "data.root=5 must be text; in quotes it is: 'data.root=\"5\"'"),
         ("task.train_sets=[5]", "data.train_sets=5 must be text"),
-        ("++task.widths={1: 2}", "the key 1 must be a word; '1' in quotes is one"),
+        ("ablation.slimmable={1: 2}", "ablation.slimmable: the key 1 must be a word; '1' in quotes is one"),
         ("ablation.recipes=5", "ablation.recipes=5 must be a list"),
         (
             "ablation.recipes=[5]",
@@ -217,3 +222,75 @@ def test_an_ablation_without_a_question_is_refused() -> None:
 def test_paths_below_the_home_folder_are_understood(given: str, key: str, found: object) -> None:
     settings = compose_run(["task=sr", "data=folder", "data.root=there", given])
     assert settings["task"][key] == found
+
+
+TEXTS = st.text("ab \\\"'=,#[](){}:;/\u00e9", max_size=8)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.one_of(TEXTS, st.sampled_from(["/a=b", "/images, raw", "/a#b", "/a[1]", "/it's"])))
+def test_text_that_hydra_reads_as_more_is_shown_in_quotes(path: str) -> None:
+    try:
+        parse(f"data.root={path}", {"data.root": False})
+    except ValueError as error:
+        (quoted,) = shlex.split(str(error).rpartition("in quotes: ")[2])
+        assert parse(quoted, {"data.root": False}).value() == path
+
+
+@pytest.mark.parametrize("key", ["data.root", "results"])
+@pytest.mark.parametrize("path", ["/images, raw", "/a=b", "[raw]", "2024"])
+def test_text_in_quotes_arrives(path: str, key: str) -> None:
+    given = ["task=classification", "data=imagenet", "data.root=there"]
+    with pytest.raises(ValueError, match="in quotes") as error:
+        read_settings([*given, f"{key}={path}"])
+    words = shlex.split(str(error.value).partition("in quotes")[2])
+    found = read_settings([*given, next(word for word in words if word.startswith(f"{key}="))])
+    assert {"data.root": found.task_settings["root"], "results": str(found.results)}[key] == path
+
+
+def test_lists_of_text_are_shown_in_quotes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"""'data.eval_sets=\["/a=b","/c"\]'"""):
+        read_settings(["data=folder", f"data.root={tmp_path}", "data.eval_sets=[/a=b, /c]"])
+    with pytest.raises(ValueError, match=r"a list is written seeds=\[...\]"):
+        read_settings(["seeds=0,1"])
+
+
+def test_what_the_command_line_says_comes_before_data_scale_and_default() -> None:
+    def episodes(*given: str) -> object:
+        return read_settings(["task=rl", *given]).task_settings["episodes"]
+
+    assert episodes() == 50 and episodes("scale=paper") == RlSettings.model_fields["episodes"].default == 100
+    assert episodes("scale.rl.episodes=7") == 7
+    assert episodes("scale.rl.episodes=7", "data.episodes=8") == 8
+    assert episodes("scale.rl.episodes=7", "data.episodes=8", "task.episodes=9") == 9
+    assert read_settings(["task=rl", "data=pong"]).task_settings["widths"] == (0.25, 0.5, 1.0)
+
+
+def test_hyperparameters_are_those_of_the_algorithm_and_can_be_changed_one_by_one() -> None:
+    def given(*arguments: str) -> object:
+        return read_settings(["task=rl", *arguments]).task_settings["hyperparameters"]
+
+    tuned = content("data", "cartpole")["algorithms"]
+    assert given("task.algorithm=dqn") == tuned["dqn"]["hyperparameters"]
+    assert given("task.hyperparameters.gamma=0.5") == tuned["ppo"]["hyperparameters"] | {"gamma": 0.5}
+    assert given("task.hyperparameters={gamma: 0.5}") == {"gamma": 0.5}
+    with pytest.raises(ValueError, match="'data.algorithms.ppo.gamma'; choose one of"):
+        given("data.algorithms.ppo.gamma=0.5")
+
+
+def test_lists_of_switches_have_names() -> None:
+    def widths(*given: str) -> list[tuple[float, ...] | None]:
+        return [recipe.switches for recipe in read_settings(["ablation=switches", *given]).recipes[1:3]]
+
+    assert widths() == widths("switches=quarters") == [SWITCHES["quarters"]["two"], SWITCHES["quarters"]["four"]]
+    assert widths("task=rl") == widths("switches=sixteenths")
+    assert widths("task=rl", "data=pong") == widths()
+    assert widths("switches.four=[0.5,1.0]") == [(0.25, 1.0), (0.5, 1.0)]
+    with pytest.raises(ValueError, match="unknown switches 'quarter'; did you mean 'quarters'"):
+        widths("switches=quarter")
+
+
+def test_data_can_say_what_they_share_with_others_once() -> None:
+    breakout, pong = content("data", "breakout"), content("data", "pong")
+    own = ("about", "name", "environment")
+    assert {key for key in breakout if breakout[key] != pong[key]} == set(own) and "like" not in pong

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-import yaml
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import nn
 
+from benchmarks.settings.choices import content
 from tasks.rl.hyperparameters import ALGORITHMS, constructor_arguments, schedule
 from tasks.rl.settings import RlSettings
-
-CONF = Path(__file__).resolve().parents[3] / "benchmarks" / "conf" / "data"
 
 
 @pytest.mark.parametrize(
@@ -95,19 +92,9 @@ def test_a_training_frequency_may_be_in_episodes() -> None:
 
 @pytest.mark.parametrize("name", get_args(RlSettings.model_fields["data"].annotation))
 def test_every_data_file_is_complete(name: str) -> None:
-    data = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    data = content("data", name)
     assert set(data["steps"]) == {"tiny", "small", "paper"}
     assert data["algorithm"] in data["algorithms"] and set(data["algorithms"]) <= set(ALGORITHMS)
+    said = {key: value for key, value in data.items() if key in RlSettings.model_fields}
     for algorithm, own in data["algorithms"].items():
-        assert own["steps"] >= 1
-        RlSettings(
-            algorithm=algorithm,
-            environment=data["environment"],
-            environments=own["environments"],
-            normalize=own["normalize"],
-            hyperparameters=own["hyperparameters"],
-            data=data["name"],
-            **{key: data[key] for key in ("policy", "atari", "frame_stack") if key in data},
-        )
-    if name != "environment":
-        assert data["steps"]["paper"] == data["algorithms"][data["algorithm"]]["steps"]
+        RlSettings(**said | own | {"algorithm": algorithm, "data": name})
