@@ -63,6 +63,8 @@ class Layout:
     numbers: name of a module -> {attribute: the axis whose active length it holds}, see `slimlib.core.numbers`.
     kept: name of a layer that stays full -> the reason (operation and module).
     idle: layers that never ran on the example (they stay full).
+    statistics: name of a module ("" for the whole) -> the operations in it that take statistics over channels, which
+        are those of the active ones.
     contiguous: names of parameters whose active part must lie together in memory, since forward views it otherwise.
     followed: its channels were followed, so that nothing but a unit's own channels depends on where the unit is.
     """
@@ -73,6 +75,7 @@ class Layout:
     kept: Mapping[str, str] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
     numbers: Mapping[str, Mapping[str, Axis]] = field(default_factory=dict)
+    statistics: Mapping[str, str] = field(default_factory=dict)
     contiguous: tuple[str, ...] = ()
     followed: bool = field(default=False, compare=False)
 
@@ -94,6 +97,7 @@ class Layout:
                 name: {attribute: _plain(axis) for attribute, axis in found.items()}
                 for name, found in self.numbers.items()
             },
+            "statistics": dict(self.statistics),
             "contiguous": list(self.contiguous),
             "followed": self.followed,
         }
@@ -113,6 +117,7 @@ class Layout:
             norm_inputs={name: _axis(axis) for name, axis in data["norm_inputs"].items()},
             kept=dict(data["kept"]),
             idle=tuple(data["idle"]),
+            statistics=dict(data.get("statistics", {})),
             contiguous=tuple(data.get("contiguous", ())),
             numbers={
                 name: {attribute: _axis(axis) for attribute, axis in found.items()}

@@ -101,6 +101,10 @@ class Slimming:
         for index, group in enumerate(layout.groups):
             more = f" and {len(group.layers) - 1} more that must agree" if len(group.layers) > 1 else ""
             lines.append(f"  group {index}: {group.units} channels of {group.name}{more}")
+        for operations in dict.fromkeys(layout.statistics.values()):
+            where = [name or "its own forward" for name, found in layout.statistics.items() if found == operations]
+            more = f" and {len(where) - 3} more" if len(where) > 3 else ""
+            lines.append(f"  over the active channels: {operations} in {', '.join(where[:3])}{more}")
         lines += [f"  full: {layer} ({reason})" for layer, reason in layout.kept.items()]
         lines += [f"  full: {layer} (never ran on the example)" for layer in layout.idle]
         return "\n".join(lines)

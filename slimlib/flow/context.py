@@ -42,7 +42,7 @@ class Context:
     parameters: id of every parameter and buffer, as its module shows it -> its first name, and itself.
     shadows: tensor -> its ids, or the weight that it is.
     tensors: first name of every parameter and buffer -> itself.
-    constants: the tensors that parameters alone decide.
+    constants: tensor that parameters alone decide -> the name of one of them.
     statistics: what was made of all channels -> these, and how; where it is returned, they stay.
     sums: what follows no channels, but was made of some -> their ids.
     """
@@ -150,13 +150,13 @@ class Context:
         """What is made of parameters alone is constant; what is made of a statistic alone is one."""
         operands = op.operands
         followed = [x for ids, x in operands if isinstance(ids, WeightRef) or tracked(ids)]
-        constant = bool(followed) and all(map(self.is_constant, followed))
+        sources = [self.source_of(x) for x in followed]
         statistics = [self.statistics.get(x) for _, x in operands if x.dim()]
         sums = [self.sums[x] for _, x in operands if x in self.sums]
         for out in outs:
             if isinstance(out, Tensor):
-                if constant:
-                    self.constants[out] = True
+                if sources and all(sources):
+                    self.constants[out] = sources[0]
                 if statistics and statistics[0] and all(statistics) and out.is_floating_point():
                     self.statistics.setdefault(out, statistics[0])
                 if sums and not followed:
@@ -185,9 +185,9 @@ class Context:
                 mark = marks.as_strided(other.shape, other.stride(), other.storage_offset())
                 self.shadows[other] = compact(torch.where(mark >= 0, mark, there))
 
-    def is_constant(self, x: Tensor) -> bool:
-        """Whether parameters alone decide a tensor."""
-        return self.name_of(x) is not None or x in self.constants
+    def source_of(self, x: Tensor) -> str | None:
+        """A parameter of those that alone decide a tensor; None if anything else does."""
+        return self.name_of(x) or self.constants.get(x)
 
 
 def parameter_names(net: nn.Module) -> dict[int, tuple[str, Tensor]]:

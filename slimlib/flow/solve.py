@@ -101,12 +101,15 @@ class Solution:
         return fewest
 
     def kept(self) -> dict[str, str]:
-        """Layers whose outputs all stay full -> why."""
+        """Layers whose outputs all stay full, or all of which stays, -> why."""
         kept = dict(self.ties.blocked)
-        for key in self.ties.producers:
-            units = self.labels[self.ties.atoms[key]].tolist()
-            if all(unit in self.fixed for unit in units):
-                kept[layer_of(key[0])] = self.fixed[units[0]]
+        slim = {layer_of(key[0]) for key, ids in self.ties.atoms.items() if bool(self.slims[ids].any())}
+        made = [(layer_of(key[0]), self.ties.atoms[key]) for key in self.ties.producers]
+        weights = [(layer_of(key[0]), ids) for key, ids in self.ties.atoms.items() if isinstance(key[1], int)]
+        for layer, ids in made + [(layer, ids) for layer, ids in weights if layer not in slim]:
+            units = self.labels[ids].tolist()
+            if layer not in kept and all(unit in self.fixed for unit in units):
+                kept[layer] = self.fixed[units[0]]
         return kept
 
 
@@ -134,8 +137,17 @@ def layout(net: nn.Module, ties: Ties, solution: Solution, rounding: Rounding) -
                 raise Conflict(name, ids, f"is used in two ways that slim differently: '{name}'")
             axes.setdefault(alias, {}).update(found)
     groups = tuple(solution.group(keys, rounding) for keys in solution.groups)
-    idle = tuple(_idle(net, ties))
-    return Layout(groups, axes, norm_inputs, solution.kept(), idle, followed=True)
+    idle, statistics = tuple(_idle(net, ties)), _statistics(ties, solution)
+    return Layout(groups, axes, norm_inputs, solution.kept(), idle, statistics=statistics, followed=True)
+
+
+def _statistics(ties: Ties, solution: Solution) -> dict[str, str]:
+    """Module -> the operations in it that are of the active channels."""
+    found: dict[str, list[str]] = {}
+    for (module, operation), columns in ties.statistics.items():
+        if any(bool(solution.slims[ids].any()) for ids in columns):
+            found.setdefault(module, []).append(operation.removeprefix("native_"))
+    return {module: ", ".join(operations) for module, operations in found.items()}
 
 
 def number_axes(ties: Ties, solution: Solution) -> dict[str, dict[str, Axis]]:

@@ -41,6 +41,14 @@ def as_strided(op: Operation) -> Result:
 
 
 def join(op: Operation) -> Result:
+    """cat and stack take parts of one size in all other dimensions, and so with the same channels there."""
+    parts: list[Tensor] = [ids for ids in op.ids[0] if ids.numel()]
+    if op.name == "cat" and parts:
+        dim = op.argument(1, "dim", 0) % parts[0].dim()
+        parts = [ids.narrow(dim, 0, 1) for ids in parts if not varies(ids, dim)]
+    if any(map(varying, parts)):
+        for ids in parts[1:]:
+            op.tie(ids, parts[0])
     return _replay(op, list(op.ids[0]), *op.args[1:])
 
 

@@ -12,10 +12,11 @@ def no_rule(op: Operation, why: str = "no rule for this operation") -> Result:
     """Keep everything full that meets in the operation."""
     if not op.weights and not any(tracked(ids) for ids in op.tensors):
         return None
-    for ids, _ in op.operands:
+    for ids, x in op.operands:
         op.fix_all(ids, why)
-    for ref in op.weights:
-        op.context.ties.blocked.setdefault(layer_of(ref.name), f"{why}: {op.context.here}")
+        name = op.context.source_of(x)
+        if name is not None and op.context.tensors[name].dim() > 1:
+            op.context.ties.blocked.setdefault(layer_of(name), f"{why}: {op.context.here}")
     stay = op.stay(why)
     outs = op.out if isinstance(op.out, (tuple, list)) else [op.out]
     return [everywhere(stay, o.shape) if isinstance(o, Tensor) else None for o in outs]

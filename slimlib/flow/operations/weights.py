@@ -99,6 +99,21 @@ def _listed(x: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
     return [x] if isinstance(x, Tensor) else x
 
 
+def pad(op: Operation) -> Result:
+    """A kernel with zeros around it."""
+    ref, widths = op.ids[0], op.args[1]
+    dims = list(ref.dims)
+    for i in range(len(widths) // 2):
+        dim = len(dims) - 1 - i
+        if (widths[2 * i] or widths[2 * i + 1]) and len(dims[dim]) != 1:
+            return None
+        dims[dim] = tuple(
+            WeightAxis(axis.keys, torch.nn.functional.pad(axis.ids, tuple(widths[2 * i : 2 * i + 2])))
+            for axis in dims[dim]
+        )
+    return WeightRef(ref.name, tuple(dims), own=False)
+
+
 def look_up(op: Operation) -> Result:
     """Rows of a table, by their numbers."""
     ref: WeightRef = op.ids[0]
@@ -146,7 +161,7 @@ def elementwise(op: Operation) -> Result:
     out = op.first
     refs = [ref for ref in op.weights if len(ref.dims) <= out.dim()]
     others = [(ids, x) for ids, x in op.operands if isinstance(ids, Tensor) and tracked(ids) and x.numel() > 1]
-    if any(not op.context.is_constant(x) for _, x in others):
+    if any(op.context.source_of(x) is None for _, x in others):
         return _with_activations(op, refs, [ids for ids, _ in others])
     dims: list[Dimension] = []
     for dim in range(-out.dim(), 0):
@@ -231,6 +246,7 @@ RULES = table(
     (cut, "slice select narrow flip roll unbind split split_with_sizes chunk"),
     (look_up, "index index_select"),
     (join, "cat"),
+    (pad, "constant_pad_nd"),
     (elementwise, " ".join(entrywise.RULES)),
     (reduce, " ".join(reductions.STATISTICS)),
     (batch_norm, "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_functional cudnn_batch_norm"),

@@ -1,0 +1,166 @@
+"""Padding, unfolding, cropping and other operations in space leave the channels alone."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from slimlib.flow import follow
+from tests.slimlib.flow.judging import Net, between_convolutions, between_linears, conv, image, share_left, tokens
+
+MIDDLES = {
+    "zeros all around": lambda net, x: F.pad(x, (1, 1, 1, 1)),
+    "zeros on one side": lambda net, x: F.pad(x, (0, 1, 0, 1)),
+    "another number": lambda net, x: F.pad(x, (1, 1, 1, 1), value=2.5),
+    "cut off": lambda net, x: F.pad(x, (-1, -1, -1, -1)),
+    "nothing": lambda net, x: F.pad(x, (0, 0)),
+    "reflected": lambda net, x: F.pad(x, (1, 1, 1, 1), mode="reflect"),
+    "circular": lambda net, x: F.pad(x, (1, 1, 1, 1), mode="circular"),
+    "before max pooling": lambda net, x: F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 2),
+    "before mean pooling": lambda net, x: F.avg_pool2d(F.pad(x, (0, 1, 0, 1)), 2, 1),
+    "before a norm": lambda net, x: F.instance_norm(F.pad(x, (0, 1, 0, 1))),
+    "before a norm over groups": lambda net, x: F.group_norm(F.pad(x, (0, 1, 0, 1)), x.shape[1] // 4),
+    "unfolded and folded": lambda net, x: F.fold(F.unfold(x, 2, stride=2), (8, 8), 2, stride=2),
+    "sampled": lambda net, x: F.grid_sample(x, x.new_full((2, 8, 8, 2), 0.3), align_corners=False),
+    "sorted": lambda net, x: x.flatten(2).sort(-1)[0].view_as(x),
+    "less the median": lambda net, x: x - x.flatten(2).median(-1)[0][..., None, None],
+    "transposed copies": lambda net, x: (
+        x.transpose(2, 3).contiguous().permute(0, 2, 3, 1).reshape(2, 8, 8, -1).permute(0, 3, 1, 2)
+    ),
+    "channels last": lambda net, x: x.contiguous(memory_format=torch.channels_last),
+    "rounded to another type": lambda net, x: x.to(torch.bfloat16).to(x.dtype),
+    "in place by a view": lambda net, x: (x.view(2, -1, 64).neg_(), x)[1],
+}
+
+
+@pytest.mark.parametrize("name", MIDDLES)
+def test_operations_in_space_leave_channels_alone(name):
+    assert share_left(between_convolutions(MIDDLES[name]), image()) < 0.35
+
+
+def test_padding_on_the_input():
+    net = nn.Sequential(nn.ZeroPad2d(1), conv(3, 32, padding=0), nn.ReLU(), conv(32, 32), nn.ReLU(), conv(32, 3))
+    assert share_left(net, image()) < 0.35
+
+
+def test_causal_padding():
+    net = nn.Sequential(
+        nn.Conv1d(3, 32, 1), nn.ConstantPad1d((2, 0), 0.0), nn.Conv1d(32, 32, 3), nn.ReLU(), nn.Conv1d(32, 3, 1)
+    )
+    assert share_left(net, torch.randn(2, 3, 12)) < 0.35
+
+
+def test_padding_before_a_depthwise_convolution():
+    net = between_convolutions(lambda net, x: net.depthwise(F.pad(x, (1, 1, 1, 1))), depthwise=conv(32, 32, groups=32))
+    assert share_left(net, image()) < 0.35
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+def test_padding_modes_of_convolutions(mode):
+    net = nn.Sequential(conv(3, 32), nn.ReLU(), conv(32, 32, padding_mode=mode), nn.ReLU(), conv(32, 3))
+    assert share_left(net, image()) < 0.35
+
+
+def test_padded_tokens():
+    assert share_left(between_linears(lambda net, x: F.pad(x, (0, 0, 1, 0))[:, :-1].cumsum(1)), tokens()) < 0.4
+
+
+def test_unfold_hands_windows_to_a_linear_layer():
+    net = nn.Sequential(conv(3, 32), nn.ReLU(), nn.Unfold(2, stride=2), nn.Flatten(), nn.Linear(32 * 4 * 16, 3))
+    assert share_left(net, image()) < 0.55
+
+
+def test_a_convolution_by_unfold_and_a_product():
+    def middle(net, x):
+        return (net.weight.view(len(net.weight), -1) @ F.unfold(x, 3, padding=1)).view(len(x), -1, 8, 8)
+
+    net = between_convolutions(middle, weight=nn.Parameter(torch.randn(32, 32, 3, 3)))
+    assert share_left(net, image()) < 0.35
+
+
+def shifted(net, x):
+    y = torch.zeros_like(x)
+    y[:, 1:] = x[:, :-1]
+    return y
+
+
+def moved_columns(net, x):
+    y = torch.empty_like(x)
+    y[..., :4], y[..., 4:] = x[..., 4:], x[..., :4]
+    return y
+
+
+def without_border(net, x):
+    x = x.clone()
+    x[..., 0], x[:, :, -1] = 0.0, 0.0
+    return x
+
+
+def one_image_of_four(net, x):
+    batch = torch.zeros(4, *x.shape[1:])
+    batch[1:3] = x
+    return batch
+
+
+def test_slice_writes_are_followed():
+    assert share_left(between_linears(shifted), tokens()) < 0.4
+    assert share_left(between_convolutions(moved_columns), image()) < 0.35
+    assert share_left(between_convolutions(without_border), image()) < 0.35
+
+
+def test_slice_writes_of_the_input_are_followed():
+    net = between_linears(lambda net, x: x)
+    forward = net.compute
+    net.compute = lambda net, x: forward(net, shifted(net, x))
+    assert share_left(net, tokens()) < 0.4
+    net = between_convolutions(lambda net, x: x)
+    convolutions = net.compute
+    net.compute = lambda net, x: convolutions(net, one_image_of_four(net, x))
+    assert share_left(net, image()) < 0.35
+
+
+def rotated_channels(net, x):
+    half, y = x.shape[1] // 2, torch.zeros_like(x)
+    y[:, :half], y[:, half:] = x[:, half:], x[:, :half]
+    return y
+
+
+def test_halves_of_the_channels_written_by_slices():
+    assert share_left(between_convolutions(rotated_channels), image()) < 0.35
+
+
+NOISES = {
+    "added": lambda x: x + 0.1 * torch.randn_like(x),
+    "of the same shape": lambda x: x + 0.1 * torch.randn(x.shape),
+    "of each channel": lambda x: x * torch.rand(*x.shape[:2], 1, 1),
+    "dropout by hand": lambda x: x * (torch.rand_like(x) > 0.5),
+    "dropped paths": lambda x: x * x.new_empty((len(x), 1, 1, 1)).bernoulli_(0.9),
+    "of a distribution": lambda x: torch.normal(x, torch.ones_like(x)),
+    "exponential": lambda x: x + torch.empty_like(x).exponential_().log(),
+}
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_noise_in_training(name):
+    net = between_convolutions(lambda net, x: NOISES[name](x) if net.training else x)
+    assert share_left(net, image()) < 0.35
+
+
+def test_views_of_features_as_images():
+    def forward(net, z):
+        return net.last(F.relu(net.up(F.relu(net.linear(z)).view(len(z), -1, 4, 4))))
+
+    net = Net(forward, linear=nn.Linear(16, 1024), up=nn.ConvTranspose2d(64, 32, 4, 2, 1), last=conv(32, 3))
+    assert share_left(net, torch.randn(2, 16)) < 0.4
+    net = nn.Sequential(nn.Linear(16, 512), nn.Unflatten(1, (-1, 8)), nn.Conv1d(64, 32, 3), nn.Conv1d(32, 3, 1))
+    assert share_left(net, torch.randn(2, 16)) < 0.5
+
+
+def test_a_literal_number_of_channels_in_a_view_stays():
+    def forward(net, z):
+        return net.last(F.relu(net.conv(F.relu(net.linear(z)).view(-1, 64, 4, 4))))
+
+    net = Net(forward, linear=nn.Linear(16, 1024), conv=conv(64, 32), last=conv(32, 3))
+    layout = follow(net, torch.randn(2, 16))
+    assert "view in the network's own forward" in layout.kept["linear"]
+    assert {group.name for group in layout.groups} == {"conv"}

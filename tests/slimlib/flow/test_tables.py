@@ -1,0 +1,100 @@
+"""Tables of positions: longer than the example, by rows, by index, joined and moved about."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import slimlib as slim
+from tests.slimlib.flow.judging import Net, between_convolutions, between_linears, image, parameter, share_left, tokens
+
+KINDS = torch.tensor([0, 1, 1, 0, 2])
+OF_TOKENS = {
+    "longer": (lambda net, x: x + net.table[:, : x.shape[1]], parameter(1, 40, 32)),
+    "without a batch": (lambda net, x: x + net.table[: x.shape[1]], parameter(40, 32)),
+    "from the middle": (lambda net, x: x + net.table[:, 3 : 3 + x.shape[1]] * 0.5, parameter(1, 40, 32)),
+    "buffer": (lambda net, x: x + net.table[:, : x.size(1)], torch.randn(1, 50, 32)),
+    "one row": (lambda net, x: x + net.table[2], parameter(4, 32)),
+    "last row": (lambda net, x: x * net.table[-1] + net.table[0], parameter(4, 32)),
+    "rows by index": (lambda net, x: x + net.table[KINDS], parameter(4, 32)),
+    "rows by index_select": (lambda net, x: x + net.table.index_select(0, KINDS), parameter(4, 32)),
+    "embedding": (lambda net, x: x + net.table(torch.arange(x.shape[1])), nn.Embedding(40, 32)),
+    "row of an embedding": (lambda net, x: x + net.table.weight[1], nn.Embedding(2, 32)),
+    "mask token": (lambda net, x: torch.where((KINDS > 0)[None, :, None], net.table, x), parameter(1, 1, 32)),
+    "moved about": (lambda net, x: x + net.table.t().unsqueeze(0).transpose(1, 2)[:, : x.shape[1]], parameter(9, 32)),
+}
+
+
+@pytest.mark.parametrize("name", OF_TOKENS)
+def test_tables_slim_along_their_channels(name):
+    middle, table = OF_TOKENS[name]
+    net = between_linears(middle, table=table)
+    assert share_left(net, tokens()) < 0.45
+    cut = [list(axes) for path, axes in net.slim.layout.axes.items() if path.startswith("table")]
+    assert cut == [[1 if isinstance(table, nn.Embedding) else table.dim() - 1]]
+
+
+def test_a_longer_input_than_the_example_runs_at_every_width():
+    net = between_linears(OF_TOKENS["longer"][0], table=parameter(1, 40, 32))
+    slim.convert(net, tokens(5))
+    for width in (0.25, 0.5, 1.0):
+        slim.set_width(net, width)
+        assert net(tokens(40)).shape == (2, 40, 3)
+
+
+def test_class_token_and_positions():
+    def middle(net, x):
+        return torch.cat([net.token.expand(len(x), -1, -1), x], 1) + net.table[:, : x.shape[1] + 1]
+
+    assert share_left(between_linears(middle, token=parameter(1, 1, 32), table=parameter(1, 40, 32)), tokens()) < 0.45
+
+
+@pytest.mark.parametrize(
+    "join",
+    [
+        lambda net: (net.rows[:, None] + net.columns[None]).flatten(0, 1),
+        lambda net: torch.cat([net.columns[None].repeat(2, 1, 1), net.rows[:, None].repeat(1, 3, 1)], -1).flatten(0, 1),
+    ],
+)
+def test_positions_of_rows_and_columns(join):
+    channels = join(Net(lambda net: net, rows=parameter(2, 16), columns=parameter(3, 16))).shape[-1]
+    half = 16 if channels == 32 else 32
+    net = between_linears(lambda net, x: x + join(net), rows=parameter(2, half), columns=parameter(3, half))
+    assert share_left(net, tokens(6)) < 0.45
+
+
+def test_positions_of_images():
+    net = between_convolutions(
+        lambda net, x: x + F.interpolate(net.table, size=x.shape[-2:], mode="bilinear"), table=parameter(1, 32, 4, 4)
+    )
+    assert share_left(net, image()) < 0.35
+    net = between_convolutions(
+        lambda net, x: x + net.table[..., : x.shape[2], : x.shape[3]], table=parameter(1, 32, 9, 9)
+    )
+    assert share_left(net, image()) < 0.38
+
+
+def test_learned_queries():
+    net = between_linears(
+        lambda net, x: net.table.unsqueeze(0).repeat(len(x), 1, 1) + x.mean(1, keepdim=True), table=parameter(7, 32)
+    )
+    assert share_left(net, tokens()) < 0.45
+
+
+def test_a_table_of_relative_positions_indexed_by_a_buffer():
+    def attend(net, x):
+        q, k, v = (layer(x).view(2, 5, -1, 8).transpose(1, 2) for layer in (net.q, net.k, net.v))
+        bias = net.table[net.index.view(-1)].view(5, 5, -1).permute(2, 0, 1)
+        scores = (q @ k.transpose(-1, -2) * 8**-0.5 + bias.unsqueeze(0)).softmax(-1)
+        return net.out((scores @ v).transpose(1, 2).flatten(2))
+
+    layers = {name: nn.Linear(16, 32) for name in "qkv"}
+    net = Net(attend, **layers, out=nn.Linear(32, 3), table=parameter(9, 4), index=torch.randint(0, 9, (5, 5)))
+    assert share_left(net, tokens()) < 0.55
+    assert list(net.slim.layout.axes["table"]) == [1]
+
+
+def test_bags_of_embeddings():
+    for mode in ("sum", "mean"):
+        net = nn.Sequential(nn.EmbeddingBag(20, 32, mode=mode), nn.ReLU(), nn.Linear(32, 32), nn.Linear(32, 3))
+        assert share_left(net, torch.randint(0, 20, (2, 5))) < 0.5
