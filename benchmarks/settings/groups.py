@@ -42,17 +42,17 @@ class Training(Settings):
     """What of a run's own keys is in force when it trains."""
 
     steps: int = setting(..., "optimizer steps of every network; of a policy: steps of its environments", ge=1)
-    seeds: Seeds = setting(..., "that each recipe is trained with")
-    results: Annotated[Path, BeforeValidator(_folder)] = setting(Path("results"), "the folder that results go to")
+    seeds: Seeds = setting(..., "seeds that each recipe is trained with")
+    results: Annotated[Path, BeforeValidator(_folder)] = setting(Path("results"), "where results go")
     overwrite: Literal["only-missing", "always", "never"] = setting(
         "only-missing", "which recipes are trained: those without a record, all, or none (only tables and figures)"
     )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto takes a GPU where there is one")
-    threads: int = setting(1, "of each process", ge=1)
+    threads: int = setting(1, "threads of each process", ge=1)
     precision: Literal["float32", "bfloat16", "float16"] = setting(
         "float32", "what networks compute in while they train; they are scored in float32"
     )
-    checkpoint_seconds: float = setting(30.0, "between two checkpoints", ge=0)
+    checkpoint_seconds: float = setting(30.0, "seconds between two checkpoints", ge=0)
 
 
 class Run(Training):
@@ -75,7 +75,7 @@ class Scale(Settings):
 
     group: ClassVar[str] = "scale.<task>"
 
-    data: str = setting(..., "used where none is chosen")
+    data: str = setting(..., "data that are used where none are chosen")
 
 
 class Data(Settings):
@@ -86,9 +86,9 @@ class Data(Settings):
 
     group: ClassVar[str] = "data"
 
-    tasks: Words = setting(..., "that can use the data")
-    steps: Mapping[str, Any] = setting({}, "of each scale")
-    algorithms: Mapping[str, Plain] = setting({}, "what data set for each task.algorithm")
+    tasks: Words = setting(..., "tasks that can use the data")
+    steps: Mapping[str, Any] = setting({}, "steps at each scale")
+    algorithms: Mapping[str, Plain] = setting({}, "keys of the task for each task.algorithm")
 
 
 class Ablation(Settings):
@@ -96,9 +96,9 @@ class Ablation(Settings):
 
     group: ClassVar[str] = "ablation"
 
-    name: str = setting(..., "as it is chosen")
-    question: str = setting("", "that it answers")
-    tasks: Words = setting((), "that it is for; none: all")
+    name: str = setting(..., "how it is chosen")
+    question: str = setting("", "what it answers")
+    tasks: Words = setting((), "tasks that it is for; none: all")
     slimmable: Mapping[str, Any] = setting({}, "what all slimmable recipes share", examples=[{"rule": "sandwich"}])
     recipes: Annotated[tuple[Mapping[str, Any], ...], Lax] = setting(
         (), "what each has of its own, and the tasks and scales that it is for"

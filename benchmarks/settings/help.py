@@ -5,11 +5,13 @@ python -m benchmarks.settings.help docs/settings.md    writes the page
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.settings.choices import GROUPS, USUAL, choices, model_of, question
+from benchmarks.settings.choices import GROUPS, USUAL, choices, content, model_of, question
 from benchmarks.settings.groups import BY_SCALE, Ablation, Data, Run, Scale
 from tasks.settings import Key, keys_of, shown
 
@@ -22,14 +24,12 @@ ABOUT = {
     "launcher": "Where the recipes run. It changes no result.",
     "tracker": "Where the trainings can be watched. It changes no result.",
 }
-ORDER = (
-    "A key has the value that the command line gives it; else what the data, then what the scale say; else its default."
-)
+ORDER = "A key is what the command line says; else what the data, then what the scale say; else its default."
 HEAD = """\
 # Settings
 
-Made by `{command}` from the models in `tasks/` and `benchmarks/settings/`; do not edit. `python -m benchmarks.run help`
-tells the same.
+Made by `{command}` from the models in `tasks/` and `benchmarks/settings/`;
+do not edit. `python -m benchmarks.run help` tells the same.
 
 One run is one choice of each group, and keys: `python -m benchmarks.run task=sr ablation=sandwich steps=100`.
 {order}
@@ -51,7 +51,7 @@ def usage(about: str) -> str:
 
 def usage_of_recipes() -> str:
     """Every key that a recipe of an ablation can have; imports torch."""
-    return "\n".join(["A recipe, in conf/ablation/<name>.yaml:", *_lines(keys_of_recipes())])
+    return "\n".join(["A recipe, in conf/ablation/name.yaml:", *_lines(keys_of_recipes())])
 
 
 def page() -> str:
@@ -60,26 +60,28 @@ def page() -> str:
     for group in GROUPS:
         usual = f" Usually `{USUAL[group]}`." if group in USUAL else ""
         parts += [f"## {group}", f"{ABOUT[group]}{usual}"]
-        parts.append("\n".join(f"- `{group}={name}`: {question(group, name)}" for name in choices(group)))
+        parts.append("\n".join(f"- `{group}={name}`: {markdown(question(group, name))}" for name in choices(group)))
     parts.append("## Keys")
     for title, keys in [*sections(), ("A recipe", keys_of_recipes())]:
-        head = "| key | default | what it is | what is allowed |\n| --- | --- | --- | --- |"
-        rows = "\n".join(f"| `{key.name}` | {_default(key)} | {key.about} | {key.allowed} |" for key in keys)
-        parts += [f"### {title}", f"{head}\n{rows}"]
+        rows = [[f"`{key.name}`", f"`{key.default}`", markdown(key.about), key.allowed] for key in keys]
+        parts += [f"### {title}", _table(["key", "default", "what it is", "what is allowed"], rows)]
+    for task in choices("task"):
+        doc = inspect.getdoc(model_of("task", task)) or ""
+        parts += [f"### What the scales say for task={task}", _of_scales(task), doc.partition("\n\n")[2]]
     return "\n\n".join(parts) + "\n"
 
 
 def sections() -> Iterator[tuple[str, list[Key]]]:
     """A title, and keys."""
-    yield "A run", list(keys_of(Run))
+    yield "A run", [replace(key, default="the scale's") if key.name in BY_SCALE[:2] else key for key in keys_of(Run)]
     for group in ("task", "launcher", "tracker"):
         for name in choices(group):
             if keys := list(keys_of(model_of(group, name))):
                 yield f"{group}={name}", keys
     others = f"also {', '.join(BY_SCALE)}, and any key of the task"
-    yield f"Data, in conf/data/<name>.yaml; {others}", list(keys_of(Data))
-    yield f"A scale, in conf/scale/<name>.yaml; {others}", list(keys_of(Scale))
-    yield "An ablation, in conf/ablation/<name>.yaml", list(keys_of(Ablation))
+    yield f"Data, in conf/data/name.yaml; {others}", list(keys_of(Data))
+    yield f"A scale, in conf/scale/name.yaml; {others}", list(keys_of(Scale))
+    yield "An ablation, in conf/ablation/name.yaml", list(keys_of(Ablation))
 
 
 def keys_of_recipes() -> list[Key]:
@@ -97,16 +99,32 @@ def keys_of_recipes() -> list[Key]:
         for name, default in defaults.items():
             owners.setdefault((name, shown(default), what), []).append(owner)
     own = [Key(name, "", default, f"of {what}: {' or '.join(of)}") for (name, default, what), of in owners.items()]
-    of_lesson = "what a width learns from: slimlib.Lesson; in smallest and largest, what that width does"
+    of_lesson = "as of slimlib.Lesson; smallest and largest have these keys for that width"
     return [*keys_of(Recipe), *own, *(Key(name, "", shown(default), of_lesson) for name, default in lesson.items())]
+
+
+def markdown(text: str) -> str:
+    """Text whose signs mean nothing in Markdown."""
+    return text.replace("<", "&lt;").replace("*", "\\*")
+
+
+def _of_scales(task: str) -> str:
+    """The keys that a scale sets, and their values."""
+    said = {scale: content("scale", scale)[task] for scale in ("tiny", "small", "paper")}
+    rows = [
+        [f"`{key}`" if key in (*BY_SCALE, "data") else f"`task.{key}`"]
+        + [f"`{shown(one[key])}`" if key in one else "" for one in said.values()]
+        for key in dict.fromkeys(key for one in said.values() for key in one)
+    ]
+    return _table(["key", *(f"scale={scale}" for scale in said)], rows)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
 def _lines(keys: list[Key]) -> list[str]:
     return [f"  {f'{key.name}={key.default}':<32} {key.about} ({key.allowed})".removesuffix(" ()") for key in keys]
-
-
-def _default(key: Key) -> str:
-    return key.default if key.default.startswith(("must", "as ")) else f"`{key.default}`"
 
 
 if __name__ == "__main__":

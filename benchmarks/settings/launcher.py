@@ -34,13 +34,13 @@ class Serial(Launcher):
 
     name = "serial"
 
-    jobs: Annotated[Literal[1], OneOfWhole] = setting(1, "at once; launcher=joblib runs several")
+    jobs: Annotated[Literal[1], OneOfWhole] = setting(1, "jobs at once; launcher=joblib runs several")
 
 
 class Many(Launcher):
     """What launchers share that run several jobs at once."""
 
-    jobs: int = setting(2, "at once", ge=1)
+    jobs: int = setting(2, "jobs at once", ge=1)
     retries: int = setting(3, "how often a job is started again, from its checkpoint, because its worker died", ge=0)
 
 
@@ -61,9 +61,9 @@ class Ray(Many):
         None, "auto: the cluster that this machine belongs to; host:port: another; null: one for this run, here",
         min_length=1,
     )  # fmt: skip
-    cpus_per_job: int = setting(1, "kept free for a job", ge=1, follows="threads")
+    cpus_per_job: int = setting(1, "CPUs kept free for a job", ge=1, follows="threads")
     gpus_per_job: float = setting(
-        0.0, "kept free for a job; 0.5: two jobs share one; several GPUs train one recipe by torchrun", ge=0, le=1
+        0.0, "GPUs kept free for a job; 0.5: two jobs share one; several GPUs train one recipe by torchrun", ge=0, le=1
     )
 
 
@@ -73,14 +73,14 @@ class Slurm(Many):
     name = "slurm"
     package, extra = "submitit", "slurm"
 
-    jobs: int = setting(16, "at once", ge=1)
+    jobs: int = setting(16, "jobs at once", ge=1)
     cluster: Literal["slurm", "local"] = setting("slurm", "local: processes of this machine, to try the settings")
     partition: str | None = setting(
         None, "where to queue; null: the cluster's default", min_length=1, only_for={"cluster": ["slurm"]}
     )
-    timeout_min: int = setting(240, "minutes for one recipe and seed; it goes on in the next job", ge=1)
-    cpus_per_job: int = setting(1, "given to a job", ge=1, follows="threads")
-    gpus_per_job: int = setting(0, "given to a job; several GPUs train one recipe by torchrun", ge=0, le=1)
+    timeout_min: int = setting(240, "minutes that Slurm gives one recipe and seed; it goes on in the next job", ge=1)
+    cpus_per_job: int = setting(1, "CPUs given to a job", ge=1, follows="threads")
+    gpus_per_job: int = setting(0, "GPUs given to a job; several GPUs train one recipe by torchrun", ge=0, le=1)
     mem_gb: float | None = setting(
         None, "memory of a job in GB; null: the cluster's default", gt=0, only_for={"cluster": ["slurm"]}
     )

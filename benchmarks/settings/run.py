@@ -27,17 +27,17 @@ MEANT_FOR = ("tasks", "scales")
 class RunSettings(Training):
     """One ablation of one task."""
 
-    task: str = setting(..., "that networks are trained for")
-    task_settings: Mapping[str, Any] = setting(..., "its own settings")
-    data: str = setting(..., "that were chosen")
-    default_data: str = setting(..., "that the scale uses by default")
-    ablation: str = setting(..., "that is run")
-    question: str = setting(..., "that it answers")
+    task: str = setting(..., "what networks are trained for")
+    task_settings: Mapping[str, Any] = setting(..., "the task's settings")
+    data: str = setting(..., "what they are trained on")
+    default_data: str = setting(..., "what the scale uses by default")
+    ablation: str = setting(..., "which recipes are compared")
+    question: str = setting(..., "what the ablation answers")
     recipes: Annotated[tuple[InstanceOf[Recipe], ...], Lax] = setting(..., "the rows of its table")
     scale: str = setting(..., "how long and how often networks are trained")
     launcher: InstanceOf[Launcher] = setting(Serial(), "where recipes run, which changes no result")
     tracker: InstanceOf[Tracker] = setting(NoTracker(), "where they can be watched, which changes no result")
-    device: Literal["cpu", "cuda"] = setting("cpu", "that a network is trained on")
+    device: Literal["cpu", "cuda"] = setting("cpu", "where a network is trained")
 
     @model_validator(mode="after")
     def _check_recipes(self) -> Self:

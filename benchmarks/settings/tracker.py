@@ -48,7 +48,7 @@ class NoTracker(Tracker):
 class Points(Tracker):
     """What trackers share that are told of points of a training."""
 
-    seconds: float = setting(0.5, "at least so many between two points of a training", ge=0)
+    seconds: float = setting(0.5, "at least so many seconds between two points of a training", ge=0)
 
 
 class TensorBoard(Points):
@@ -67,7 +67,7 @@ class Wandb(Points):
     name = "wandb"
     extra = "wandb"
 
-    project: str = setting(PROJECT, "that the runs belong to", min_length=1)
+    project: str = setting(PROJECT, "project that the runs belong to", min_length=1)
     mode: Literal["auto", "online", "offline"] = setting("auto", "auto: online where there is an API key")
 
     @property
@@ -91,7 +91,7 @@ class Mlflow(Points):
 
     project: str = setting(PROJECT, "what MLflow calls an experiment", min_length=1)
     uri: str | None = setting(
-        None, "of the server; null: as MLFLOW_TRACKING_URI says, else the results' cache", min_length=1
+        None, "address of the server; null: as MLFLOW_TRACKING_URI says, else the results' cache", min_length=1
     )
 
     def place(self, cache: Path) -> str:
@@ -112,7 +112,7 @@ class Trackio(Points):
     name = "trackio"
     extra = "trackio"
 
-    project: str = setting(PROJECT, "that the runs belong to", min_length=1)
+    project: str = setting(PROJECT, "project that the runs belong to", min_length=1)
 
     def about(self, cache: Path) -> str:
         return f"to watch: TRACKIO_DIR={(cache / 'trackio').absolute()} trackio show --project {self.project}"

@@ -35,7 +35,7 @@ class ClassificationSettings(Settings):
     model: Literal["mobilenet_v1", "mobilenet_v2", "mnasnet", "shufflenet_v1", "resnet8", "resnet18", "resnet50"] = (
         setting("mobilenet_v1", "a network of slimlib.models")
     )
-    multiplier: float = setting(1.0, "of the channels of the full network; widths are fractions of these", gt=0)
+    multiplier: float = setting(1.0, "channels, as a multiple of the published; widths are fractions of them", gt=0)
     divisor: int = setting(0, "channels are rounded to multiples of it; 0: as published for the model", ge=0)
     size: int = setting(224, "height and width of what enters the network, in pixels", ge=1)
     variant: Annotated[Literal[0, 224, 64, 32], OneOfWhole] = setting(
@@ -44,13 +44,15 @@ class ClassificationSettings(Settings):
     widths: Widths = setting((0.25, 0.5, 0.75, 1.0), "the widths that are evaluated")
     batch: int = setting(1024, "images a step", ge=1)
     lr: float = setting(0.5, "the highest learning rate of SGD", gt=0, examples=[0.1])
-    momentum: float = setting(0.9, "of SGD", **BelowOne)
+    momentum: float = setting(0.9, "momentum of SGD", **BelowOne)
     nesterov: bool = setting(True, "whether the momentum is Nesterov's")
     weight_decay: float = setting(
-        1e-4, "of convolutions and linear layers; depthwise kernels, norms and biases have none", **BelowOne
+        1e-4,
+        "weight decay, which depthwise kernels, norms and biases do not have",
+        **BelowOne,
     )
     schedule: Literal["linear", "step", "exponential", "cosine"] = setting(
-        "linear", "of the learning rate: linear falls to 0, exponential falls after every epoch"
+        "linear", "how the learning rate falls: linearly to 0, at milestones, after every epoch, or as a cosine"
     )
     milestones: Fractions = setting(
         (), "fractions of the steps after which the rate is multiplied; none: 0.3, 0.6, 0.9",
@@ -66,7 +68,7 @@ class ClassificationSettings(Settings):
     )  # fmt: skip
     label_smoothing: float = setting(0.0, "probability spread evenly over all classes", examples=[0.1], **BelowOne)
     crop: Literal["resized", "padded", "none"] = setting(
-        "resized", "of training images: a random box, scaled; moved over a black rim; or none"
+        "resized", "how training images are cropped: a random box, scaled; moved over a black rim; or not at all"
     )
     area: float = setting(
         0.0, "least part of the image's area in the box; 0: as published for MobileNets (0.25)",
@@ -81,7 +83,7 @@ class ClassificationSettings(Settings):
         0.1, "deviation of the colour noise along the principal components of ImageNet's colours; 0: none", **UpToOne
     )
     normalisation: Literal["imagenet", "data"] = setting(
-        "imagenet", "whose mean and deviation: ImageNet's, or those of the training data"
+        "imagenet", "whose mean and deviation images are normalised by"
     )
     resize: int = setting(
         0,

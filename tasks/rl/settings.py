@@ -12,22 +12,22 @@ from tasks.settings import Plain, Settings, Widths, setting
 class RlSettings(Settings):
     """How well does one policy act at every width?
 
-    The defaults are PPO on CartPole. data=<name> chooses the environment and its tuned hyperparameters.
+    The defaults are PPO on CartPole. The data that are chosen name the environment and its tuned hyperparameters.
     """
 
     group: ClassVar[str] = "task"
 
-    algorithm: Literal["ppo", "a2c", "dqn", "sac"] = setting("ppo", "of stable-baselines3")
+    algorithm: Literal["ppo", "a2c", "dqn", "sac"] = setting("ppo", "algorithm of stable-baselines3")
     environment: str = setting(
         "CartPole-v1", "an id that gymnasium knows; package:Id-v0 imports the package first",
         group="data", min_length=1,
     )  # fmt: skip
     policy: Literal["MlpPolicy", "CnnPolicy", "MultiInputPolicy"] = setting(
-        "MlpPolicy", "for vectors, images, or dictionaries of observations"
+        "MlpPolicy", "policy for observations that are vectors, images, or dictionaries"
     )
     widths: Widths = setting((0.25, 0.5, 0.75, 1.0), "the widths that are evaluated")
     divisor: int = setting(4, "channels are rounded to multiples of it", ge=1)
-    environments: int = setting(1, "copies that are played side by side in training", ge=1)
+    environments: int = setting(1, "copies of the environment that are played side by side in training", ge=1)
     normalize: bool = setting(
         False, "whether observations and training rewards are divided by their running deviation, by VecNormalize"
     )
@@ -39,9 +39,9 @@ class RlSettings(Settings):
         "arguments of the algorithm's class, else its defaults; learning_rate and clip_range may be lin_0.001",
         examples=[{"gamma": 0.98}],
     )
-    episodes: int = setting(100, "played to evaluate each width", ge=1)
+    episodes: int = setting(100, "episodes played to evaluate each width", ge=1)
     curve_points: int = setting(10, "how often the learning curve is measured in training; 0: never", ge=0)
-    curve_episodes: int = setting(10, "played for each point of it", ge=1)
+    curve_episodes: int = setting(10, "episodes played for each point of it", ge=1)
     deterministic: bool = setting(True, "whether evaluation takes the likeliest action, not a random one")
     data: Literal[
         "cartpole", "acrobot", "lunarlander", "pendulum", "halfcheetah", "hopper", "breakout", "pong",

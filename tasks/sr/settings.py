@@ -17,7 +17,7 @@ class SrSettings(Settings):
 
     group: ClassVar[str] = "task"
 
-    model: Literal["wdsr-a", "wdsr-b", "edsr"] = setting("wdsr-a", "the network")
+    model: Literal["wdsr-a", "wdsr-b", "edsr"] = setting("wdsr-a", "which network")
     scale: Annotated[Literal[2, 3, 4], OneOfWhole] = setting(2, "how much larger the image becomes")
     features: int = setting(32, "channels of the identity path at full width", ge=1)
     blocks: int = setting(16, "residual blocks", ge=1)
@@ -35,8 +35,10 @@ class SrSettings(Settings):
     milestones: Fractions = setting(
         (0.5, 0.75, 0.9), "fractions of the steps after which the learning rate is multiplied by decay"
     )
-    decay: float = setting(0.5, "that factor", gt=0, le=1)
-    protocol: Literal["y", "rgb"] = setting("y", "of PSNR: y (luma, border = scale) or rgb (border = scale + 6)")
+    decay: float = setting(0.5, "factor of the learning rate at each milestone", gt=0, le=1)
+    protocol: Literal["y", "rgb"] = setting(
+        "y", "what PSNR is of: y (luma, border = scale) or rgb (border = scale + 6)"
+    )
     data: Literal["photos", "folder", "benchmark"] = setting("photos", "where the images come from", group="")
     root: str = setting("", "folder: the images, or DIV2K; benchmark: holds train/<set> and test/<set>", group="data")
     train_sets: Words = setting(("T91", "BSD200"), "benchmark: the sets below root/train", group="data")

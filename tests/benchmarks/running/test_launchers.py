@@ -174,7 +174,7 @@ def test_work_that_is_not_wanted_is_not_begun(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("launcher=serial launcher.jobs=4", "launcher.jobs=4 must be 1 (at once; launcher=joblib runs"),
+        ("launcher=serial launcher.jobs=4", "launcher.jobs=4 must be 1 (jobs at once; launcher=joblib runs"),
         ("launcher=joblib launcher.retries=-1", "launcher.retries=-1 must be a whole number, at least 0"),
         ("launcher=joblib launcher.gpus_per_job=1", "unknown key 'launcher.gpus_per_job'"),
         ("launcher=slurm launcher.cluster=pbs", "unknown launcher.cluster 'pbs'; choose one of slurm, local"),
