@@ -70,6 +70,7 @@ def test_folded_networks_are_timed_with_equal_outputs(name: str, limit: float) -
     assert [m.limit for m in rows] == [limit, limit, None]
 
 
+@pytest.mark.nightly
 def test_exported_files_are_timed_with_equal_outputs() -> None:
     rows = list(exporting("MobileNet v2", widths=(0.25, 0.5), size=32, rounds=1))  # checks inside
     assert [m.what for m in rows] == ["export"] * 2 + ["inference exported"] * 4

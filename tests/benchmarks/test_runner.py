@@ -296,7 +296,7 @@ SCORED = (
 )
 
 
-@pytest.mark.parametrize("launcher", ["serial", "joblib"])
+@pytest.mark.parametrize("launcher", ["serial", at_night("joblib")])
 def test_recipes_that_only_score_in_other_ways_share_one_training(
     launcher: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,7 @@ from slimlib.export import folder as folder_module
 from slimlib.export.folder import new_folder
 from slimlib.export.manifest import Manifest, read_manifest
 from slimlib.export.trials import Trial
+from slimlib.serving.agreement import Tolerance
 from tests.networks import MLP
 
 X = torch.randn(2, 8)
@@ -137,7 +138,7 @@ def test_plan_is_read_back_as_a_plan(tmp_path):
 
 
 def test_file_with_other_outputs_is_an_error():
-    trial = Trial((X,), torch.zeros(2, 4), slim.agreement.Tolerance())
+    trial = Trial((X,), torch.zeros(2, 4), Tolerance())
     with pytest.raises(
         RuntimeError, match=r"width-0.5.onnx gives other outputs than torch for inputs \[2, 8\]: .* by 0.5"
     ):
