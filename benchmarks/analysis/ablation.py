@@ -83,25 +83,25 @@ WIDEST_GRID = 10
 """With more operating points than these a table has a row for each, since no page is wide enough."""
 
 
-def grids(results: Results, *, plus_minus: str = " ± ") -> list[Grid]:
+def grids(results: Results) -> list[Grid]:
     """A grid for each evaluation set and metric, the primary metric first; a second one where it has samples."""
     return [
         grid
         for metric in results.first.metrics
         for dataset in results.first.eval_sets
-        for grid in grids_of(results, dataset, metric, plus_minus=plus_minus)
+        for grid in grids_of(results, dataset, metric)
     ]
 
 
-def grids_of(results: Results, dataset: str, metric: MetricInfo, *, plus_minus: str = " ± ") -> list[Grid]:
+def grids_of(results: Results, dataset: str, metric: MetricInfo) -> list[Grid]:
     """The grids of one evaluation set and metric."""
-    made = [_grid_of_means(results, dataset, metric, plus_minus)]
+    made = [_grid_of_means(results, dataset, metric)]
     if results.samples(metric.name) and len(results.seeds) >= SPREAD_SEEDS:
         made.append(_grid_of_seeds(results, dataset, metric))
     return made
 
 
-def _grid_of_means(results: Results, dataset: str, metric: MetricInfo, plus_minus: str) -> Grid:
+def _grid_of_means(results: Results, dataset: str, metric: MetricInfo) -> Grid:
     places = decimals(metric)
     unit = f" ({metric.unit})" if metric.unit else ""
     title = f"{shown_name(metric)}{unit} on {dataset}, {metric.better} is better"
@@ -110,7 +110,7 @@ def _grid_of_means(results: Results, dataset: str, metric: MetricInfo, plus_minu
         value = scores.get(dataset, {}).get(metric.name)
         text = "" if value is None else f"{value:.{places}f}"
         rows.append([name, *[text] * len(results.points)])
-    rows += _rows(results, dataset, metric, lambda cell: cell.text(places, plus_minus))
+    rows += _rows(results, dataset, metric, lambda cell: cell.text(places))
     return _grid(results, title, rows)
 
 
@@ -210,6 +210,6 @@ def table_tex(results: Results, finding: str) -> str:
         "\\centering",
         f"\\caption{{{escaped(finding)}. {escaped(results.caption())}}}",
     ]
-    for grid in grids(results, plus_minus=" $\\pm$ "):
+    for grid in grids(results):
         lines += latex(grid)
     return "\n".join([*lines, "\\end{table}"]) + "\n"

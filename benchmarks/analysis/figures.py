@@ -29,6 +29,7 @@ STYLE: Any = {
     "font.size": 9,
     "svg.hashsalt": "slimlib",
     "svg.fonttype": "path",
+    "text.parse_math": False,  # names may hold a dollar
     "axes.spines.top": False,
     "axes.spines.right": False,
 }

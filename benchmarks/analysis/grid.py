@@ -6,6 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
+from rich.text import Text
+
+LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%#_{}$"}
+    | {
+        "±": "$\\pm$",
+        ">": "$>$",
+        "<": "$<$",
+        "\\": "\\textbackslash{}",
+        "~": "\\textasciitilde{}",
+        "^": "\\textasciicircum{}",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -39,24 +52,14 @@ def latex(grid: Grid) -> list[str]:
 
 def on_screen(grid: Grid) -> Table:
     """For a rich console."""
-    table = Table(title=grid.title, title_justify="left")
+    table = Table(title=Text(grid.title), title_justify="left")
     for number, head in enumerate(grid.head):
-        table.add_column(head, justify="left" if number == 0 else "right", no_wrap=number == 0)
+        table.add_column(Text(head), justify="left" if number == 0 else "right", no_wrap=number == 0)
     for row in grid.rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return table
 
 
 def escaped(text: str) -> str:
     """Text as LaTeX shows it."""
-    for plain, command in (
-        ("&", "\\&"),
-        ("%", "\\%"),
-        ("#", "\\#"),
-        ("_", "\\_"),
-        ("±", "$\\pm$"),
-        (">", "$>$"),
-        ("<", "$<$"),
-    ):
-        text = text.replace(plain, command)
-    return text
+    return text.translate(LATEX)

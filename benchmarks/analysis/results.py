@@ -47,10 +47,10 @@ class Cell:
         enough = self.complete and len(self.values) >= LEAST_SEEDS
         return interquartile_mean([[self.values[seed] for seed in sorted(self.values)]]) if enough else None
 
-    def text(self, decimals: int, plus_minus: str = " ± ") -> str:
+    def text(self, decimals: int) -> str:
         """For reading: mean and spread of three seeds or more, else each value; empty without a record."""
         if self.complete and len(self.values) >= SPREAD_SEEDS:
-            return f"{self.mean:.{decimals}f}{plus_minus}{self.std:.{decimals}f}"
+            return f"{self.mean:.{decimals}f} ± {self.std:.{decimals}f}"
         return self.each(decimals)
 
     def each(self, decimals: int) -> str:

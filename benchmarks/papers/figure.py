@@ -16,12 +16,12 @@ from benchmarks.papers.paper import HEADS, Section
 from benchmarks.papers.published import Printed
 
 SIZES = {"k": 1e3, "M": 1e6, "G": 1e9}
-Points = list[tuple[float, float]]
+Line = list[tuple[float, float]]
 
 
 def paper_figure(found: Sequence[Section]) -> dict[str, bytes]:
     """The figure as {"png": .., "svg": ..}; empty where no table has multiply-adds for each of its rows."""
-    drawable = [section for section in found if points_of(section.printed)]
+    drawable = [section for section in found if line_of(section.printed)]
     drawable = [section for section in drawable if section.printed.metric == drawable[0].printed.metric]
     if not drawable:
         return {}
@@ -50,7 +50,7 @@ def _by_note(columns: Iterable[Column]) -> dict[str, list[Column]]:
     return by_note
 
 
-def points_of(printed: Printed) -> Points:
+def line_of(printed: Printed) -> Line:
     """(multiply-adds, metric) of each row; empty where a row has none."""
     points = []
     for number in range(len(printed.rows)):
@@ -68,14 +68,14 @@ def _in_full(text: object) -> float | None:
     return float(found[1]) * SIZES[found[2]] if found else None
 
 
-def _ours(column: Column) -> Points:
+def _ours(column: Column) -> Line:
     """(multiply-adds, mean) where no seed is missing."""
     means = {row: cell.mean for row, cell in column.cells.items() if row in column.macs}
     return sorted((column.macs[row], mean) for row, mean in means.items() if mean is not None)
 
 
 def _printed_panel(panel: Axes, found: Sequence[Section]) -> None:
-    printed = {section.printed.model or "networks": points_of(section.printed) for section in found}
+    printed = {section.printed.model or "networks": line_of(section.printed) for section in found}
     ours = {column.title: points for section in found for column in section.beside if (points := _ours(column))}
     _draw(panel, printed | ours, dashed=tuple(printed))
     panel.set_title("\n".join(textwrap.wrap(f"{found[0].printed.dataset}, as printed", 46)), fontsize=9)
@@ -89,7 +89,7 @@ def _apart_panel(panel: Axes, note: str, columns: Sequence[Column]) -> None:
     panel.set_ylabel(metric)
 
 
-def _draw(panel: Axes, lines: Mapping[str, Points], *, dashed: Collection[str] = ()) -> None:
+def _draw(panel: Axes, lines: Mapping[str, Line], *, dashed: Collection[str] = ()) -> None:
     costs = [cost for points in lines.values() for cost, _ in points]
     size, unit = axis_unit(max(costs, default=0))
     for number, (label, points) in enumerate(lines.items()):

@@ -87,8 +87,8 @@ class Row(_Strict):
             raise ValueError(f"an operating point of kind {self.kind} has {HAS[self.kind]}")
         if self.width is not None and self.point != name_of_width(self.width):
             raise ValueError(f"width {self.width} is named {name_of_width(self.width)}, not '{self.point}'")
-        if self.width is None and not re.search("[^\\W\\d]", self.point):
-            raise ValueError(f"the name of a {self.kind} has a letter in it; '{self.point}' is taken for a width")
+        if self.width is None and not (self.point.isprintable() and re.search("[^\\W\\d]", self.point)):
+            raise ValueError(f"the name of a {self.kind} is a line with a letter in it, unlike {self.point!r}")
         if self.shares and self.kind != "per-input":
             raise ValueError(f"an operating point of kind {self.kind} has no shares: all inputs run alike")
         return self

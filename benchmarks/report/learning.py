@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.analysis.ablation import shown_name
 from benchmarks.analysis.curves import Curve, Lines, lines_of
 from benchmarks.analysis.results import Results
-from benchmarks.report.spectrum import Plain, rounded
+from benchmarks.report.spectrum import Json, rounded
 
 MOST_LINES = 400
 """Of one table; a page with more would take long to open."""
@@ -19,7 +19,7 @@ MOST_POINTS = 120
 """Of one line; a panel is not much wider in pixels."""
 
 
-def curves(results: Results) -> Plain | None:
+def curves(results: Results) -> Json | None:
     """The curves of a table for the first evaluation set; None where no record has one.
 
     Of a table with too many lines the first recipes are taken, and "recipes" says how many have curves in all.

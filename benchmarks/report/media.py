@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from benchmarks.report.spectrum import Plain
+from benchmarks.report.spectrum import Json
 
 MEGABYTE = 1_000_000
 KINDS = {".png": "image/png", ".gif": "image/gif"}
@@ -59,14 +59,14 @@ class Album:
     taken: int = 0
     damaged: dict[Path, str] = field(default_factory=dict)
 
-    def of(self, folder: Path) -> Plain:
+    def of(self, folder: Path) -> Json:
         """The pictures of a results folder ("crops", "video", "showcase"), whose they are, and what is left out.
 
         The showcase is taken only where there are no crops, which show the same.
         """
-        left_out: list[Plain] = []
+        left_out: list[Json] = []
         crops = self._crops(folder, left_out)
-        pictures: Plain = {} if crops is None else {"crops": crops}
+        pictures: Json = {} if crops is None else {"crops": crops}
         for name, file in (("video", "video.gif"), ("showcase", "showcase.png")):
             if (folder / file).exists() and not (name == "showcase" and crops is not None):
                 source = self._source(folder / file, left_out)
@@ -74,14 +74,14 @@ class Album:
                     pictures[name] = source
         return {"pictures": pictures, "left_out": left_out, **self._network(folder)}
 
-    def _network(self, folder: Path) -> Plain:
+    def _network(self, folder: Path) -> Json:
         """Which network is shown, `sandwich, seed 0`, and the hash of its settings; empty where nothing says it."""
         said = self._json(folder / "showcase.json")
         if not isinstance(said, dict) or not {"recipe", "seed", "hash"} <= set(said):
             return {"network": "", "hash": ""}
         return {"network": f"{said['recipe']}, seed {said['seed']}", "hash": said["hash"]}
 
-    def _crops(self, folder: Path, left_out: list[Plain]) -> Plain | None:
+    def _crops(self, folder: Path, left_out: list[Json]) -> Json | None:
         path = folder / "crops/index.json"
         said = self._json(path)
         if said is None:
@@ -97,7 +97,7 @@ class Album:
         found = [image for image in images if image is not None]
         return {"measured": index.measured, "images": found} if found else None
 
-    def _photograph(self, folder: Path, photograph: Photograph, left_out: list[Plain]) -> Plain | None:
+    def _photograph(self, folder: Path, photograph: Photograph, left_out: list[Json]) -> Json | None:
         """The references first, then a network for each stop of the slider; None where a crop is missing."""
         crops = []
         for crop in photograph.crops:
@@ -120,7 +120,7 @@ class Album:
             self.damaged[path] = f"{path.name}: {error}"
             return None
 
-    def _source(self, path: Path, left_out: list[Plain]) -> str | None:
+    def _source(self, path: Path, left_out: list[Json]) -> str | None:
         """A picture as a data URI; None where it cannot be read or is too large."""
         kind = KINDS.get(path.suffix)
         try:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from benchmarks.records.record import Record
-from benchmarks.report.spectrum import Plain
+from benchmarks.report.spectrum import Json
 
 HEAD = ["task", "ablation", "scale", "machine", "threads", "versions", "commit", "records", "hours"]
 
@@ -45,7 +45,7 @@ class Origins:
         records = f"{self.records:,} record{'s' if self.records != 1 else ''}"
         return f"{records}, {self.hours:,.2f} hours on {where}"
 
-    def grid(self) -> Plain:
+    def grid(self) -> Json:
         """A row for each, as the page's script reads it."""
         rows = [[*key, str(count), f"{seconds / 3600:.2f}"] for key, (count, seconds) in sorted(self.found.items())]
         return {"title": "Records by what made them", "head": HEAD, "pinned": [], "rows": rows}

@@ -23,7 +23,7 @@ from benchmarks.analysis.results import Results
 from benchmarks.report.learning import curves
 from benchmarks.report.media import Album
 from benchmarks.report.origins import Origins
-from benchmarks.report.spectrum import Plain, table
+from benchmarks.report.spectrum import Json, table
 
 PARTS = Path(__file__).parent / "page"
 SCRIPTS = ("tables.js", "figures.js", "pictures.js", "start.js")
@@ -31,7 +31,7 @@ TITLES = {"sr": "Super-resolution", "classification": "Classification", "rl": "R
 MOST_TABLES = 20
 """Of one folder, those with most records; what is left out is said."""
 
-NO_MEDIA: Plain = {"pictures": {}, "network": "", "hash": "", "left_out": []}
+NO_MEDIA: Json = {"pictures": {}, "network": "", "hash": "", "left_out": []}
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Shown:
     caption: str
     origin: str
     settings: dict[str, Any]
-    data: Plain
-    media: Plain
+    data: Json
+    media: Json
 
 
 @dataclass
@@ -91,7 +91,7 @@ class Report:
         question = collected.tables[0].first.question
         self.folders.append(Folder(f"f{number}", TITLES.get(task, task), name, question, tables, left_out))
 
-    def _shown(self, identity: str, results: Results, media: Plain) -> Shown:
+    def _shown(self, identity: str, results: Results, media: Json) -> Shown:
         own, first = Origins(), results.first
         own.add(results.records)
         where = f"{first.dataset}, {first.steps:,} {first.step_unit}, scale {first.scale}"
@@ -139,11 +139,11 @@ class Report:
             found.setdefault(folder.task, []).append(folder)
         return found
 
-    def _damaged(self) -> Plain:
+    def _damaged(self) -> Json:
         rows = [[_below(path, self.results), reason] for path, reason in sorted(self.wrong.items())]
         return {"title": "Files that could not be read", "head": ["file", "why"], "pinned": [], "rows": rows}
 
-    def _overview(self) -> Plain:
+    def _overview(self) -> Json:
         tables = [(folder, one) for folder in self.folders for one in folder.tables]
         rows = [
             [
@@ -183,7 +183,7 @@ def _json(value: object) -> Markup:
     return Markup(text)
 
 
-def _palette() -> Plain:
+def _palette() -> Json:
     stops = [WIDTH_COLOURS(n / 10) for n in range(11)]
     widths = [[round(255 * part) for part in stop[:3]] for stop in stops]
     return {"widths": widths, "lines": LINES, "others": OTHER_COLOURS}

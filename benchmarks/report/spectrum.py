@@ -16,11 +16,11 @@ from tasks.points import Spent
 FEW_RECIPES = 10
 """With more recipes than these a grid keeps a row a recipe, however many points it has: it can be filtered by them."""
 
-Plain = dict[str, Any]
+Json = dict[str, Any]
 """What JSON can hold."""
 
 
-def table(results: Results) -> Plain:
+def table(results: Results) -> Json:
     """A table as the page's script reads it: recipes, operating points and their costs, a view for each metric and set.
 
     Where all recipes cost the same, the costs are there once.
@@ -38,12 +38,12 @@ def table(results: Results) -> Plain:
     }
 
 
-def _cost(cost: Spent | None) -> Plain | None:
+def _cost(cost: Spent | None) -> Json | None:
     """What is drawn of it; a number that was not measured is left out."""
     return None if cost is None else {k: v for k, v in asdict(cost).items() if k != "params" and v not in (None, {})}
 
 
-def _view(results: Results, metric: MetricInfo, dataset: str) -> Plain:
+def _view(results: Results, metric: MetricInfo, dataset: str) -> Json:
     summaries = [[results.summary(r, p, dataset, metric.name) for p in results.points] for r in results.recipes]
     middles = [summary.middle for row in summaries for summary in row if summary is not None]
     baselines = [
@@ -96,7 +96,7 @@ def _by_recipe(results: Results, grid: Grid) -> Grid:
     return Grid(grid.title, head, rows)
 
 
-def grid_data(grid: Grid, results: Results) -> Plain:
+def grid_data(grid: Grid, results: Results) -> Json:
     """A grid; the rows of costs, where they are the same for all recipes, stay on top and are not sorted."""
     costs = cost_rows(results)
     same = all(", " not in what for what, *_ in costs)  # else it names a recipe

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 import slimlib as slim
@@ -18,6 +19,7 @@ from benchmarks.analysis.collecting import collect
 from benchmarks.analysis.curves import curves_figure
 from benchmarks.analysis.figures import figure
 from benchmarks.analysis.findings import finding
+from benchmarks.analysis.grid import on_screen
 from benchmarks.analysis.results import Results
 from benchmarks.records.record import Record, Row, read_record, write_record
 from benchmarks.running.following import final_scores
@@ -231,7 +233,7 @@ def test_older_records_are_widths() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"point": "0.3"}, "the name of a plan has a letter in it; '0.3' is taken for a width"),
+        ({"point": "0.3"}, "the name of a plan is a line with a letter in it, unlike '0.3'"),
         ({"channels": None}, "an operating point of kind plan has channels, and no width"),
         ({"width": 0.5}, "an operating point of kind plan has channels, and no width"),
         ({"shares": {"1": 1.0}}, "an operating point of kind plan has no shares: all inputs run alike"),
@@ -248,3 +250,18 @@ def test_a_point_stands_once_in_a_record() -> None:
     row = plans(0, [8, 16], 100.0).rows[0].model_dump()
     with pytest.raises(ValueError, match="an operating point stands there twice"):
         record("sandwich", 0, {}, rows=[row, row])
+
+
+ODD = "a_b & 50% {x} $5 ~ ^ \\ |[bold]y"
+
+
+def test_a_name_of_odd_characters_is_the_same_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    row = plans(0, [8, 16], 100.0).rows[0].model_copy(update={"point": ODD})
+    results = Results([plans(0, [8, 16], 100.0).model_copy(update={"rows": [row]})])
+    assert next(csv.reader(io.StringIO(table_csv(results).splitlines()[-1])))[1] == ODD
+    assert ODD.replace("|", "\\|") in table_md(results, "Finding")
+    latex = table_tex(results, "Finding")
+    assert r"a\_b \& 50\% \{x\} \$5 \textasciitilde{} \textasciicircum{} \textbackslash{} |[bold]y" in latex
+    Console(width=200).print(on_screen(grids(results)[0]))
+    assert ODD in capsys.readouterr().out
+    assert f"<!-- {ODD.replace('&', '&amp;')} -->" in figure(results, "Finding")["svg"].decode()
