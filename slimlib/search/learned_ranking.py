@@ -62,9 +62,12 @@ def learned_ranking(
         order: "scores", the best of a group are those of the highest score; "network", its leading ones, for a network
             that was trained to be slimmed: its units are given the scores of their group from high to low.
         evaluations: rankings that are tried, one after another.
-        population, tournament: of the last so many, the best of a random few is the parent of the next.
+        population: how many of the last rankings may be the parent of the next.
+        tournament: the best of so many random ones of them is.
         path: a JSON file of what was scored: an interrupted call goes on with it, to the same result.
-        seed, latency, progress: see `slimlib.search`.
+        seed: of the random choices.
+        latency: the table that a budget in milliseconds needs; see `slimlib.search`.
+        progress: True shows a bar; a function is called with a `Progress`.
 
     Returns:
         Scores in the order of the network's units, which compare between groups.
