@@ -15,8 +15,7 @@ from torch.fx import Node
 from slimlib.core.structures import tensors
 from slimlib.export.inputs import shapes
 from slimlib.export.manifest import File
-from slimlib.export.program import Program, renamed
-from slimlib.export.quiet import quietly
+from slimlib.export.program import Program, quietly, renamed
 from slimlib.export.trials import Trial
 
 if TYPE_CHECKING:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import io
+import logging
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +21,9 @@ from torch.utils._pytree import tree_flatten_with_path
 from slimlib.core.structures import tensors
 from slimlib.export.inputs import Inputs
 from slimlib.export.manifest import File, Value
-from slimlib.export.quiet import quietly
 from slimlib.export.trials import Trial
+
+SILENT = logging.CRITICAL + 1
 
 
 @dataclass(frozen=True)
@@ -148,3 +153,22 @@ def _reason(error: Exception) -> str:
     if "data-dependent" in text:
         return f"it goes another way for other values{where}"
     return f"{type(error).__name__}: {text.strip().partition(chr(10))[0]}{where}"
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without the prints, warnings and logs of torch's exporters, which users cannot change; errors are raised."""
+    noisy: list[logging.Handler | logging.Logger] = [logging.getLogger("onnxscript"), logging.getLogger("onnx_ir")]
+    for name, logger in logging.Logger.manager.loggerDict.items():
+        if name.split(".")[0] == "torch" and isinstance(logger, logging.Logger):
+            noisy += logger.handlers
+    before = [each.level for each in noisy]
+    try:
+        for each in noisy:
+            each.setLevel(SILENT)
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for each, level in zip(noisy, before, strict=True):
+            each.setLevel(level)

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from slimlib.flow.context import Context
 from slimlib.flow.operations import einsum
 
-NORMS = {"rms_norm", "instance_norm"}
+NORM_FUNCTIONS = {"rms_norm", "instance_norm"}
 DROPOUTS = {
     "dropout",
     "alpha_dropout",
@@ -31,7 +31,7 @@ DROPOUTS = {
 RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
 PACKED = {"_pack_padded_sequence", "_pad_packed_sequence"}  # a copy for each step, and slice writes
 PRODUCTS = {"linear", "bilinear", "cdist"}
-FOLLOWED = NORMS | DROPOUTS | RECURRENT | PACKED | PRODUCTS
+FOLLOWED = NORM_FUNCTIONS | DROPOUTS | RECURRENT | PACKED | PRODUCTS
 
 
 class FunctionsAsOperations(TorchFunctionMode):

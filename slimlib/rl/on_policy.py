@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from slimlib.core.width import Width
 from slimlib.rl.algorithm import SlimAlgorithm
 from slimlib.rl.distributions import Parameters, divergence, parameters_of
-from slimlib.rl.seen import Seen
+from slimlib.rl.update_log import UpdateLog
 
 
 class Evaluated(NamedTuple):
@@ -57,7 +57,7 @@ class _OnPolicy(SlimAlgorithm):
             loss = loss + self.distill_values * F.mse_loss(student.values, teacher.values)
         return loss
 
-    def _step(self, data: Any, policy_loss: PolicyLoss, seen: Seen, *, clip_values: float | None = None) -> None:
+    def _step(self, data: Any, policy_loss: PolicyLoss, log: UpdateLog, *, clip_values: float | None = None) -> None:
         """One step of the optimizer on the gradients of all widths that the rule draws.
 
         Raises:
@@ -79,7 +79,7 @@ class _OnPolicy(SlimAlgorithm):
             value_part = F.mse_loss(data.returns, values)
             entropy_part = torch.mean(output.log_prob) if output.entropy is None else -torch.mean(output.entropy)
             if tells:
-                seen.keep(policy=policy_part, value=value_part, entropy=entropy_part)
+                log.add(policy=policy_part, value=value_part, entropy=entropy_part)
             total: Tensor = policy_part + model.ent_coef * entropy_part + model.vf_coef * value_part
             return total
 
@@ -89,14 +89,14 @@ class _OnPolicy(SlimAlgorithm):
         nn.utils.clip_grad_norm_(model.policy.parameters(), model.max_grad_norm)
         model.policy.optimizer.step()
         first, *others = losses.values()
-        seen.keep(loss=first)
+        log.add(loss=first)
         if others:
-            seen.keep(narrow=torch.stack(others).mean())
+            log.add(narrow=torch.stack(others).mean())
 
-    def _log(self, seen: Seen, names: Mapping[str, str]) -> None:
+    def _log(self, log: UpdateLog, names: Mapping[str, str]) -> None:
         model: Any = self
         common = {"value": "value_loss", "entropy": "entropy_loss", "narrow": "loss_of_narrow_widths"}
-        seen.log(model.logger, {**names, **common})
+        log.write_to(model.logger, {**names, **common})
         buffer = model.rollout_buffer
         explained = explained_variance(buffer.values.flatten(), buffer.returns.flatten())
         model.logger.record("train/explained_variance", explained)
@@ -123,13 +123,13 @@ class SlimPPO(_OnPolicy, PPO):
         progress = self._current_progress_remaining
         clip_range: float = self.clip_range(progress)  # type: ignore[operator]
         clip_values = None if self.clip_range_vf is None else self.clip_range_vf(progress)  # type: ignore[operator]
-        seen = Seen()
+        log = UpdateLog()
         for _ in range(self.n_epochs):
             self._n_updates += 1
             try:
                 for data in self.rollout_buffer.get(self.batch_size):
-                    loss = partial(self._clipped, old=data.old_log_prob, clip_range=clip_range, seen=seen)
-                    self._step(data, loss, seen, clip_values=clip_values)
+                    loss = partial(self._clipped, old=data.old_log_prob, clip_range=clip_range, log=log)
+                    self._step(data, loss, log, clip_values=clip_values)
             except _TooFar:
                 break
         names = {
@@ -138,13 +138,13 @@ class SlimPPO(_OnPolicy, PPO):
             "clipped": "clip_fraction",
             "loss": "loss",
         }
-        self._log(seen, names)
+        self._log(log, names)
         self.logger.record("train/clip_range", clip_range)
         if clip_values is not None:
             self.logger.record("train/clip_range_vf", clip_values)
 
     def _clipped(
-        self, output: Evaluated, advantages: Tensor, tells: bool, *, old: Tensor, clip_range: float, seen: Seen
+        self, output: Evaluated, advantages: Tensor, tells: bool, *, old: Tensor, clip_range: float, log: UpdateLog
     ) -> Tensor:
         """The clipped surrogate objective. Source: Schulman et al. 2017, eq. 7."""
         log_ratio = output.log_prob - old
@@ -152,7 +152,7 @@ class SlimPPO(_OnPolicy, PPO):
         if tells:
             with torch.no_grad():
                 far = torch.mean((torch.exp(log_ratio) - 1) - log_ratio)
-                seen.keep(divergence=far, clipped=torch.mean((torch.abs(ratio - 1) > clip_range).float()))
+                log.add(divergence=far, clipped=torch.mean((torch.abs(ratio - 1) > clip_range).float()))
             if self.target_kl is not None and far > 1.5 * self.target_kl:
                 raise _TooFar
         return -torch.min(advantages * ratio, advantages * ratio.clamp(1 - clip_range, 1 + clip_range)).mean()
@@ -170,11 +170,11 @@ class SlimA2C(_OnPolicy, A2C):
         """Update the policy with the rollout that was collected."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        seen = Seen()
+        log = UpdateLog()
         for data in self.rollout_buffer.get(batch_size=None):
-            self._step(data, _policy_gradient, seen)
+            self._step(data, _policy_gradient, log)
         self._n_updates += 1
-        self._log(seen, {"policy": "policy_loss"})
+        self._log(log, {"policy": "policy_loss"})
 
 
 def _policy_gradient(output: Evaluated, advantages: Tensor, tells: bool) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from slimlib.core.setting import at_width
 from slimlib.rl.algorithm import SlimAlgorithm
 from slimlib.rl.distributions import Parameters, divergence, parameters_of
-from slimlib.rl.seen import Seen
+from slimlib.rl.update_log import UpdateLog
 from slimlib.training.distillation import Lesson, Lessons
 from slimlib.training.sandwich import SingleWidth
 
@@ -45,16 +45,16 @@ class SlimSAC(SlimAlgorithm, SAC):
         if self.ent_coef_optimizer is not None:
             optimizers.append(self.ent_coef_optimizer)
         self._update_learning_rate(optimizers)
-        seen = Seen()
+        log = UpdateLog()
         for step in range(gradient_steps):
-            self._step(self.replay_buffer.sample(batch_size, env=self._vec_normalize_env), seen)  # type: ignore[union-attr]
+            self._step(self.replay_buffer.sample(batch_size, env=self._vec_normalize_env), log)  # type: ignore[union-attr]
             if step % self.target_update_interval == 0:
                 polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
                 polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         names = ("ent_coef", "actor_loss", "critic_loss", "ent_coef_loss", "loss_of_narrow_widths")
-        seen.log(self.logger, {name: name for name in names})
+        log.write_to(self.logger, {name: name for name in names})
 
     def distillation(self, student: Acted, teacher: Acted) -> Tensor:
         kind = self.actor.action_dist.distribution
@@ -85,21 +85,21 @@ class SlimSAC(SlimAlgorithm, SAC):
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "critic_rule"]
 
-    def _step(self, data: Any, seen: Seen) -> None:
+    def _step(self, data: Any, log: UpdateLog) -> None:
         with at_width(self.policy, self.slimming.widths.largest):
             if self.use_sde:
                 self.actor.reset_noise()
             acted = self._act(data.observations)
-            ent_coef = self._tune_entropy(acted, seen)
+            ent_coef = self._tune_entropy(acted, log)
             target = self._target(data, ent_coef)
-        self._train_critics(data, target, seen)
-        self._train_actor(data, acted, ent_coef, seen)
+        self._train_critics(data, target, log)
+        self._train_actor(data, acted, ent_coef, log)
 
     def _act(self, observations: Any) -> Acted:
         actions, log_prob = self.actor.action_log_prob(observations)
         return Acted(actions, log_prob.reshape(-1, 1), parameters_of(self.actor.action_dist.distribution))
 
-    def _tune_entropy(self, acted: Acted, seen: Seen) -> Tensor:
+    def _tune_entropy(self, acted: Acted, log: UpdateLog) -> Tensor:
         """The entropy coefficient, and a step of it where it is learned. Source: Haarnoja et al. 2018b, sec. 5."""
         if self.ent_coef_optimizer is None or self.log_ent_coef is None:
             coefficient = self.ent_coef_tensor
@@ -109,8 +109,8 @@ class SlimSAC(SlimAlgorithm, SAC):
             self.ent_coef_optimizer.zero_grad()
             loss.backward()
             self.ent_coef_optimizer.step()
-            seen.keep(ent_coef_loss=loss)
-        seen.keep(ent_coef=coefficient)
+            log.add(ent_coef_loss=loss)
+        log.add(ent_coef=coefficient)
         return coefficient
 
     @torch.no_grad()
@@ -122,7 +122,7 @@ class SlimSAC(SlimAlgorithm, SAC):
         target: Tensor = data.rewards + (1 - data.dones) * discount * soft
         return target
 
-    def _train_critics(self, data: Any, target: Tensor, seen: Seen) -> None:
+    def _train_critics(self, data: Any, target: Tensor, log: UpdateLog) -> None:
         def loss(values: tuple[Tensor, ...]) -> Tensor:
             return 0.5 * torch.stack([F.mse_loss(value, target) for value in values]).sum()
 
@@ -130,9 +130,9 @@ class SlimSAC(SlimAlgorithm, SAC):
         arguments = data.observations, data.actions
         losses = self.critic_rule.backward(self.policy, arguments, loss, forward=self.critic)
         self.critic.optimizer.step()
-        seen.keep(critic_loss=next(iter(losses.values())))
+        log.add(critic_loss=next(iter(losses.values())))
 
-    def _train_actor(self, data: Any, acted: Acted, ent_coef: Tensor, seen: Seen) -> None:
+    def _train_actor(self, data: Any, acted: Acted, ent_coef: Tensor, log: UpdateLog) -> None:
         def act(observations: Any) -> Acted:
             # Without gradient it may be another network that acts: an average of this one.
             again = torch.is_grad_enabled() and self.slimming.width == self.slimming.widths.largest
@@ -145,6 +145,6 @@ class SlimSAC(SlimAlgorithm, SAC):
         self.actor.optimizer.zero_grad()
         first, *others = self.rule.backward(self.policy, (data.observations,), loss, forward=act).values()
         self.actor.optimizer.step()
-        seen.keep(actor_loss=first)
+        log.add(actor_loss=first)
         if others:
-            seen.keep(loss_of_narrow_widths=torch.stack(others).mean())
+            log.add(loss_of_narrow_widths=torch.stack(others).mean())

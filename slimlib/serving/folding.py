@@ -18,7 +18,7 @@ from slimlib.serving.reads import Reads
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 FEEDERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED, nn.Linear)
-NORMS = (nn.SyncBatchNorm, _BatchNorm)
+BATCH_NORMS = (nn.SyncBatchNorm, _BatchNorm)
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
@@ -97,7 +97,7 @@ def find(net: nn.Module, args: tuple[Any, ...]) -> Found:
 def is_foldable(norm: _BatchNorm, layer: nn.Module, x: Tensor, reads: Reads) -> bool:
     """Whether a layer may return the normalised `x` instead of the `x` that a norm reads."""
     return (
-        is_unchanged(norm, NORMS)
+        is_unchanged(norm, BATCH_NORMS)
         and is_unchanged(layer, FEEDERS)
         and len(reads.callers[norm]) == len(reads.callers[layer]) == 1
         and not norm.training

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 from torch import nn
 
 import slimlib as slim
-from slimlib.core.norms import NORMS as BATCH_NORMS
+from slimlib.core.norms import NORMS
 from slimlib.training.distillation import DISTILLATIONS, LESSON, Distillation, Lessons, lesson_settings, lessons_named
 from slimlib.training.named import make, parameters_of
 from slimlib.training.rule import Rule
@@ -23,8 +23,8 @@ MEASURED = ("calibrate", "average", "calibrate_on", "tested", "spectrum")
 """Keys that decide how a trained network is scored, and nothing of its training."""
 ACTING = ("behaviour",)
 """Keys that only a policy has a meaning for."""
-NORMS: dict[str, tuple[str, Any]] = {name: ("batch", name) for name in BATCH_NORMS}
-NORMS |= {"group": ("group", "universal")}
+NORM_KINDS: dict[str, tuple[str, Any]] = {name: ("batch", name) for name in NORMS}
+NORM_KINDS |= {"group": ("group", "universal")}
 """What the layers normalise by, and what becomes of BatchNorm when the network serves several widths."""
 
 
@@ -76,9 +76,7 @@ class Recipe(Settings):
     switches: Widths | None = setting(None, "the widths of a switchable network", examples=[[0.25, 0.5, 1.0]])
     rule: str | None = setting(None, f"which widths a step trains: {', '.join(RULES)}")
     distill: str = setting("none", f"what all but the largest width are distilled by: {', '.join(DISTILLED)}")
-    norm: str = setting(
-        "universal", f"what becomes of BatchNorm: {', '.join(BATCH_NORMS)}; or group: GroupNorm instead"
-    )
+    norm: str = setting("universal", f"what becomes of BatchNorm: {', '.join(NORMS)}; or group: GroupNorm instead")
     calibrate: int = setting(
         16, "training batches that statistics are computed from afterwards; 0: those of the full width for all", ge=0
     )
@@ -108,7 +106,7 @@ class Recipe(Settings):
         for what, given, table in (
             ("width rule", self.rule, RULES),
             ("distillation", self.distill, DISTILLED),
-            ("norm", self.norm, NORMS),
+            ("norm", self.norm, NORM_KINDS),
         ):
             if given not in table:
                 raise unknown(what, given, table)
@@ -129,7 +127,7 @@ class Recipe(Settings):
             raise unknown("key of a recipe", key, [*type(self).model_fields, *own])
 
     def _check_scoring(self) -> None:
-        BATCH_NORMS[NORMS[self.norm][1]].check(self.widths())
+        NORMS[NORM_KINDS[self.norm][1]].check(self.widths())
         if self.tested == "nonuniform" and self.range is None:
             raise ValueError("tested: nonuniform needs a range of widths, not switches")
         if self.spectrum == 1 or (self.spectrum and self.range is None):
@@ -224,12 +222,12 @@ class Recipe(Settings):
 
     def build(self, task: Problem, width: float = 1.0) -> nn.Module:
         """The task's dense network, with the normalisation that the recipe asks for."""
-        return task.build(width, norm=NORMS[self.norm][0])
+        return task.build(width, norm=NORM_KINDS[self.norm][0])
 
     def convert(self, dense: nn.Module, task: Problem) -> nn.Module:
         """Make the task's network slimmable, in place."""
         return slim.convert(
-            dense, task.example(), widths=self.widths(), norm=NORMS[self.norm][1], **task.channel_rule(dense)
+            dense, task.example(), widths=self.widths(), norm=NORM_KINDS[self.norm][1], **task.channel_rule(dense)
         )
 
     def of_rule(self) -> dict[str, Any]:

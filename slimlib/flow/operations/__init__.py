@@ -17,11 +17,11 @@ from slimlib.flow.operations import (
 from slimlib.flow.operations.operation import Operation, Result, Rule
 from slimlib.flow.steps import FlowError, first_line
 
-__all__ = ["RULES", "Operation", "apply_rule"]
+__all__ = ["OPERATIONS", "Operation", "apply_rule"]
 
 TABLES = (einsum, elementwise, movement, norms, reductions, spatial, unknown)
-RULES: dict[str, Rule] = {name: rule for table in TABLES for name, rule in table.RULES.items()}
-KNOW_WEIGHTS: dict[str, Rule] = {**products.RULES, **recurrent.RULES}  # by their axes
+OPERATIONS: dict[str, Rule] = {name: rule for table in TABLES for name, rule in table.OPERATIONS.items()}
+KNOW_WEIGHTS: dict[str, Rule] = {**products.OPERATIONS, **recurrent.OPERATIONS}  # by their axes
 
 
 def apply_rule(op: Operation) -> Result:
@@ -37,9 +37,9 @@ def apply_rule(op: Operation) -> Result:
 def _rule_for(op: Operation) -> Result:
     if op.name in KNOW_WEIGHTS:
         return KNOW_WEIGHTS[op.name](op)
-    if op.weights and op.name in weights.RULES and (result := weights.RULES[op.name](op)) is not None:
+    if op.weights and op.name in weights.OPERATIONS and (result := weights.OPERATIONS[op.name](op)) is not None:
         return result
-    if op.name not in RULES:
+    if op.name not in OPERATIONS:
         return unknown.no_rule(op)
     op.see_as_data()
-    return RULES[op.name](op)
+    return OPERATIONS[op.name](op)

@@ -56,4 +56,4 @@ def einsum(op: Operation) -> Result:
     return ids.reshape([size[c] for c in made]).permute([made.index(c) for c in out])
 
 
-RULES = table((einsum, "einsum"))
+OPERATIONS = table((einsum, "einsum"))

@@ -10,7 +10,7 @@ def elementwise(op: Operation) -> Result:
     return op.elementwise([ids for ids in op.tensors if ids.dim() <= out.dim()], out.shape)
 
 
-RULES = table(
+OPERATIONS = table(
     (
         elementwise,
         "add sub rsub mul div pow relu gelu silu sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu selu "

@@ -203,7 +203,7 @@ def glu(op: Operation) -> Result:
     return compact(value)
 
 
-RULES = table(
+OPERATIONS = table(
     (
         move,
         "permute transpose t expand unsqueeze squeeze roll pixel_shuffle pixel_unshuffle channel_shuffle "

@@ -9,12 +9,12 @@ from slimlib.flow.ids import compact, distinct, varies, varying
 from slimlib.flow.operations.operation import Operation, Result, table
 from slimlib.flow.undecided import Repeated
 
-NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+NORM_LAYERS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 def _enters(op: Operation, column: Tensor) -> None:
     """Remember which channels enter a norm module, also where it has no parameters that tell."""
-    if not isinstance(op.context.modules[op.context.module], NORMS):
+    if not isinstance(op.context.modules[op.context.module], NORM_LAYERS):
         return  # a norm called as a function
     ids = op.context.ties.fresh((op.context.module, "input"), len(column))
     op.tie(ids, column)
@@ -72,7 +72,7 @@ def layer_norm(op: Operation) -> Result:
         op.context.statistic(op.x)
         if axes == 1:
             _enters(op, op.column(op.x, -1))
-        elif not parameters and isinstance(op.context.modules[op.context.module], NORMS):
+        elif not parameters and isinstance(op.context.modules[op.context.module], NORM_LAYERS):
             _holds_shape(op, axes)
     out = op.elementwise([op.x, *parameters], op.x.shape)
     return out if op.name == "rms_norm" else [out, None, None]
@@ -81,7 +81,7 @@ def layer_norm(op: Operation) -> Result:
 def _norm_of_each_head(op: Operation, parameters: list[Tensor]) -> Result:
     """x [..., H, D]: whole heads slim, and what the norm learns is for each of them; or D shrinks alike for all."""
     ties, here, x = op.context.ties, op.context.here, op.x
-    name = op.context.module if isinstance(op.context.modules[op.context.module], NORMS) else None
+    name = op.context.module if isinstance(op.context.modules[op.context.module], NORM_LAYERS) else None
 
     def whole() -> None:
         ties.tie(x, x[..., :1], here)
@@ -99,7 +99,7 @@ def _norm_of_each_head(op: Operation, parameters: list[Tensor]) -> Result:
     return x if op.name == "rms_norm" else [x, None, None]
 
 
-RULES = table(
+OPERATIONS = table(
     (
         batch_norm,
         "native_batch_norm _native_batch_norm_legit cudnn_batch_norm miopen_batch_norm _batch_norm_with_update "

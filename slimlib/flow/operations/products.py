@@ -232,7 +232,7 @@ def distances(op: Operation) -> Result:
     return None
 
 
-RULES = table(
+OPERATIONS = table(
     (convolution, "convolution"),
     (linear, "linear"),
     (mm, "mm _sparse_mm"),

@@ -155,4 +155,4 @@ def pack(op: Operation) -> Result:
     return [last.expand(op.first.shape), None]
 
 
-RULES = table((recurrent, " ".join((*CELLS, *LAYERS))), (pack, "_pack_padded_sequence _pad_packed_sequence"))
+OPERATIONS = table((recurrent, " ".join((*CELLS, *LAYERS))), (pack, "_pack_padded_sequence _pad_packed_sequence"))

@@ -87,7 +87,7 @@ def ordered(op: Operation) -> Result:
     return ids if not isinstance(op.out, (tuple, list)) else [ids] * len(op.out)
 
 
-RULES = table(
+OPERATIONS = table(
     (softmax, "_softmax _log_softmax _safe_softmax"),
     (reduce, " ".join((*STATISTICS, "argmax", "argmin", "median", "nanmedian", "mode"))),
     (ordered, "cumsum cumprod cummax cummin logcumsumexp sort topk kthvalue"),

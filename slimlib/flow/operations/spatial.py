@@ -47,7 +47,7 @@ def pad(op: Operation) -> Result:
     return ids.expand(op.first.shape)
 
 
-RULES = table(
+OPERATIONS = table(
     (
         spatial,
         "avg_pool1d avg_pool2d avg_pool3d max_pool2d_with_indices max_pool3d_with_indices max_pool1d max_pool2d "

@@ -32,7 +32,7 @@ def like(op: Operation) -> Result:
     return op.x if op.first.shape == op.x.shape else None
 
 
-RULES = table(
+OPERATIONS = table(
     (
         nothing,
         "empty zeros ones arange full new_zeros new_ones new_empty new_full rand randn randint randperm scalar_tensor "

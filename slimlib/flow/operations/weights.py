@@ -238,7 +238,7 @@ def weight_norm(op: Operation) -> Result:
 
 
 LATE = {"split", "split_with_sizes", "chunk", "roll"}  # whose dimension is the third argument
-RULES = table(
+OPERATIONS = table(
     (same, "detach alias clone contiguous _to_copy lift_fresh positive"),
     (permute, "t transpose permute"),
     (regroup, "unsqueeze squeeze view _unsafe_view reshape _reshape_alias"),
@@ -247,7 +247,7 @@ RULES = table(
     (look_up, "index index_select"),
     (join, "cat"),
     (pad, "constant_pad_nd"),
-    (elementwise, " ".join(entrywise.RULES)),
+    (elementwise, " ".join(entrywise.OPERATIONS)),
     (reduce, " ".join(reductions.STATISTICS)),
     (batch_norm, "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_functional cudnn_batch_norm"),
     (weight_norm, "_weight_norm_interface"),

@@ -164,15 +164,15 @@ def test_narrow_critics_are_trained_where_somebody_asks_them(distill_values):
         if isinstance(module, torch.nn.Linear):
             full = module._parameters["weight"].shape
             module.register_full_backward_hook(lambda m, *_, full=full: narrow.append(m.weight.shape != full))
-    slimmable._train_critics(data := slimmable.replay_buffer.sample(8), torch.zeros(8, 1), SeenNothing())
+    slimmable._train_critics(data := slimmable.replay_buffer.sample(8), torch.zeros(8, 1), NoLog())
     assert any(narrow) == bool(distill_values)
     assert len(data.observations) == 8
 
 
-class SeenNothing:
+class NoLog:
     """Takes what the log would."""
 
-    def keep(self, **_):
+    def add(self, **_):
         pass
 
 

@@ -10,18 +10,18 @@ import numpy as np
 from torch import Tensor
 
 
-class Seen:
+class UpdateLog:
     """Means of what the steps of an update tell of themselves, for the log."""
 
     def __init__(self) -> None:
         self._values: dict[str, list[float]] = defaultdict(list)
 
-    def keep(self, **values: Tensor) -> None:
+    def add(self, **values: Tensor) -> None:
         for name, value in values.items():
             self._values[name].append(value.item())
 
-    def log(self, logger: Any, names: Mapping[str, str]) -> None:
-        """Record the means of what was kept, under the names that stable-baselines3 gives them."""
+    def write_to(self, logger: Any, names: Mapping[str, str]) -> None:
+        """Record the means of what was added, under the names that stable-baselines3 gives them."""
         for name, shown in names.items():
             if name in self._values:
                 logger.record(f"train/{shown}", np.mean(self._values[name]))
