@@ -58,7 +58,7 @@ def build(
     Args:
         name: one of `NAMES`. Input [N, 3, H, W], output [N, classes]; any H and W will do.
         size: of the inputs it is made for: 224, with the published strides (32 in all), or 64 or 32, where
-            the first downsamplings are left out (16 and 8 in all).
+            the first downsamplings are left out (16 and 8 in all); resnet8, with one stage less, has half of these.
         width: of the *individual* network: the channels that the full one has after `convert` at this width.
         multiplier: makes the full network thinner or wider, in multiples of 8 channels (shufflenet_v1: in
             eighths); `width` is a fraction of that.

@@ -91,7 +91,7 @@ class SlimPolicy(SwapsOut):
         about = {
             "layout": self.slim.layout.to_json(),
             "widths": widths_to_json(self.slim.widths),
-            "norm": self.slim.norm,
+            "norm": self.slim.norm.name,
         }
         data = self._get_constructor_parameters()
         if hasattr(self, "share_features_extractor"):  # left out by stable-baselines3

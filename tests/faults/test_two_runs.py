@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,8 +66,8 @@ def test_the_lock_of_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
 
 def of_ablation(results: Path, name: str) -> RunSettings:
     """Two ablations: one recipe is in both, under two names, and all four share one training."""
-    shared = replace(SHARED[0], name=f"shared {name}")
-    own = replace(SHARED[1], name=name, calibrate=2 if name == "one" else 3)
+    shared = SHARED[0].replace(name=f"shared {name}")
+    own = SHARED[1].replace(name=name, calibrate=2 if name == "one" else 3)
     return toy_settings(results, ablation=name, recipes=(shared, own), steps=4, seeds=(0,))
 
 

@@ -33,8 +33,10 @@ SETTINGS: dict[str, Any] = {"seeds": (0,)}
 class OddTask(ToyTask):
     """Its batch has three items."""
 
-    def batch(self, step: int, seed: int) -> tuple[Tensor, Tensor]:
-        x, target = super().batch(step, seed)
+    batch = 3
+
+    def drawn(self, step: int, seed: int) -> tuple[Tensor, Tensor]:
+        x, target = super().drawn(step, seed)
         return x[:3], target[:3]
 
 

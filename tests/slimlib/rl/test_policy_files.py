@@ -81,7 +81,7 @@ def test_norm_travels_with_policies_and_models(norm, tmp_path):
     loaded = SlimPPO.load(tmp_path / "model", allow=[Normed])
     policy = load_policy(saved(slimmable.policy), allow=[Normed])
     for each in (loaded.policy, policy):
-        assert each.slim.norm == norm
+        assert str(each.slim.norm) == norm
         each.set_training_mode(False)
         slimmable.policy.set_training_mode(False)
         same_at_every_width(slimmable.policy, each, observations(slimmable))

@@ -28,9 +28,10 @@ from tasks.classification.augment import (
     scale,
 )
 from tasks.classification.normalise import IMAGENET, Normalisation, measured
-from tasks.classification.settings import CROPS, ClassificationSettings
+from tasks.classification.settings import ClassificationSettings
 from tasks.training.ranks import Shard
 
+CROPS = ("resized", "padded", "none")
 AS_THEY_ARE = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
