@@ -22,6 +22,11 @@ def tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in _leaves(tree, DEPTH) if isinstance(leaf, Tensor)]
 
 
+def outputs(tree: Any) -> list[Tensor]:
+    """The tensors in what a network returns, but for keys and values that it remembers for its next call."""
+    return [leaf for leaf in _leaves(tree, DEPTH, caches=False) if isinstance(leaf, Tensor)]
+
+
 def opaque(tree: Any) -> list[Any]:
     """What may hold tensors that cannot be found: generators, arrays, functions, and their like."""
     return [leaf for leaf in _leaves(tree, DEPTH) if not isinstance(leaf, (Tensor, *PLAIN))]
@@ -32,13 +37,15 @@ def map_tensors(change: Callable[[Tensor], Any], tree: Any) -> Any:
     return tree_map(lambda leaf: _changed(change, leaf, DEPTH), tree)
 
 
-def _leaves(tree: Any, depth: int) -> Iterator[Any]:
+def _leaves(tree: Any, depth: int, caches: bool = True) -> Iterator[Any]:
     for leaf in tree_leaves(tree):
+        if not caches and hasattr(leaf, "get_seq_length"):  # a cache of transformers
+            continue
         inner = _attributes(leaf) if depth else None
         if inner is None:
             yield leaf
         else:
-            yield from _leaves(list(inner.values()), depth - 1)
+            yield from _leaves(list(inner.values()), depth - 1, caches)
 
 
 def _changed(change: Callable[[Tensor], Any], leaf: Any, depth: int) -> Any:

@@ -88,27 +88,34 @@ class Solution:
         if len(set(chosen.values())) > 1:
             told = " and ".join(f"'{layer}' ({rounding.divisors[layer]})" for layer in chosen)
             raise ValueError(f"divisors of layers that must have the same channels differ: {told}; give them one")
-        return next(iter(chosen.values()), max(1, rounding.divisor // self._fewest_channels[unit]))
+        of_unit = (max if unit in self._heads else min)(self._channels[unit])
+        return next(iter(chosen.values()), max(1, rounding.divisor // of_unit))
 
     @cached_property
-    def _fewest_channels(self) -> dict[int, int]:
-        """Unit -> its channels in the axis where it has fewest."""
-        fewest: dict[int, int] = {}
+    def _heads(self) -> set[int]:
+        """The units that are heads of attention: whole, whatever else has one channel for each."""
+        return {unit for ids in self.ties.heads for unit in self.labels[ids].tolist()}
+
+    @cached_property
+    def _channels(self) -> dict[int, list[int]]:
+        """Unit -> its channels in each axis where it has any."""
+        found: dict[int, list[int]] = defaultdict(list)
         for ids in self.ties.atoms.values():
             units, counts = torch.unique(self.labels[ids], return_counts=True)
             for unit, count in zip(units.tolist(), counts.tolist(), strict=True):
-                fewest[unit] = min(count, fewest.get(unit, count))
-        return fewest
+                found[unit].append(count)
+        return found
 
     def kept(self) -> dict[str, str]:
         """Layers whose outputs all stay full, or all of which stays, -> why."""
         kept = dict(self.ties.blocked)
         slim = {layer_of(key[0]) for key, ids in self.ties.atoms.items() if bool(self.slims[ids].any())}
         made = [(layer_of(key[0]), self.ties.atoms[key]) for key in self.ties.producers]
+        giving = {layer for layer, ids in made if bool(self.slims[ids].any())}  # an embedding may also give classes
         weights = [(layer_of(key[0]), ids) for key, ids in self.ties.atoms.items() if isinstance(key[1], int)]
         for layer, ids in made + [(layer, ids) for layer, ids in weights if layer not in slim]:
             units = self.labels[ids].tolist()
-            if layer not in kept and all(unit in self.fixed for unit in units):
+            if layer not in kept and layer not in giving and all(unit in self.fixed for unit in units):
                 kept[layer] = self.fixed[units[0]]
         return kept
 

@@ -25,6 +25,14 @@ class FlowError(ValueError):
     """A network whose channels cannot be followed; the message names the layer and the operation."""
 
 
+@dataclass(frozen=True)
+class Counted:
+    """The channels whose number an attribute holds: of those known in modules of a class, the one of this rank."""
+
+    known_in: str
+    rank: int
+
+
 @dataclass
 class Choices:
     """What failed attempts to slim have taught, by the places where they failed."""
@@ -37,7 +45,7 @@ class Choices:
     weights: dict[Site, str] = field(default_factory=dict)  # the weights that are used here stay full
     entering: dict[str, str] = field(default_factory=dict)  # what enters these modules stays full
     modules: dict[str, str] = field(default_factory=dict)  # the layers of these modules stay full
-    numbers: dict[tuple[str, str], int] = field(default_factory=dict)  # (class, attribute) -> which channels it counts
+    numbers: dict[tuple[str, str], Counted] = field(default_factory=dict)  # (class, attribute) -> what it counts
     agree: list[tuple[tuple[AtomKey, ...], ...]] = field(default_factory=list)  # groups that shrink in proportion
 
 

@@ -27,8 +27,9 @@ class Ties:
         self.statistics: dict[tuple[str, str], list[Tensor]] = {}  # (module, operation) -> what it is computed from
         self.met: set[str] = set()  # parameters that an operation had among its arguments
         self.stays: dict[str, int] = {}
+        self.heads: list[Tensor] = []  # ids of what a batched product has one of for each of its batch
         self.undecided: list[Undecided] = []
-        self.kept_apart: list[Tensor] = []  # pairs of ids [2, P] that meet, and need not live and die together
+        self.repeated: list[Tensor] = []  # ids of what stays, and meets units each as a whole
         self._labels = torch.zeros(1, dtype=torch.long)
         self._pending: list[Tensor] = []
 
@@ -73,10 +74,10 @@ class Ties:
         """Decide what was left open."""
         settle(self.undecided, self.canonical)
 
-    def keep_apart(self, vector: Tensor, whole: Tensor, why: str) -> None:
-        """`vector` meets units of `whole` each as a whole: it stays, and they may slim."""
+    def keep_apart(self, vector: Tensor, why: str) -> None:
+        """A vector meets units each as a whole: it stays, and they may slim."""
         self.fix(vector, why)
-        self.kept_apart.append(torch.stack([ids.reshape(-1) for ids in torch.broadcast_tensors(vector, whole)]))
+        self.repeated.append(vector.reshape(-1))
 
     def fix_all(self, shadow: Shadow, why: str) -> None:
         """All channels of a tensor must stay."""

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from slimlib.core.structures import opaque, tensors
+from slimlib.core.structures import opaque, outputs, tensors
 from slimlib.flow.context import Context, plain_modules
 from slimlib.flow.functions import FunctionsAsOperations, python_functions_in_parts
 from slimlib.flow.ids import Shadow, WeightRef, everywhere
@@ -54,18 +54,18 @@ class Trace(TorchDispatchMode):
         for name in assigned:
             if name in self.context.tensors:
                 self.ties.fix_all(self.context.shadow(self.context.tensors[name]), ASSIGNED)
-        outputs = tensors(returned)
+        made = outputs(returned)
         hidden = " and ".join(dict.fromkeys(type(x).__name__ for x in opaque(returned)))
-        if hidden or not outputs:
+        if hidden or not made:
             raise FlowError(
                 f"what is returned in the network's own forward ({hidden or type(returned).__name__}) hides tensors; "
                 "return them in tuples, lists, dicts or dataclasses, or as attributes of an object"
             )
-        for output in outputs:
+        for output in made:
             self.ties.fix_all(self.context.shadow(output), OUTPUT)
             if found := self.context.statistics.get(output):
                 self.ties.fix(found.ids, found.why)
-        return outputs
+        return made
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from slimlib.flow.ids import Shadow, tracked, varying
 from slimlib.flow.operations.operation import Operation, Result, table
 
 
 def elementwise(op: Operation) -> Result:
-    out = op.first
-    return op.elementwise([ids for ids in op.tensors if ids.dim() <= out.dim()], out.shape)
+    return meet(op, op.operands)
+
+
+def meet(op: Operation, operands: Sequence[tuple[Shadow, Tensor]]) -> Tensor:
+    """Tie what is broadcast to the result, and give its channels to what forward made for each of them."""
+    data = [(ids, x) for ids, x in operands if isinstance(ids, Tensor) and ids.dim() <= op.first.dim()]
+    ids = op.elementwise([own for own, _ in data], op.first.shape)
+    for own, x in data:
+        if varying(ids) and not tracked(own):
+            _belongs_with(op, x, ids)
+    return ids
+
+
+def _belongs_with(op: Operation, x: Tensor, ids: Tensor) -> None:
+    """A tensor that forward made for every channel has these channels, also where it meets others later."""
+    begin = ids.dim() - x.dim()
+    if all(dim >= begin and x.shape[dim - begin] == ids.shape[dim] for dim in varying(ids)):
+        own = ids[(0,) * begin]
+        for dim, size in enumerate(x.shape):
+            own = own.narrow(dim, 0, size)
+        op.context.shadows[x] = own
 
 
 OPERATIONS = table(

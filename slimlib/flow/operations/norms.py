@@ -86,7 +86,7 @@ def _norm_of_each_head(op: Operation, parameters: list[Tensor]) -> Result:
     def whole() -> None:
         ties.tie(x, x[..., :1], here)
         for ids in parameters:
-            ties.keep_apart(ids, distinct(x), f"the same for all heads: {here}")
+            ties.keep_apart(ids, f"the same for all heads: {here}")
 
     def alike() -> None:
         column = distinct(x)[(0,) * (x.dim() - 1)]

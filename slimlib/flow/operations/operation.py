@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from slimlib.flow.context import Context
-from slimlib.flow.ids import Shadow, WeightRef, compact, distinct, everywhere, tracked, varies, varying
+from slimlib.flow.ids import Shadow, WeightRef, compact, distinct, everywhere, tracked, untracked, varies, varying
 from slimlib.flow.undecided import Repeated
 
 Result: TypeAlias = Shadow | Sequence[Shadow | None] | None
@@ -107,6 +107,7 @@ class Operation:
 
     def elementwise(self, operands: Sequence[Tensor], shape: torch.Size) -> Tensor:
         """Tie operands that are broadcast to `shape`; the ids of the result."""
+        operands = [untracked(ids.shape) if self._is_stretched(ids, operands, shape) else ids for ids in operands]
         full = [ids.expand(shape) for ids in operands]
         out = torch.zeros((), dtype=torch.long).expand(shape)
         for i, ids in enumerate(operands):
@@ -121,6 +122,17 @@ class Operation:
         if distinct(out).numel() > max(shape, default=1):
             out = self.context.ties.canonical(out)  # ids tied meanwhile become one: the shadow is small again
         return compact(out)
+
+    @staticmethod
+    def _is_stretched(ids: Tensor, operands: Sequence[Tensor], shape: torch.Size) -> bool:
+        """Whether what has one id takes its size from what forward made, as a mask does that is added to zeros."""
+        if not tracked(ids) or varying(ids):
+            return False
+        begin = len(shape) - ids.dim()
+        short = {dim for dim in range(len(shape)) if dim < begin or ids.shape[dim - begin] == 1}
+        made = [other.shape for other in operands if not tracked(other)]
+        wide = {len(shape) - len(own) + dim for own in made for dim, size in enumerate(own) if size > 1}
+        return not wide.isdisjoint(short)
 
     def _meets_own(self, ids: Tensor, other: Tensor) -> None:
         """Channels that meet those which forward itself added to others (zeros of a padded shortcut) stay."""
@@ -142,7 +154,7 @@ class Operation:
         own = set(range(offset, len(shape))) - repeated
         whole = next((other for other in over if own & set(varying(other))), None)
         if whole is None:
-            self.fix(ids, "broadcast over other channels")
+            self.context.ties.keep_apart(distinct(ids), f"broadcast over other channels: {self.context.here}")
         else:
             self._leave_open(distinct(full[i]), whole, sorted(own & set(varying(whole))))
         return True
@@ -150,7 +162,7 @@ class Operation:
     def _leave_open(self, vector: Tensor, whole: Tensor, dims: Sequence[int]) -> None:
         ties, here = self.context.ties, self.context.here
         meets = partial(ties.tie, vector, distinct(whole), here)
-        stays = partial(ties.keep_apart, vector, distinct(whole), f"the same for all heads: {here}")
+        stays = partial(ties.keep_apart, vector, f"the same for all heads: {here}")
         ties.leave_open(Repeated(whole, dims, whole=stays, alike=meets, likeliest=meets))
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from slimlib.flow.ids import Dimension, Shadow, WeightRef, compact, distinct, everywhere, tracked, varies, varying
+from slimlib.flow.operations.elementwise import meet
 from slimlib.flow.operations.operation import Operation, Result, table
 from slimlib.flow.operations.unknown import no_rule
 
@@ -162,7 +163,9 @@ def bmm(op: Operation) -> Result:
 def baddbmm(op: Operation) -> Result:
     op.see_as_data()
     out = batched(op, op.ids[1], op.ids[2], op.first.shape)
-    return op.elementwise([out, op.x], op.first.shape) if out is not None else op.x.expand(op.first.shape)
+    if out is None:
+        return op.x.expand(op.first.shape)
+    return meet(op, [(out, op.first), (op.x, op.args[0])])
 
 
 def batched(op: Operation, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor | None:
@@ -170,10 +173,7 @@ def batched(op: Operation, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor | 
     canonical = op.context.ties.canonical
     x, y = compact(canonical(x)), compact(canonical(y))
     if varies(x, 0) or varies(y, 0):
-        heads = torch.cat([_rows(x), _rows(y)], 1)  # all channels of a head are one unit
-        first = torch.where(heads > 0, heads, heads.max() + 1).min(1).values
-        op.tie(heads, first[:, None])
-        return first.view(-1, 1, 1).expand(shape)
+        return _heads(op, x, y, shape)
     if varies(x, 1) and varies(y, 2):
         why = "outer product of channels"
         op.fix(x, why)
@@ -193,9 +193,17 @@ def batched(op: Operation, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor | 
     return outer[0].expand(shape) if outer else None
 
 
-def _rows(ids: Tensor) -> Tensor:
-    small = distinct(ids)
-    return small.reshape(small.shape[0], -1).expand(ids.shape[0], -1)
+def _heads(op: Operation, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor:
+    """All channels of a head are one unit; what is the same for all heads stays."""
+    of_heads = [ids for ids in (x, y) if varies(ids, 0)]
+    heads = torch.cat([distinct(ids).reshape(len(ids), -1) for ids in of_heads], 1)
+    first = torch.where(heads > 0, heads, heads.max() + 1).min(1).values
+    op.tie(heads, first[:, None])
+    for ids in (x, y):
+        if not varies(ids, 0) and tracked(ids):
+            op.context.ties.keep_apart(distinct(ids), f"the same for all heads: {op.context.here}")
+    op.context.ties.heads.append(first)
+    return first.view(-1, 1, 1).expand(shape)
 
 
 def embedding(op: Operation) -> Result:

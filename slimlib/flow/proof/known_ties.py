@@ -24,8 +24,8 @@ class KnownTies(Ties):
     def __init__(self, known: Ties, atoms: Mapping[AtomKey, Tensor]) -> None:
         super().__init__()
         self.known, self.atoms, self._labels = known, dict(atoms), known.labels()
-        apart = torch.cat([torch.zeros(2, 1, dtype=torch.long), *known.kept_apart], 1)
-        self._apart = torch.unique(_pairs(*self._labels[apart]))
+        self._repeated = torch.zeros(len(self._labels), dtype=torch.bool)
+        self._repeated[self._labels[torch.cat([torch.zeros(0, dtype=torch.long), *known.repeated])]] = True
 
     def fresh(self, key: AtomKey, size: int) -> Tensor:
         ids = self.atoms.get(key)
@@ -44,9 +44,9 @@ class KnownTies(Ties):
             raise Mixture("channels of different layers or positions meet")
 
     def agree(self, a: Tensor, b: Tensor) -> Tensor:
-        """Whether ids of one shape may meet: of one unit, or a whole unit with what is repeated for every unit."""
+        """Whether ids of one shape may meet: of one unit, or with what is repeated for whole units."""
         a, b = self._labels[a], self._labels[b]
-        return (a == 0) | (b == 0) | (a == b) | torch.isin(_pairs(a, b), self._apart)
+        return (a == 0) | (b == 0) | (a == b) | self._repeated[a] | self._repeated[b]
 
     def leave_open(self, item: Undecided) -> None:
         pass
@@ -56,11 +56,6 @@ class KnownTies(Ties):
 
     def labels(self) -> Tensor:
         return self._labels
-
-
-def _pairs(a: Tensor, b: Tensor) -> Tensor:
-    """One integer for each pair, in either order."""
-    return (torch.minimum(a, b) << 32) | torch.maximum(a, b)
 
 
 def active_ids(solution: Solution, channels: tuple[int, ...]) -> Tensor:

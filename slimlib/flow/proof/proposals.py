@@ -19,7 +19,7 @@ from slimlib.core.width import WidthPlan
 from slimlib.flow.ids import distinct, varying
 from slimlib.flow.proof.check import END, Failure, Followed, Proof
 from slimlib.flow.solve import Solution
-from slimlib.flow.steps import Choices, alike, class_or_name, upwards
+from slimlib.flow.steps import Choices, Counted, alike, class_or_name, upwards
 from slimlib.flow.ties import Ties
 
 TRIALS = 60  # of numbers of one module, at one plan
@@ -51,7 +51,8 @@ def _numbers(
     axes: Axes, proof: Proof, failure: Failure, choices: Choices, name: str, channels: tuple[int, ...]
 ) -> bool:
     """Whether numbers of a module let the run go on for longer: one alone, else two, else all that are likeliest."""
-    kind, options = class_or_name(axes.net, name), {n: axes.options(n) for n in alike(axes.net, name)}
+    kind, source = class_or_name(axes.net, name), class_or_name(axes.net, failure.module)
+    options = {n: axes.options(n, source) for n in alike(axes.net, name)}
     ranked = [(path, rank) for path, known in options[name].items() for rank in range(len(known))]
     ranked = [(path, rank) for path, rank in ranked if (kind, path) not in choices.numbers]
     if not ranked:
@@ -67,7 +68,7 @@ def _numbers(
             if before == END:
                 break
         if best:
-            choices.numbers.update({(kind, path): rank for path, rank in best})
+            choices.numbers.update({(kind, path): Counted(source, rank) for path, rank in best})
             return True
     return False
 
@@ -87,9 +88,10 @@ def numbers(net: nn.Module, found: Followed, choices: Choices) -> dict[tuple[str
     made: dict[tuple[str, str], Tensor] = {}
     for name, _ in net.named_modules():
         kind = class_or_name(net, name)
-        chosen = [(path, rank) for (other, path), rank in choices.numbers.items() if other == kind]
-        if chosen:
-            made |= {(name, path): ids for path, ids in _held(axes.options(name), chosen).items()}
+        for (other, path), counted in choices.numbers.items():
+            if other == kind:
+                held = _held(axes.options(name, counted.known_in), [(path, counted.rank)])
+                made |= {(name, path): ids for path, ids in held.items()}
     return made
 
 
@@ -98,6 +100,7 @@ class Axes:
 
     def __init__(self, net: nn.Module, found: Followed) -> None:
         self.net, self.found = net, found
+        self.kinds = {name: class_or_name(net, name) for name, _ in net.named_modules()}
         self.columns: dict[str, list[Tensor]] = {}
         for name, entered in found.entered.items():
             for ids in entered:
@@ -118,12 +121,16 @@ class Axes:
         for dim in varying(ids):
             own.append(distinct(ids).movedim(dim, 0).reshape(ids.shape[dim], -1)[:, 0])
 
-    def options(self, name: str) -> dict[str, list[Tensor]]:
-        """Attributes of a module -> the ids of the channels whose number each may hold, likeliest first."""
+    def options(self, name: str, source: str) -> dict[str, list[Tensor]]:
+        """Attributes of a module -> the ids of the channels whose number each may hold, likeliest first.
+
+        These are known in the module itself, or in the first one of class `source` that is in it.
+        """
         held = whole_numbers(self.net.get_submodule(name))
         wanted, solution = set(held.values()), self.found.solution
         known: dict[int, dict[object, Tensor]] = {}
-        for ids in self.columns.get(name, ()):
+        inner = next((n for n in self.columns if self.kinds[n] == source and _is_inside(n, name)), name)
+        for ids in [*self.columns.get(name, ()), *(self.columns.get(inner, ()) if inner != name else ())]:
             if len(ids) in wanted:
                 axis = solution.axis(ids)
                 if axis_size(axis, [1] * len(solution.groups)) < len(ids):
@@ -135,6 +142,10 @@ class Axes:
         places, labels = self.found.solution.places, self.found.solution.labels
         units = [labels[torch.unique(distinct(ids))] for ids in shadows if isinstance(ids, Tensor)]
         return {places[unit][0] for unit in torch.cat(units).tolist() if unit in places} if units else set()
+
+
+def _is_inside(name: str, outer: str) -> bool:
+    return name.startswith(f"{outer}.") or not outer
 
 
 def whole_numbers(module: nn.Module) -> dict[str, int]:

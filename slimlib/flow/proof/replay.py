@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from slimlib.flow.functions import DROPOUTS, RECURRENT
-from slimlib.flow.ids import Shadow, WeightRef, distinct, tracked, varies, varying
+from slimlib.flow.ids import Shadow, WeightRef, distinct, tracked, untracked, varies, varying
 from slimlib.flow.operations import Operation, recurrent
 from slimlib.flow.operations.reductions import STATISTICS, dimensions
 from slimlib.flow.proof.known_ties import KnownTies
@@ -90,7 +90,10 @@ class Sliced(Replay):
             return
         labels = self.ties.labels()
         for ids, got, out in zip(step.outputs, self.log[-1].outputs, outs, strict=False):
-            if not isinstance(ids, Tensor) or not isinstance(out, Tensor) or not tracked(ids):
+            if not isinstance(ids, Tensor) or not isinstance(out, Tensor):
+                continue
+            if not tracked(ids):
+                self.context.shadows[out] = untracked(out.shape)
                 continue
             picks = active_positions(ids, self.active)
             if picks is None:
