@@ -72,7 +72,16 @@ class Ties:
 
     def settle(self) -> None:
         """Decide what was left open."""
-        settle(self.undecided, self.canonical)
+        reasons = torch.tensor(list(self.reasons), dtype=torch.long)
+
+        def canonical(ids: Tensor) -> Tensor:  # what stays need not live and die together: it is 0
+            labels = self.labels()
+            stays = torch.zeros(len(labels), dtype=torch.bool)
+            stays[labels[reasons]] = True
+            found = labels[ids]
+            return torch.where(stays[found], 0, found)
+
+        settle(self.undecided, canonical)
 
     def keep_apart(self, vector: Tensor, why: str) -> None:
         """A vector meets units each as a whole: it stays, and they may slim."""

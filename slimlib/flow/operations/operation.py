@@ -93,6 +93,14 @@ class Operation:
         self.fix_all(ids, why)
         return everywhere(self.stay(why), x.shape)
 
+    def along_last(self, ids: Shadow, x: Tensor) -> Tensor:
+        """The ids of channels that lie on the last axis, also of a weight, such as a table of queries."""
+        if isinstance(ids, Tensor) or not ids.dims[-1]:
+            return self.data(ids, x)
+        for axis in [axis for dim in ids.dims[:-1] for axis in dim]:
+            self.fix(axis.ids, "rows of a table")
+        return ids.column(-1, x.shape[-1]).expand(x.shape)
+
     def _as_data(self, ids: Any, x: Any) -> Any:
         return self.data(ids, x) if isinstance(x, Tensor) else ids
 

@@ -95,7 +95,7 @@ def _transposed_groups(
 
 def linear(op: Operation) -> Result:
     """x [..., C], weight [O, C], bias [O]."""
-    x, ref, bias = op.data(op.ids[0], op.args[0]), op.ids[1], op.argument_ids(2, "bias")
+    x, ref, bias = op.along_last(op.ids[0], op.args[0]), op.ids[1], op.argument_ids(2, "bias")
     if not isinstance(ref, WeightRef):
         return no_rule(op)
     return _contract(op, x, ref, bias, inputs=1, outputs=0, along=-1)

@@ -6,7 +6,8 @@ import copy
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +19,11 @@ from slimlib.core.setting import set_width
 from slimlib.core.structures import map_tensors
 from slimlib.core.swapping import Gathers, gathered
 from slimlib.core.width import Width, WidthPlan
-from slimlib.flow.ids import Shadow, WeightRef, distinct
+from slimlib.flow.ids import Shadow, WeightRef, distinct, tracked
 from slimlib.flow.proof.known_ties import KnownTies, Mixture, active_atoms, active_ids
-from slimlib.flow.proof.replay import Masked, Misfit, Sliced, active_positions, select
+from slimlib.flow.proof.replay import Masked, Misfit, Record, Replay, Sliced, active_positions, select
 from slimlib.flow.solve import Solution
-from slimlib.flow.steps import Choices, FlowError, Step, first_line
+from slimlib.flow.steps import Choices, FlowError, Moment, Step, first_line
 from slimlib.flow.ties import Ties
 
 WIDTHS = (0.25, 0.5, 0.8)
@@ -44,6 +45,9 @@ class Followed:
         if isinstance(shadow, WeightRef):
             return any(self.slims(axis.ids) for axis in shadow.axes)
         return shadow is not None and bool(self.solution.slims[distinct(shadow)].any())
+
+
+Held: TypeAlias = Mapping[str, Mapping[str, Tensor]]  # module -> {attribute: ids of the channels whose number it holds}
 
 
 class Failure(Exception):
@@ -79,6 +83,7 @@ class Proof:
         self.subject, self.found, self.choices = subject, found, choices
         self.full = full = subject.full
         self.slim = apply_layout(copy.deepcopy(full), found.layout, norm="shared")
+        self.sums: dict[tuple[bool, tuple[int, ...]], dict[Moment, list[Any]]] = {}  # of results, masked
         self.shapes = {name: t.shape for name, t in [*full.named_parameters(), *full.named_buffers()]}
 
     def run(self) -> None:
@@ -99,11 +104,31 @@ class Proof:
         for training, width in ((False, WIDTHS[0]), (False, staggered), (True, staggered)):
             self._compare(outputs[training, width], width, training)
 
-    def progress(self, training: bool, width: Width, held: Mapping[str, Mapping[str, Tensor]] | None = None) -> int:
-        """How many operations run as the layout says; `held`: module -> {attribute: ids whose number it holds}."""
-        sliced, channels = self._sliced(width, training), self.channels(width)
+    def progress(self, training: bool, width: Width, held: Held) -> int:
+        """How many operations run as the layout says, where modules hold these numbers."""
+        sliced, passes = self._trial(training, width, held)
+        return END if passes else len(sliced.log)
+
+    def agrees(self, training: bool, width: Width, held: Held) -> bool:
+        """Whether what runs gives the numbers of the masked network, as far as sums of all results show."""
+        channels = self.channels(width)
+        if (training, channels) not in self.sums:
+            self.full.train(training)
+            masked = self._masked(width, partial(_sums, active_ids(self.found.solution, channels)))
+            self.sums[training, channels] = _by_moment(masked)
+        theirs = self.sums[training, channels]
+        sliced, _ = self._trial(training, width, held, partial(_sums, None))
+        return all(
+            ours is None or other is None or ours.alike(other, self.subject.tolerance)
+            for moment, results in _by_moment(sliced).items()
+            for ours, other in zip(results, theirs.get(moment, ()), strict=False)
+        )
+
+    def _trial(self, training: bool, width: Width, held: Held, record: Record | None = None) -> tuple[Sliced, bool]:
+        """Run the sliced network with these numbers in its modules; whether it runs to its end."""
+        sliced, channels = self._sliced(width, training, record), self.channels(width)
         before: list[tuple[nn.Module, dict[str, Any]]] = []
-        for name, numbers in (held or {}).items():
+        for name, numbers in held.items():
             module = self.slim.get_submodule(name)
             sizes = {path: axis_size(self.found.solution.axis(ids), channels) for path, ids in numbers.items()}
             swaps = held_numbers(module, sizes)
@@ -113,11 +138,11 @@ class Proof:
             with torch.random.fork_rng():
                 self._attempt(sliced)
         except (Failure, FlowError):
-            return len(sliced.log)
+            return sliced, False
         finally:
-            for module, full in before:
-                module.__dict__.update(full)
-        return END
+            for module, own in before:
+                module.__dict__.update(own)
+        return sliced, True
 
     def _staggered(self) -> WidthPlan:
         """A width that differs from group to group, so that no two groups agree by chance."""
@@ -130,7 +155,7 @@ class Proof:
             if not self._close(a, b):
                 raise self._locate(width, training)
 
-    def _sliced(self, width: Width, training: bool, record: bool = False) -> Sliced:
+    def _sliced(self, width: Width, training: bool, record: Record | None = None) -> Sliced:
         self.slim.train(training)
         set_width(self.slim, width)
         _gather_now(self.slim)
@@ -139,11 +164,11 @@ class Proof:
         active = active_ids(found.solution, channels)
         return Sliced(self.slim, ties, self.choices, self.subject.origin, found.logs[training], active, record)
 
-    def _masked(self, width: Width, record: bool = False) -> Any:
+    def _masked(self, width: Width, record: Record | None = None) -> Any:
         ties, active = self.found.ties, active_ids(self.found.solution, self.channels(width))
         masked = Masked(self.full, KnownTies(ties, ties.atoms), self.choices, self.subject.origin, active, record)
         outputs = masked.follow(copy.deepcopy(self.subject.args))
-        return masked if record else outputs
+        return outputs if record is None else masked
 
     def channels(self, width: Width) -> tuple[int, ...]:
         """The active units of each group."""
@@ -173,7 +198,7 @@ class Proof:
 
     def _locate(self, width: Width, training: bool) -> Failure:
         """The first operation whose result is not that of the masked network."""
-        masked, sliced = self._masked(width, record=True), self._sliced(width, training, record=True)
+        masked, sliced = self._masked(width, _copies), self._sliced(width, training, _copies)
         self._attempt(sliced)
         why = "gives other numbers when fewer channels are active"
         theirs = {step.moment: (step, results) for step, results in zip(masked.log, masked.results, strict=True)}
@@ -189,6 +214,38 @@ class Proof:
                 if picks is not None and (ids is not None or a.shape == b.shape) and not self._close(a, b):
                     return Failure(why, step, True, own.module, END)
         return Failure(why, None, False, "", END)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """The sum of a result and of its absolute values, to know it by."""
+
+    shape: torch.Size
+    sum: float
+    size: float
+
+    def alike(self, other: Sums, tolerance: float) -> bool:
+        """Whether both may be sums of one result; of other shapes they cannot be compared."""
+        return self.shape != other.shape or abs(self.sum - other.sum) <= 10 * tolerance * (self.size + other.size)
+
+
+def _sums(active: Tensor | None, ids: Shadow | None, x: Any) -> Sums | None:
+    """Of the active channels of a result of the masked network; of the whole, in the sliced one."""
+    if not isinstance(x, Tensor) or not x.is_floating_point() or not isinstance(ids, Tensor) or not tracked(ids):
+        return None
+    picks = [] if active is None else active_positions(ids, active)
+    if picks is None:
+        return None
+    part = select(x, picks).double().nan_to_num(0.0, 0.0, 0.0).clamp(-1e6, 1e6)  # masks have infinities
+    return Sums(part.shape, float(part.sum()), float(part.abs().sum()))
+
+
+def _copies(ids: Shadow | None, x: Any) -> Any:
+    return x.clone() if isinstance(x, Tensor) else x
+
+
+def _by_moment(run: Replay) -> dict[Moment, list[Any]]:
+    return {step.moment: made for step, made in zip(run.log, run.results, strict=False) if not step.copies}
 
 
 def _gather_now(net: nn.Module) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from slimlib.core.layout import axis_size
 from slimlib.core.width import WidthPlan
 from slimlib.flow.ids import distinct, varying
-from slimlib.flow.proof.check import END, Failure, Followed, Proof
+from slimlib.flow.proof.check import END, Failure, Followed, Held, Proof
 from slimlib.flow.solve import Solution
 from slimlib.flow.steps import Choices, Counted, alike, class_or_name, upwards
 from slimlib.flow.ties import Ties
@@ -32,24 +32,22 @@ def propose(net: nn.Module, proof: Proof, failure: Failure, choices: Choices) ->
     axes = Axes(net, proof.found)
     channels = proof.channels(failure.width)
     for name in upwards(failure.module):
-        if _numbers(axes, proof, failure, choices, name, channels):
+        if _numbers(axes, proof, failure, choices, name, WidthPlan(channels)):
             return True
         for groups in _groups_that_meet(axes, failure, name):
             proportional = _in_proportion(proof.found.solution, groups, channels)
             if proportional is None or proportional == channels:
                 continue
-            if proof.progress(failure.training, WidthPlan(proportional)) > failure.position:
+            if proof.progress(failure.training, WidthPlan(proportional), {}) > failure.position:
                 keys = list(proof.found.solution.groups)
                 choices.agree.append(tuple(keys[g] for g in sorted(groups)))
                 return True
-            if _numbers(axes, proof, failure, choices, name, proportional):
+            if _numbers(axes, proof, failure, choices, name, WidthPlan(proportional)):
                 return True
     return False
 
 
-def _numbers(
-    axes: Axes, proof: Proof, failure: Failure, choices: Choices, name: str, channels: tuple[int, ...]
-) -> bool:
+def _numbers(axes: Axes, proof: Proof, failure: Failure, choices: Choices, name: str, plan: WidthPlan) -> bool:
     """Whether numbers of a module let the run go on for longer: one alone, else two, else all that are likeliest."""
     kind, source = class_or_name(axes.net, name), class_or_name(axes.net, failure.module)
     options = {n: axes.options(n, source) for n in alike(axes.net, name)}
@@ -57,20 +55,22 @@ def _numbers(
     ranked = [(path, rank) for path, rank in ranked if (kind, path) not in choices.numbers]
     if not ranked:
         return False
-    before = proof.progress(failure.training, WidthPlan(channels))
+    before = proof.progress(failure.training, plan, {})
     for stage in ([[one] for one in ranked], _pairs(ranked), [[(path, rank) for path, rank in ranked if not rank]]):
-        best: Chosen = ()
+        trials: list[tuple[int, Chosen]] = []
         for chosen in islice(stage, TRIALS):
-            trial = {n: _held(options[n], chosen) for n in options}
-            after = proof.progress(failure.training, WidthPlan(channels), trial)
-            if after > before:
-                before, best = after, chosen
-            if before == END:
+            trials.append((proof.progress(failure.training, plan, _trial(options, chosen)), chosen))
+            if trials[-1][0] == END:
                 break
-        if best:
-            choices.numbers.update({(kind, path): Counted(source, rank) for path, rank in best})
-            return True
+        for after, chosen in sorted(trials, key=lambda trial: -trial[0]):
+            if after > before and proof.agrees(failure.training, plan, _trial(options, chosen)):
+                choices.numbers.update({(kind, path): Counted(source, rank) for path, rank in chosen})
+                return True
     return False
+
+
+def _trial(options: Mapping[str, Options], chosen: Chosen) -> Held:
+    return {name: _held(own, chosen) for name, own in options.items()}
 
 
 def _pairs(ranked: Chosen) -> Iterator[Chosen]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -27,13 +27,18 @@ PRODUCTS = {
 """Operation -> the arguments whose channels are added up in it."""
 
 
+Record: TypeAlias = Callable[[Shadow | None, Any], Any]
+
+
 class Replay(Trace):
     """A run without random numbers, which depend on the width; it can keep what every operation gave."""
 
-    def __init__(self, net: nn.Module, ties: Ties, choices: Choices, origin: nn.Module, record: bool = False) -> None:
+    def __init__(
+        self, net: nn.Module, ties: Ties, choices: Choices, origin: nn.Module, record: Record | None = None
+    ) -> None:
         super().__init__(net, ties, choices, origin)
         self.record = record
-        self.results: list[list[Any]] = []
+        self.results: list[list[Any]] = []  # what `record` makes of the ids and the results of every operation
 
     def compute(self, op: Operation) -> Any:
         if op.name in DROPOUTS:
@@ -53,8 +58,9 @@ class Replay(Trace):
         return x
 
     def finished(self, op: Operation, outs: list[Any]) -> None:
-        if self.record:
-            self.results.append([o.clone() if isinstance(o, Tensor) else o for o in outs])
+        if self.record is not None:
+            shadows = self.log[-1].outputs
+            self.results.append([self.record(ids, o) for ids, o in zip(shadows, outs, strict=False)])
 
 
 class Misfit(Exception):
@@ -72,7 +78,7 @@ class Sliced(Replay):
         origin: nn.Module,
         expected: Sequence[Step],
         active: Tensor,
-        record: bool = False,
+        record: Record | None = None,
     ) -> None:
         super().__init__(net, ties, choices, origin, record)
         self.known, self.active = ties, active
@@ -98,10 +104,10 @@ class Sliced(Replay):
             picks = active_positions(ids, self.active)
             if picks is None:
                 continue
-            shape = list(ids.shape)
+            shape = list(out.shape) if out.dim() == ids.dim() else list(ids.shape)
             for dim, index in picks:
                 shape[dim] = len(index)
-            if list(out.shape) != shape:
+            if list(out.shape) != shape:  # what varies along no channels may be repeated for each of them
                 self.log.pop()
                 raise Misfit(f"gives {list(out.shape)} where {shape} is expected")
             wanted = labels[select(distinct_along(ids, picks), picks)]
@@ -116,7 +122,13 @@ class Masked(Replay):
     """The full network, where products, norms and statistics see only the active channels."""
 
     def __init__(
-        self, net: nn.Module, ties: Ties, choices: Choices, origin: nn.Module, active: Tensor, record: bool = False
+        self,
+        net: nn.Module,
+        ties: Ties,
+        choices: Choices,
+        origin: nn.Module,
+        active: Tensor,
+        record: Record | None = None,
     ) -> None:
         super().__init__(net, ties, choices, origin, record)
         self.active = active
