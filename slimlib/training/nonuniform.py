@@ -55,5 +55,5 @@ class NonuniformSandwich(Sandwich):
         if step is None:
             raise ValueError("NonuniformSandwich draws for the layers of a network: draw(step)")
         count = self.samples - len(self.fixed())
-        plans = [random_plan(step.net, self._range, self._generator) for _ in range(count)]
+        plans = [random_plan(step.net, self._range, self.generator) for _ in range(count)]
         return [self._range.largest, *plans, self._range.smallest]

@@ -36,6 +36,10 @@ class Rule(ABC):
             it of each.
         seed: of the random widths.
 
+    Attributes:
+        generator: what random widths are drawn with.
+        lessons: what each width learns from.
+
     Raises:
         ValueError: the lessons need the largest width in a step that may go without it.
     """
@@ -52,7 +56,7 @@ class Rule(ABC):
         seed: int = 0,
     ) -> None:
         self.widths = widths
-        self._generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(seed)
         self._learn(as_lessons(distill, lesson))
 
     @abstractmethod
@@ -60,8 +64,8 @@ class Rule(ABC):
         """The widths of the next step, all different, largest first.
 
         Args:
-            step: that they are drawn for: its `net`, and what a width would lose, `step.loss(width)`. None: a rule
-                that asks for neither draws alike without.
+            step: that they are drawn for: its `net`, and the loss that a width has before it is trained,
+                `step.loss(width)`. Rules that ask for neither need none.
         """
 
     def lesson(self, width: Width) -> Lesson:
@@ -115,7 +119,7 @@ class Rule(ABC):
             step.widths = self.draw(step)
             for position, width in enumerate(step.widths):
                 lesson = self.lesson(width)
-                taught = lesson.teaches and lesson.teaches.teach(step, self.widths.largest, width)
+                taught = lesson.taught_by and lesson.taught_by.teach(step, self.widths.largest, width)
                 set_width(net, width)
                 stay_local = _gradients_stay_local(net, last=position == len(step.widths) - 1)
                 with stay_local, adding_in_place(net) as run_backward:
@@ -132,7 +136,7 @@ class Rule(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Where the draws and the averaged teachers are, as plain lists, numbers and tensors."""
-        state: dict[str, Any] = {"generator": self._generator.get_state().tolist()}
+        state: dict[str, Any] = {"generator": self.generator.get_state().tolist()}
         if self._averages:
             state["averages"] = [average.state_dict() for average in self._averages.values()]
         return state
@@ -146,13 +150,13 @@ class Rule(ABC):
         averages = state.get("averages", [])
         if len(averages) != len(self._averages):
             raise ValueError(f"the state has {len(averages)} averaged teachers, and this rule {len(self._averages)}")
-        self._generator.set_state(torch.tensor(state["generator"], dtype=torch.uint8))
+        self.generator.set_state(torch.tensor(state["generator"], dtype=torch.uint8))
         for average, saved in zip(self._averages.values(), averages, strict=True):
             average.load_state_dict(saved)
 
     def _learn(self, lessons: Lessons) -> None:
         name = type(self).__name__
-        teachers = [lesson.teaches for lesson in lessons.all if lesson.teaches]
+        teachers = [lesson.taught_by for lesson in lessons.all if lesson.taught_by]
         if not self.trains_largest and any(teacher.needs_largest for teacher in teachers):
             raise ValueError(
                 f"{name} cannot distil from the largest width, which is not in every step. "

@@ -56,10 +56,10 @@ class _Drawn(Rule):
     def _random(self, count: int, *, without: list[Width]) -> list[Width]:
         if isinstance(self.widths, WidthRange):
             low, high = self.widths.smallest, self.widths.largest
-            uniform = torch.rand(count, generator=self._generator, dtype=torch.float64)
+            uniform = torch.rand(count, generator=self.generator, dtype=torch.float64)
             return [min(low + (high - low) * u, high) for u in uniform.tolist()]
         rest = [width for width in self.widths.widths if width not in without]
-        order = torch.randperm(len(rest), generator=self._generator).tolist()
+        order = torch.randperm(len(rest), generator=self.generator).tolist()
         return [rest[i] for i in order[:count]]
 
 

@@ -55,7 +55,7 @@ class Step:
         return in_lower_precision(self.net, self._args, self._autocast, self._forward)
 
     def keep(self, width: Width, output: Any) -> None:
-        """Let teachers hear what a width has put out."""
+        """Let teachers know the output of a width."""
         self._outputs[None, width] = tree_map_only(Tensor, Tensor.detach, output)
 
     def output(self, width: Width, *, average: Hashable = None) -> Any:
@@ -68,7 +68,7 @@ class Step:
         return self._outputs[average, width]
 
     def loss(self, width: Width) -> float:
-        """What a width loses on the data of this step, on all ranks together. The network is then at that width."""
+        """The loss of a width on the data of this step, the mean over all ranks. The network is then at that width."""
         assert self._loss is not None, "this step has no data"
         with torch.no_grad():
             value = self._loss(self._look(width, None), width).detach().clone()

@@ -49,11 +49,11 @@ class Lesson:
             _check_distillation(self.distill)
         elif self.weight != 1 or self.teacher != LARGEST:
             raise ValueError("a lesson's weight and teacher belong to distillation; give distill=, for example slim.l1")
-        if self.data == 0 and self.teaches is None:
+        if self.data == 0 and self.taught_by is None:
             raise ValueError("a lesson needs something to learn from: data above 0, or distill and a weight above 0")
 
     @property
-    def teaches(self) -> Teacher | None:
+    def taught_by(self) -> Teacher | None:
         """The teacher, if one is asked."""
         return None if self.distill is None or self.weight == 0 else self.teacher  # type: ignore[return-value]
 
@@ -67,7 +67,7 @@ class Lesson:
             width: that learns, one of `count` of the step.
         """
         parts = [] if self.data == 0 else [_weighted(of_data(output, width), self.data, count)]
-        if self.distill is not None and self.teaches:
+        if self.distill is not None and self.taught_by:
             parts.append(_weighted(self.distill(output, taught), self.weight, count))
         return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
@@ -94,7 +94,7 @@ class Lessons:
             object.__setattr__(self, "smallest", self.between)
         if self.largest is None:
             object.__setattr__(self, "largest", Lesson("mean" if self.between.data == "mean" else 1.0))
-        elif self.largest.teaches == LARGEST:
+        elif self.largest.taught_by is not None and self.largest.taught_by.needs_largest:
             raise ValueError("the largest width cannot be its own teacher; take an AveragedTeacher for it")
 
     @property
@@ -170,7 +170,7 @@ def lesson_settings(lessons: Lessons) -> dict[str, Any]:
 
 
 def _plain(lesson: Lesson) -> dict[str, Any]:
-    of_teacher = {"weight": lesson.weight, "teacher": describe(lesson.teaches)} if lesson.teaches else {}
+    of_teacher = {"weight": lesson.weight, "teacher": describe(lesson.taught_by)} if lesson.taught_by else {}
     return {"data": lesson.data, **of_teacher}
 
 

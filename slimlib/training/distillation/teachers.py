@@ -24,7 +24,7 @@ class Teacher(ABC):
     needs_largest = False  # the step must train the largest width
 
     def hears(self, position: int) -> bool:
-        """Whether it needs the output of the width that is trained at this position of a step."""
+        """Whether it uses the output of the width that is trained at this position of a step."""
         return False
 
     def averages(self) -> tuple[AveragedTeacher, ...]:

@@ -171,6 +171,10 @@ def test_what_a_loss_has_bound_is_not_taken_for_the_width() -> None:
         (lambda: slim.Lesson(teacher=slim.AveragedTeacher()), "belong to distillation"),
         (lambda: slim.Lesson(distill=SOFT, teacher="larger"), "did you mean 'largest'"),
         (lambda: slim.Lessons(slim.Lesson(), largest=slim.Lesson(distill=SOFT)), "cannot be its own teacher"),
+        (
+            lambda: slim.Lessons(slim.Lesson(), largest=slim.Lesson(distill=SOFT, teacher="ensemble")),
+            "cannot be its own teacher",
+        ),
         (lambda: slim.RandomWidths(RANGE, lesson=slim.Lesson(distill=SOFT)), "which is not in every step"),
         (
             lambda: slim.RandomWidths(RANGE, lesson=slim.Lesson(0, SOFT, teacher=slim.AveragedTeacher())),
