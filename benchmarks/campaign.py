@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.records.folder import ResultsFolder
-from benchmarks.running.command import DONE, FAILED, INTERRUPTED, WRONG_SETTINGS, complain, key_values, one_line
+from benchmarks.running.command import DONE, FAILED, INTERRUPTED, command, key_values
 from benchmarks.running.jobs import Job, chains, plan
 from benchmarks.running.launchers.stopping import stopping
 from benchmarks.settings.choices import CONF
@@ -114,21 +114,18 @@ class Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Work through a campaign; returns the exit code.
+    """Work through a campaign; returns the exit code, as `benchmarks.running.command` has them."""
+    return command(arguments, __doc__, _look_at_all, _work_through, interrupted="the same command goes on")
 
-    0: all is done, or the time is up. 1: a run failed. 2: the settings are wrong. 130: interrupted.
-    """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+
+def _look_at_all(given: Sequence[str]) -> tuple[Options, list[Progress]]:
+    options = read_options(given)
+    return options, [look(planned, options) for planned in options.campaign.runs]
+
+
+def _work_through(given: tuple[Options, list[Progress]]) -> int:
+    options, progress = given
     console = Console()
-    if {"-h", "--help", "help"} & set(given):
-        console.print(__doc__, markup=False, highlight=False, soft_wrap=True)
-        return DONE
-    try:
-        options = read_options(given)
-        progress = [look(planned, options) for planned in options.campaign.runs]
-    except ValueError as error:
-        complain([one_line(error)])
-        return WRONG_SETTINGS
     console.print(options.campaign.question, markup=False, highlight=False)
     if options.show:
         console.print(overview(progress))

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 import torch
 from pydantic import InstanceOf, model_validator
 
-from benchmarks.settings.choices import model_of
+from benchmarks.settings.choices import check_choice, model_of
 from benchmarks.settings.composing import compose_run, told_in_one_line
 from benchmarks.settings.groups import Ablation, Run, Training
 from benchmarks.settings.identity import settings_hash, slug
@@ -20,8 +20,8 @@ from benchmarks.settings.tracker import NoTracker, Tracker
 from tasks.settings import Lax, setting, unknown
 from tasks.training.recipe import Recipe
 
-MEANT_FOR = ("tasks", "scales")
-"""Keys of a recipe that say where it is left out."""
+MEANT_FOR = {"tasks": "task", "scales": "scale"}
+"""Keys of a recipe that say where it is left out, and the group that their values are of."""
 
 
 class RunSettings(Training):
@@ -117,11 +117,16 @@ def read_recipes(ablation: Mapping[str, Any], task: str, scale: str | None = Non
         ValueError: in one line: a key or value is wrong, or the ablation is for other tasks.
     """
     checked = Ablation(**ablation)
+    for name in checked.tasks:
+        check_choice("task", name)
     if checked.tasks and task not in checked.tasks:
         others = ", ".join(checked.tasks)
         raise ValueError(f"ablation={checked.name} has no meaning for task={task}; it is for {others}")
     recipes = []
     for own in checked.recipes:
+        for key, group in MEANT_FOR.items():
+            for name in own.get(key, ()):
+                check_choice(group, name)
         if task not in own.get("tasks", [task]) or scale not in (None, *own.get("scales", [scale])):
             continue
         shared = {} if own.get("kind") == "individual" else checked.slimmable

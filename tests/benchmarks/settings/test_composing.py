@@ -207,6 +207,15 @@ def test_equal_recipes_in_one_ablation_are_refused() -> None:
         RunSettings(**names, recipes=given, steps=1, seeds=[0], task_settings={})
 
 
+@pytest.mark.parametrize("where", [{"tasks": ["srr"]}, {"scales": ["tinny"]}, {"tasks": "sr"}])
+def test_a_recipe_for_a_task_or_scale_that_does_not_exist_is_refused(where: dict[str, object]) -> None:
+    recipe = {"name": "a", "kind": "individual"}
+    with pytest.raises(ValueError, match="unknown (task|scale) '"):
+        read_recipes({"name": "x", "question": "Why?", "recipes": [recipe | where]}, "sr", "tiny")
+    with pytest.raises(ValueError, match="unknown task 'srr'; did you mean 'sr'"):
+        read_recipes({"name": "x", "question": "Why?", "recipes": [recipe], "tasks": ["sr", "srr"]}, "sr")
+
+
 def test_an_ablation_without_a_question_is_refused() -> None:
     with pytest.raises(ValueError, match="must open with the question"):
         read_recipes({"name": "x", "question": " ", "recipes": []}, "sr")
