@@ -115,7 +115,7 @@ REFUSED = (
         "NFNet",
         "timm",
         "nf_resnet26",
-        refused=r"the weight of convolution in 'stem.conv' \(ScaledStdConv2d\) is computed from 'stem.conv.weight'",
+        refused=r"nothing slims in this NormFreeNet. 'stem.conv': .* forward of 'stem.conv' \(ScaledStdConv2d\)",
     ),
 )
 MEMBERS = CONVERTED + REFUSED
