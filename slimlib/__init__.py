@@ -12,6 +12,7 @@ from slimlib.saving import load, read_recipe, save
 from slimlib.search import search
 from slimlib.search.budgets import Budget
 from slimlib.search.costs import PlanCosts, plan_costs
+from slimlib.search.latency_table import LatencyTable, latency_table
 from slimlib.search.learned_ranking import learned_ranking
 from slimlib.search.plan_file import FoundPlan, FoundPlans, load_plans
 from slimlib.search.scores import ChannelScores, channel_scores
@@ -52,6 +53,7 @@ __all__ = [
     "FoundPlans",
     "Governor",
     "LargestAndRandom",
+    "LatencyTable",
     "Lesson",
     "Lessons",
     "PlanCosts",
@@ -81,6 +83,7 @@ __all__ = [
     "kl_divergence",
     "l1",
     "latency",
+    "latency_table",
     "learned_ranking",
     "load",
     "load_plans",

@@ -140,6 +140,10 @@ class Axes:
                 else:
                     self._channels[place[s.group, s.start, s.units], number] += s.channels
 
+    def groups(self, number: int) -> set[int]:
+        """The groups on an axis, by its number."""
+        return {s.group for s in list(self.number)[number] if s.group is not None}
+
     def sizes(self, channels: Tensor) -> Tensor:
         """Active sizes [plans, axes] at channel numbers [plans, groups]."""
         active = (channels[:, self._group] - self._start).clamp(min=0).minimum(self._units)

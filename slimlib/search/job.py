@@ -16,6 +16,7 @@ from slimlib.core.width import WidthPlan
 from slimlib.search.budgets import Budget
 from slimlib.search.costs import plan_costs
 from slimlib.search.greedy import Per, check_per
+from slimlib.search.latency_table import LatencyTable
 from slimlib.search.plan_file import FoundPlan, Visited, fingerprint
 from slimlib.search.scores import ChannelScores
 from slimlib.search.space import Space, ladders
@@ -59,7 +60,7 @@ class Job:
         batches: Sequence[Any] = (),
         ranking: ChannelScores | None = None,
         start: WidthPlan | None = None,
-        latency: Any = None,
+        latency: LatencyTable | None = None,
     ) -> None:
         self.net, self.budgets, self.options, self.batches = net, budgets, options, batches
         slimming = slimming_of(net)
@@ -70,6 +71,7 @@ class Job:
                 raise ValueError("a budget in ms needs a table of times: latency=slimlib.latency_table(net, example)")
             latency.check(net, example)
         self.latency = latency
+        self._times = None if latency is None else latency.measure(self.layout)
         self.full = float(self.measure(torch.tensor([self.layout.full]))[0])
         self.amounts = [b.amount * self.full if b.share else b.amount for b in budgets]
         self.start = self.layout.full if start is None else slimming.channels_at(start)
@@ -79,9 +81,8 @@ class Job:
 
     def measure(self, channels: Tensor) -> Tensor:
         """What plans [plans, groups] cost in the unit of the budgets, [plans]."""
-        if self.unit == "ms":
-            times: Tensor = self.latency.milliseconds(channels)
-            return times
+        if self._times is not None and self.unit == "ms":
+            return self._times(channels)
         costs = self.costs(channels)
         return (costs.macs if self.unit == "macs" else costs.params).double()
 

@@ -16,6 +16,7 @@ from slimlib.core.setting import slimming_of
 from slimlib.search.budgets import read_budgets
 from slimlib.search.evaluation import Evaluation, Score
 from slimlib.search.job import Job, Options
+from slimlib.search.latency_table import LatencyTable
 from slimlib.search.methods import LEAST_RANKED
 from slimlib.search.plan_file import SearchFile
 from slimlib.search.progress import Listener, ProgressBar
@@ -42,7 +43,7 @@ def learned_ranking(
     tournament: int = 16,
     path: str | Path | None = None,
     seed: int = 0,
-    latency: Any = None,
+    latency: LatencyTable | None = None,
     progress: bool | Listener = False,
 ) -> ChannelScores:
     """Learn one order of all channels of a network, from which plans for every budget follow.

@@ -108,7 +108,7 @@ def load_plans(path: str | Path, net: nn.Module | None = None) -> FoundPlans:
     """
     data = _read(Path(path))
     if net is not None:
-        _check_groups(Path(path), data, slimming_of(net).layout)
+        check_groups(f"{path} holds plans", data["groups"], slimming_of(net).layout)
     if data["kind"] != "search" or data["result"] is None:
         what = "a ranking" if data["kind"] != "search" else "a search that has not ended"
         raise ValueError(f"{path} holds {what}, and no plans; call slimlib.search with this path to go on")
@@ -127,7 +127,12 @@ class SearchFile:
         self.path = None if path is None else Path(path)
         self.scores: dict[Plan, float] = {}
         self.result: Any = None
-        self._head = {"format": FORMAT, "kind": kind, "groups": _groups(layout), "about": json.loads(json.dumps(about))}
+        self._head = {
+            "format": FORMAT,
+            "kind": kind,
+            "groups": groups_of(layout),
+            "about": json.loads(json.dumps(about)),
+        }
         self._seconds_before, self._began = 0.0, time.monotonic()
         self._written = float("-inf")
         if self.path is not None and self.path.exists():
@@ -161,7 +166,7 @@ class SearchFile:
 
     def _go_on(self, path: Path, layout: Layout) -> None:
         data = _read(path)
-        _check_groups(path, data, layout)
+        check_groups(f"{path} holds plans", data["groups"], layout)
         if data["kind"] != self._head["kind"]:
             raise ValueError(f"{path} holds a {data['kind']}, not a {self._head['kind']}; give another path")
         ours: Any = self._head["about"]
@@ -232,7 +237,8 @@ def _found(data: Mapping[str, Any]) -> FoundPlans:
     return FoundPlans(tuple(plans), len(data["scores"]), data["seconds"], data.get("plain", 0.0))
 
 
-def _groups(layout: Layout) -> list[list[Any]]:
+def groups_of(layout: Layout) -> list[list[Any]]:
+    """Name and units of each group, as JSON has them."""
     return [[group.name, group.units] for group in layout.groups]
 
 
@@ -248,13 +254,13 @@ def _read(path: Path) -> dict[str, Any]:
     return data
 
 
-def _check_groups(path: Path, data: Mapping[str, Any], layout: Layout) -> None:
-    here, there = _groups(layout), data["groups"]
+def check_groups(what: str, given: Sequence[Sequence[Any]], layout: Layout) -> None:
+    """Raise ValueError unless these names and units of groups are those of a layout; `what` begins the message."""
+    here, there = groups_of(layout), [list(pair) for pair in given]
     if here != there:
-        pairs = [(a, b) for a, b in zip(there, here, strict=False) if a != b]
-        shown = (
-            f"'{pairs[0][0][0]}' with {pairs[0][0][1]} channels there, '{pairs[0][1][0]}' with {pairs[0][1][1]} here"
-            if pairs
-            else f"{len(there)} groups there, {len(here)} here"
-        )
-        raise ValueError(f"{path} holds plans of another network: {shown}")
+        differ = [(a, b) for a, b in zip(there, here, strict=False) if a != b]
+        shown = f"{len(there)} groups there, {len(here)} here"
+        if differ:
+            (name, units), (own_name, own_units) = differ[0]
+            shown = f"'{name}' with {units} channels there, '{own_name}' with {own_units} here"
+        raise ValueError(f"{what} of another network: {shown}")

@@ -13,6 +13,7 @@ from slimlib.search.budgets import read_budgets
 from slimlib.search.evaluation import Evaluation, Score
 from slimlib.search.greedy import Per
 from slimlib.search.job import Job, Options
+from slimlib.search.latency_table import LatencyTable
 from slimlib.search.methods import METHODS
 from slimlib.search.plan_file import FoundPlans, SearchFile, plan_to_json
 from slimlib.search.progress import Listener, ProgressBar
@@ -39,7 +40,7 @@ def search(
     population: int = 50,
     ranking: ChannelScores | None = None,
     start: WidthPlan | None = None,
-    latency: Any = None,
+    latency: LatencyTable | None = None,
     workers: int = 1,
     progress: bool | Listener = False,
 ) -> FoundPlans:

@@ -56,7 +56,7 @@ def makers(slimming: Slimming, group: int) -> list[Weight]:
     making = [layer for layer in layers if not is_depthwise(modules.get(layer))] or layers
     found = []
     for layer in making:
-        dim = _output_dim(modules.get(layer))
+        dim = output_dim(modules.get(layer))
         if dim is None:
             found += _raw_parameters(slimming, layer, group)
         else:
@@ -68,7 +68,7 @@ def readers(slimming: Slimming, group: int) -> list[Weight]:
     """The weights that read the channels of a group; depthwise ones follow, and do not count."""
     found = []
     for name, module in slimming.net().named_modules():
-        dim = None if is_depthwise(module) else _input_dim(module)
+        dim = None if is_depthwise(module) else input_dim(module)
         if dim is not None:
             found += _weight(slimming, name, module, dim, group)
     return found
@@ -102,7 +102,7 @@ def sum_over_units(channels: Tensor, axis: Axis, group: int, units: int) -> Tens
     return torch.zeros(units, dtype=torch.double).index_add_(0, index[index >= 0], channels[index >= 0])
 
 
-def _output_dim(module: nn.Module | None) -> int | None:
+def output_dim(module: nn.Module | None) -> int | None:
     """The dimension of a layer's weight along which its outputs lie; None for a module of another kind."""
     if isinstance(module, _ConvTransposeNd):
         return 0 if is_depthwise(module) else 1
@@ -111,7 +111,7 @@ def _output_dim(module: nn.Module | None) -> int | None:
     return 1 if isinstance(module, nn.Embedding | nn.EmbeddingBag) else None
 
 
-def _input_dim(module: nn.Module | None) -> int | None:
+def input_dim(module: nn.Module | None) -> int | None:
     if isinstance(module, _ConvTransposeNd):
         return 0
     return 1 if isinstance(module, _ConvNd | nn.Linear) else None
