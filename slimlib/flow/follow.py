@@ -54,9 +54,10 @@ def follow(
     args = arguments(net, example)
     names, rounding = _kept_parameters(net, keep), Rounding(divisor, dict(divisors or {}))
     choices, copied, subject = Choices(), duplicate(net), None
+    found: Followed | None = None
     for _ in range(ATTEMPTS):
         try:
-            found = analyse(net, copied, args, choices, names, rounding)
+            found = found or analyse(net, copied, args, choices, names, rounding)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -67,8 +68,10 @@ def follow(
         failure = _prove(proof)
         if failure is None:
             return found.layout
+        before = replace(copy.deepcopy(choices), numbers={})
         alternatives = repair(net, proof, failure, choices)
         choices = alternatives[0]
+        found = _numbered(net, found, choices) if replace(choices, numbers={}) == before else None
         if len(alternatives) > 1:
             choices = min(alternatives, key=lambda c: _left(net, copied, args, c, names, rounding))
     raise FlowError(f"no layout of this {type(net).__name__} works in {ATTEMPTS} attempts; keep layers with keep=[...]")
@@ -103,15 +106,21 @@ def analyse(
         if isinstance(compiled, torch.jit.ScriptModule):
             ties.blocked[name] = "was compiled by torch.jit"
             ties.met.update(f"{name}.{parameter}" for parameter, _ in compiled.named_parameters())
-    agree(ties, choices)
+    agree(net, ties, logs, entered, choices)
     solution, laid_out = _solve(net, ties, rounding)
     found = Followed(ties, logs, entered, solution, laid_out)
     if not found.layout.groups:
         reasons = "; ".join(f"'{name}': {why}" for name, why in list(found.layout.kept.items())[:3])
         raise FlowError(f"nothing slims in this {type(net).__name__}. {reasons}")
-    ties.numbers |= numbers(net, found, choices)
     contiguous = tuple(name for name in sorted(choices.copied) if name in found.layout.axes)
-    found.layout = replace(found.layout, numbers=number_axes(ties, solution), contiguous=contiguous)
+    found.layout = replace(found.layout, contiguous=contiguous)
+    return _numbered(net, found, choices)
+
+
+def _numbered(net: nn.Module, found: Followed, choices: Choices) -> Followed:
+    """With the numbers that modules hold, as far as they are chosen."""
+    found.ties.numbers |= numbers(net, found, choices)
+    found.layout = replace(found.layout, numbers=number_axes(found.ties, found.solution))
     return found
 
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from torch import Tensor, nn
 
-from slimlib.flow.ids import AtomKey, Shadow, WeightRef
+from slimlib.flow.ids import Shadow, WeightRef
 
 SIZED = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
@@ -33,6 +33,15 @@ class Counted:
     rank: int
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """In modules of a class, groups that shrink in proportion: of the operation at a place and what enters, or all."""
+
+    kind: str
+    site: Site | None
+    every: bool
+
+
 @dataclass
 class Choices:
     """What failed attempts to slim have taught, by the places where they failed."""
@@ -46,7 +55,7 @@ class Choices:
     entering: dict[str, str] = field(default_factory=dict)  # what enters these modules stays full
     modules: dict[str, str] = field(default_factory=dict)  # the layers of these modules stay full
     numbers: dict[tuple[str, str], Counted] = field(default_factory=dict)  # (class, attribute) -> what it counts
-    agree: list[tuple[tuple[AtomKey, ...], ...]] = field(default_factory=list)  # groups that shrink in proportion
+    agree: list[Agreement] = field(default_factory=list)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from slimlib.core.norms.batchnorm import refuse_uncalibrated
 from slimlib.core.setting import slimming_of
 from slimlib.core.statistics import is_private
 from slimlib.core.structures import tensors
-from slimlib.core.swapping import Gather, Gathers, dense_class, gathered, without_weight_norm_hooks
+from slimlib.core.swapping import Gather, dense_class, gathered, without_weight_norm_hooks
 from slimlib.core.width import Width
 from slimlib.serving import folding
 
@@ -86,7 +86,7 @@ def compact(t: Tensor, like: Tensor) -> Tensor:
 
 def active_tensor(module: nn.Module, name: str) -> Tensor | None:
     """What `module` computes with under this name at the width that is set; gathered where it has to be."""
-    gathered_now: tuple[Gather, ...] = module.__dict__.get("to_gather", ()) if isinstance(module, Gathers) else ()
+    gathered_now: tuple[Gather, ...] = module.__dict__.get("to_gather", ())
     for gathers, source, picks in gathered_now:
         if gathers == name:
             return gathered(source, picks)

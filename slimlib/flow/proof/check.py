@@ -28,6 +28,7 @@ from slimlib.flow.ties import Ties
 
 WIDTHS = (0.25, 0.5, 0.8)
 END = sys.maxsize  # the progress of a run that does not fail
+AHEAD = 300  # operations beyond a failure, after which a trial has passed
 
 
 @dataclass
@@ -104,29 +105,30 @@ class Proof:
         for training, width in ((False, WIDTHS[0]), (False, staggered), (True, staggered)):
             self._compare(outputs[training, width], width, training)
 
-    def progress(self, training: bool, width: Width, held: Held) -> int:
-        """How many operations run as the layout says, where modules hold these numbers."""
-        sliced, passes = self._trial(training, width, held)
-        return END if passes else len(sliced.log)
+    def progress(self, failure: Failure, width: Width, held: Held) -> int:
+        """How many operations run as the layout says, where modules hold these numbers; END for some beyond it."""
+        sliced, beyond = self._trial(failure, width, held)
+        return END if beyond else len(sliced.log)
 
-    def agrees(self, training: bool, width: Width, held: Held) -> bool:
+    def agrees(self, failure: Failure, width: Width, held: Held) -> bool:
         """Whether what runs gives the numbers of the masked network, as far as sums of all results show."""
-        channels = self.channels(width)
+        channels, training = self.channels(width), failure.training
         if (training, channels) not in self.sums:
             self.full.train(training)
             masked = self._masked(width, partial(_sums, active_ids(self.found.solution, channels)))
             self.sums[training, channels] = _by_moment(masked)
         theirs = self.sums[training, channels]
-        sliced, _ = self._trial(training, width, held, partial(_sums, None))
+        sliced, _ = self._trial(failure, width, held, partial(_sums, None))
         return all(
             ours is None or other is None or ours.alike(other, self.subject.tolerance)
             for moment, results in _by_moment(sliced).items()
             for ours, other in zip(results, theirs.get(moment, ()), strict=False)
         )
 
-    def _trial(self, training: bool, width: Width, held: Held, record: Record | None = None) -> tuple[Sliced, bool]:
-        """Run the sliced network with these numbers in its modules; whether it runs to its end."""
-        sliced, channels = self._sliced(width, training, record), self.channels(width)
+    def _trial(self, failure: Failure, width: Width, held: Held, record: Record | None = None) -> tuple[Sliced, bool]:
+        """Run the sliced network with these numbers in its modules; whether it gets well beyond the failure."""
+        sliced, channels = self._sliced(width, failure.training, record), self.channels(width)
+        sliced.limit = failure.position + AHEAD
         before: list[tuple[nn.Module, dict[str, Any]]] = []
         for name, numbers in held.items():
             module = self.slim.get_submodule(name)
@@ -138,7 +140,7 @@ class Proof:
             with torch.random.fork_rng():
                 self._attempt(sliced)
         except (Failure, FlowError):
-            return sliced, False
+            return sliced, len(sliced.log) >= sliced.limit
         finally:
             for module, own in before:
                 module.__dict__.update(own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -82,6 +83,7 @@ class Sliced(Replay):
     ) -> None:
         super().__init__(net, ties, choices, origin, record)
         self.known, self.active = ties, active
+        self.limit = sys.maxsize  # operations, after which the run is stopped
         self.expected: dict[Moment, Step] = {step.moment: step for step in expected if not step.copies}
 
     @property
@@ -91,6 +93,8 @@ class Sliced(Replay):
 
     def finished(self, op: Operation, outs: list[Any]) -> None:
         super().finished(op, outs)
+        if len(self.log) >= self.limit:
+            raise Misfit("is beyond what is tried")
         step = self.step_of_full
         if step is None:
             return

@@ -1,0 +1,102 @@
+"""The axes of channels that are known in each module of a network, and the whole numbers that it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from slimlib.core.layout import Axis, axis_size
+from slimlib.flow.ids import distinct, varying
+from slimlib.flow.solve import Solution
+from slimlib.flow.steps import Agreement, Site, Step, class_or_name
+from slimlib.flow.ties import Ties
+
+
+class Axes:
+    """The axes of what enters a module, of its parameters, and of what it computes."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        ties: Ties,
+        logs: Mapping[bool, Sequence[Step]],
+        entered: Mapping[str, Sequence[Tensor]],
+        solution: Solution,
+    ) -> None:
+        self.net, self.entered, self.solution = net, entered, solution
+        self.kinds = {name: class_or_name(net, name) for name, _ in net.named_modules()}
+        self.steps: dict[str, list[Step]] = {}
+        for step in [step for log in logs.values() for step in log]:
+            self.steps.setdefault(step.module, []).append(step)
+        self.parameters: dict[str, list[Tensor]] = {}  # of a module and of its layers
+        for (parameter, dim), ids in ties.atoms.items():
+            if isinstance(dim, int):
+                owner = parameter.rpartition(".")[0]
+                for name in {owner, owner.rpartition(".")[0]}:
+                    self.parameters.setdefault(name, []).append(ids)
+        self._columns: dict[str, list[Tensor]] = {}
+
+    def columns(self, name: str) -> list[Tensor]:
+        """The ids along every axis that is known in a module."""
+        if name not in self._columns:
+            made = [shadow for step in self.steps.get(name, ()) for shadow in step.outputs]
+            known = [*self.entered.get(name, ()), *self.parameters.get(name, ()), *made]
+            self._columns[name] = [ids for shadow in known if isinstance(shadow, Tensor) for ids in _along(shadow)]
+        return self._columns[name]
+
+    def options(self, name: str, source: str) -> dict[str, list[Tensor]]:
+        """Attributes of a module -> the ids of the channels whose number each may hold, likeliest first.
+
+        These are known in the module itself, or in the first one of class `source` that is in it.
+        """
+        held = whole_numbers(self.net.get_submodule(name))
+        wanted: set[int] = set(held.values())
+        known: dict[int, dict[Axis, Tensor]] = {}
+        inner = next((n for n in self.steps if self.kinds[n] == source and n != name and _is_inside(n, name)), None)
+        for ids in (*self.columns(name), *(self.columns(inner) if inner is not None else ())) if wanted else ():
+            if len(ids) in wanted and axis_size(axis := self.solution.axis(ids), self._smallest) < len(ids):
+                known.setdefault(len(ids), {}).setdefault(axis, ids)
+        return {path: list(known[value].values()) for path, value in held.items() if value in known}
+
+    @property
+    def _smallest(self) -> list[int]:
+        return [1] * len(self.solution.groups)
+
+    def meeting(self, name: str, agreement: Agreement) -> list[Tensor]:
+        """The groups, as their units, that an agreement means in a module."""
+        shadows: list[object] = [*self.entered.get(name, ()), *(self.columns(name) if agreement.every else ())]
+        if (step := self._step_at(name, agreement.site)) is not None:
+            shadows += [*step.inputs, *step.outputs]
+        places, labels = self.solution.places, self.solution.labels
+        units = {unit for ids in shadows if isinstance(ids, Tensor) for unit in labels[distinct(ids)].unique().tolist()}
+        groups = {places[unit][0] for unit in units if unit in places}
+        return [torch.tensor(of_group) for g, of_group in enumerate(self.solution.groups.values()) if g in groups]
+
+    def _step_at(self, name: str, site: Site | None) -> Step | None:
+        """The first operation of a module, or of those in it, that is at a place."""
+        inside = (step for n, steps in self.steps.items() if n == name or _is_inside(n, name) for step in steps)
+        return next((step for step in inside if step.site == site), None)
+
+
+def _along(ids: Tensor) -> Iterator[Tensor]:
+    for dim in varying(ids):
+        yield distinct(ids).movedim(dim, 0).reshape(ids.shape[dim], -1)[:, 0]
+
+
+def _is_inside(name: str, outer: str) -> bool:
+    return name.startswith(f"{outer}.") or not outer
+
+
+def whole_numbers(module: nn.Module) -> dict[str, int]:
+    """The whole numbers that a module holds: attributes, items of tuples and lists, and what plain objects hold."""
+    found: dict[str, object] = {}
+    for name, value in vars(module).items():
+        if isinstance(value, tuple | list):
+            found |= {f"{name}.{i}": item for i, item in enumerate(value)}
+        elif hasattr(value, "__dict__") and not isinstance(value, nn.Module | Tensor | type) and not callable(value):
+            found |= {f"{name}.{inner}": item for inner, item in vars(value).items()}
+        else:
+            found[name] = value
+    return {path: value for path, value in found.items() if type(value) is int and value > 1}
