@@ -164,7 +164,7 @@ class Trace(TorchDispatchMode):
 
 @contextmanager
 def unchanged(net: nn.Module) -> Iterator[list[str]]:
-    """Within the block forward may change attributes and buffers; afterwards all are as they were.
+    """Within the block forward may change attributes, buffers and hooks; afterwards all are as they were.
 
     The list then has the names of the buffers that were assigned anew.
     """
@@ -173,10 +173,19 @@ def unchanged(net: nn.Module) -> Iterator[list[str]]:
         for name, module in plain_modules(net)
         for held in [list(module._buffers.items())]
     ]
+    hooks = [
+        (held, dict(held))
+        for module in net.modules()
+        for key, held in module.__dict__.items()
+        if key.startswith("_forward_") and isinstance(held, dict)
+    ]
     assigned: list[str] = []
     try:
         yield assigned
     finally:
+        for held, own in hooks:
+            held.clear()
+            held.update(own)
         for name, module, attributes, buffers in kept:
             module.__dict__.clear()
             module.__dict__.update(attributes)
