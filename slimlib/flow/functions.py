@@ -56,8 +56,17 @@ class FunctionsAsOperations(TorchFunctionMode):
             if name == "scaled_dot_product_attention" and not context.paused and kwargs.get("scale") is None:
                 kwargs["scale"] = self.scale(args[0] if args else kwargs["query"])
             return func(*args, **kwargs)
+        args, kwargs = by_position(name, args, kwargs)
         with context.pause():
             return self.step(name, func, args, kwargs, False)
+
+
+def by_position(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a product, all by position, where its rule looks for them."""
+    names = ("input", "weight", "bias") if name == "linear" else ("input1", "input2", "weight", "bias")
+    if name not in {"linear", "bilinear"} or not kwargs:
+        return args, kwargs
+    return (*args, *(kwargs.get(key) for key in names[len(args) :])), {}
 
 
 @contextmanager

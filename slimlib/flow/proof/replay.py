@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from slimlib.flow.functions import DROPOUTS, RECURRENT
-from slimlib.flow.ids import Shadow, WeightRef, distinct, tracked, untracked, varies, varying
+from slimlib.flow.ids import Shadow, WeightRef, compact, distinct, tracked, untracked, varies, varying
 from slimlib.flow.operations import Operation, recurrent
 from slimlib.flow.operations.reductions import STATISTICS, dimensions
 from slimlib.flow.proof.known_ties import KnownTies
@@ -175,6 +175,7 @@ class Masked(Replay):
     def _picks(self, x: Tensor, ids: Shadow, dims: Sequence[int]) -> Picks | None:
         """The active positions of dimensions, where any is not active."""
         if isinstance(ids, Tensor):
+            ids = compact(self.ties.canonical(ids))
             if any(varies(ids, dim) for dim in range(ids.dim()) if dim not in dims):
                 return None  # channels that meet are one unit
             return active_positions(ids, self.active)
@@ -197,7 +198,7 @@ class Masked(Replay):
         out[index] = norm(select(x, picks))
         out = out if weight is None else out * weight
         out = out if bias is None else out + bias
-        return out if isinstance(made, Tensor) else (out, *made[1:])
+        return out if isinstance(made, Tensor) else (out, *[None] * (len(made) - 1))  # its moments are used by nobody
 
 
 def _over_channels(op: Operation) -> bool:
