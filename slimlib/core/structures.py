@@ -19,6 +19,10 @@ DEPTH = 4  # of objects in objects that are looked into
 
 def tensors(tree: Any) -> list[Tensor]:
     """The tensors in arguments or outputs, in order."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    if type(tree) is tuple and all(isinstance(item, Tensor) for item in tree):
+        return list(tree)
     return [leaf for leaf in _leaves(tree, DEPTH) if isinstance(leaf, Tensor)]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from slimlib.flow.ids import Shadow, WeightAxis, WeightRef, compact, distinct, same_ids, tracked, untracked
-from slimlib.flow.steps import Choices, Moment, Site, class_of_many, plain_name
+from slimlib.flow.steps import Choices, Moment, Site, class_of_many, place, plain_name
 from slimlib.flow.ties import Ties
 
 
@@ -49,6 +49,7 @@ class Context:
 
     def __init__(self, net: nn.Module, ties: Ties, choices: Choices, modules: Mapping[str, nn.Module]) -> None:
         self.ties, self.choices, self.modules = ties, choices, modules
+        self.classes = {name: class_of_many(module) or f"'{name}'" for name, module in modules.items()}
         self.parameters = parameter_names(net)
         self.tensors = dict(self.parameters.values())
         self.shadows: Any = WeakTensorKeyDictionary()
@@ -68,8 +69,7 @@ class Context:
     @property
     def site(self) -> Site:
         """Where a rule is, for all modules of a class alike."""
-        kind = class_of_many(self.modules[self.module]) or f"'{self.module}'"
-        return kind, self.stack[-1].counts[plain_name(self.operation)], plain_name(self.operation)
+        return self.classes[self.module], self.stack[-1].counts[plain_name(self.operation)], plain_name(self.operation)
 
     @property
     def moment(self) -> Moment:
@@ -91,9 +91,12 @@ class Context:
     @property
     def here(self) -> str:
         """The operation and the module, for messages."""
-        if not self.module:
-            return f"{self.operation} in the network's own forward"
-        return f"{self.operation} in '{self.module}' ({type(self.modules[self.module]).__name__})"
+        return place(self.operation, self.module, self.kind)
+
+    @property
+    def kind(self) -> str:
+        """The class of the module that runs."""
+        return type(self.modules[self.module]).__name__
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -148,24 +151,35 @@ class Context:
 
     def pass_on(self, op: Any, outs: Sequence[Any]) -> None:
         """What is made of parameters alone is constant; what is made of a statistic alone is one."""
-        operands = op.operands
-        followed = [x for ids, x in operands if isinstance(ids, WeightRef) or tracked(ids)]
-        sources = [self.source_of(x) for x in followed]
-        statistics = [self.statistics.get(x) for _, x in operands if x.dim()]
-        sums = [self.sums[x] for _, x in operands if x in self.sums]
-        for out in outs:
-            if isinstance(out, Tensor):
-                if sources and all(sources):
-                    self.constants[out] = sources[0]
-                if statistics and statistics[0] and all(statistics) and out.is_floating_point():
-                    self.statistics.setdefault(out, statistics[0])
-                if sums and not followed:
-                    self.sums.setdefault(out, sums[0])
+        made = [out for out in outs if isinstance(out, Tensor)]
+        if source := self._source(op.operands):
+            for out in made:
+                self.constants[out] = source
+        if not self.sums:
+            return
+        statistics = [self.statistics.get(x) for _, x in op.operands if x.dim()]
+        sums = [self.sums[x] for _, x in op.operands if x in self.sums]
+        followed = any(isinstance(ids, WeightRef) or tracked(ids) for ids, _ in op.operands)
+        for out in made:
+            if statistics and statistics[0] and all(statistics) and out.is_floating_point():
+                self.statistics.setdefault(out, statistics[0])
+            if sums and not followed:
+                self.sums.setdefault(out, sums[0])
+
+    def _source(self, operands: Sequence[tuple[Shadow, Tensor]]) -> str | None:
+        """A parameter of those that alone decide the result; what follows no channels decides nothing."""
+        found = None
+        for ids, x in operands:
+            source = self.source_of(x)
+            if source is None and (isinstance(ids, WeightRef) or tracked(ids)):
+                return None
+            found = found or source
+        return found
 
     def entering(self, op: Any) -> list[Tensor]:
         """The ids of what an operation is given besides parameters, and of what it is a function of."""
         given = [ids for ids, x in op.operands if isinstance(ids, Tensor) and self.name_of(x) is None]
-        return given + [self.sums[x] for _, x in op.operands if x in self.sums]
+        return given + [self.sums[x] for _, x in op.operands if x in self.sums] if self.sums else given
 
     def write_through(self, x: Tensor, before: Shadow) -> None:
         """What was written into x, which may be a view, is in all tensors that share its memory."""

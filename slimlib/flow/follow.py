@@ -6,7 +6,6 @@ import copy
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from math import prod
 from typing import Any
 
@@ -15,14 +14,15 @@ from torch import Tensor, nn
 
 from slimlib.core.arguments import arguments
 from slimlib.core.layout import Layout, axis_size
-from slimlib.core.structures import map_tensors, tensors
-from slimlib.flow.proof.check import Failure, Followed, Proof, prepare
+from slimlib.flow.example import smallest, twice
+from slimlib.flow.proof.check import Failure, Followed, Proof
 from slimlib.flow.proof.proposals import agree, numbers
 from slimlib.flow.proof.repair import repair
+from slimlib.flow.proof.subject import Subject, duplicate
 from slimlib.flow.solve import Conflict, Rounding, Solution, layout, number_axes
 from slimlib.flow.steps import Choices, FlowError, Step
 from slimlib.flow.ties import Ties
-from slimlib.flow.trace import Trace, unchanged
+from slimlib.flow.trace import Trace
 
 ATTEMPTS = 60
 
@@ -52,76 +52,129 @@ def follow(
             must agree have several.
     """
     args = arguments(net, example)
-    names, rounding = _kept_parameters(net, keep), Rounding(divisor, dict(divisors or {}))
-    choices, copied, subject = Choices(), duplicate(net), None
-    found: Followed | None = None
-    for _ in range(ATTEMPTS):
+    search = Search(net, _kept_parameters(net, keep), Rounding(divisor, dict(divisors or {})))
+    small = smallest(search.copied, args)
+    if small is not args:
         try:
-            found = found or analyse(net, copied, args, choices, names, rounding)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            args = _twice(copied, args)  # one image is too few for BatchNorm in training
-            continue
-        subject = subject or prepare(net, duplicate(net), args)
-        proof = Proof(subject, found, choices)
-        failure = _prove(proof)
-        if failure is None:
+            found = search.run(small)
+        except FlowError:
+            found = None
+        if found is not None and search.shows_nothing_new(found, args):
             return found.layout
-        before = replace(copy.deepcopy(choices), numbers={})
-        alternatives = repair(net, proof, failure, choices)
-        choices = alternatives[0]
-        found = _numbered(net, found, choices) if replace(choices, numbers={}) == before else None
-        if len(alternatives) > 1:
-            choices = min(alternatives, key=lambda c: _left(net, copied, args, c, names, rounding))
-    raise FlowError(f"no layout of this {type(net).__name__} works in {ATTEMPTS} attempts; keep layers with keep=[...]")
+        search = Search(net, search.kept, search.rounding)
+    return search.run(args).layout
 
 
-def analyse(
-    net: nn.Module,
-    copied: nn.Module,
-    args: tuple[Any, ...],
-    choices: Choices,
-    kept: Mapping[str, str],
-    rounding: Rounding,
-) -> Followed:
-    """Follow the channels of `net` on a copy, without proof; `kept`: names of parameters that stay full -> why."""
-    ties = Ties()
-    logs: dict[bool, list[Step]] = {}
-    entered: dict[str, list[Tensor]] = {}
-    for training in (False, True):
-        trace = Trace(copied.train(training), ties, choices, net)
+class Search:
+    """Analyse, prove, and learn from what fails, until a layout holds.
+
+    kept: names of parameters that stay full -> why.
+    copied: a copy of the network, whose parameters do not change.
+    """
+
+    def __init__(self, net: nn.Module, kept: Mapping[str, str], rounding: Rounding) -> None:
+        self.net, self.kept, self.rounding = net, kept, rounding
+        self.copied, self.choices = duplicate(net), Choices()
+        self.both_modes = True  # whether training runs other operations than eval, as far as is known
+
+    def run(self, args: tuple[Any, ...]) -> Followed:
+        """Find what slims, and prove it, on one example.
+
+        Raises:
+            FlowError: nothing slims.
+        """
+        subject: Subject | None = None
+        found: Followed | None = None
+        for _ in range(ATTEMPTS):
+            try:
+                found = found or self.analyse(args, self.choices)
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                args = twice(self.copied, args)
+                continue
+            subject = subject or Subject(self.net, self.copied, args)
+            proof = Proof(subject, found, self.choices)
+            failure = _prove(proof)
+            if failure is None:
+                return found
+            before = replace(copy.deepcopy(self.choices), numbers={})
+            alternatives = repair(self.net, proof, failure, self.choices)
+            self.choices = alternatives[0]
+            found = self._numbered(found) if replace(self.choices, numbers={}) == before else None
+            if len(alternatives) > 1:
+                self.choices = min(alternatives, key=lambda choices: self._left(args, choices))
+        raise FlowError(
+            f"no layout of this {type(self.net).__name__} works in {ATTEMPTS} attempts; keep layers with keep=[...]"
+        )
+
+    def analyse(self, args: tuple[Any, ...], choices: Choices) -> Followed:
+        """Follow the channels through one run in eval and one in training mode, without proof."""
+        ties = Ties()
+        logs: dict[bool, list[Step]] = {}
+        entered: dict[str, list[Tensor]] = {}
+        for training in (False, True):
+            if training and not self.both_modes:
+                logs[True] = logs[False]
+                continue
+            trace = Trace(self.copied.train(training), ties, choices, self.net)
+            with torch.random.fork_rng():
+                trace.follow(copy.deepcopy(args))
+            ties.settle()
+            logs[training] = trace.log
+            entered |= trace.entered
+        self._fix(ties, choices)
+        agree(self.net, ties, logs, entered, choices)
+        solution, laid_out = _solve(self.net, ties, self.rounding)
+        found = Followed(ties, logs, entered, solution, laid_out)
+        if not found.layout.groups:
+            reasons = "; ".join(f"'{name}': {why}" for name, why in list(found.layout.kept.items())[:3])
+            raise FlowError(f"nothing slims in this {type(self.net).__name__}. {reasons}")
+        self.both_modes = found.training_differs
+        contiguous = tuple(name for name in sorted(choices.copied) if name in found.layout.axes)
+        found.layout = replace(found.layout, contiguous=contiguous)
+        return self._numbered(found)
+
+    def _numbered(self, found: Followed) -> Followed:
+        """With the numbers that modules hold, as far as they are chosen."""
+        found.ties.numbers |= numbers(self.net, found, self.choices)
+        found.layout = replace(found.layout, numbers=number_axes(found.ties, found.solution))
+        return found
+
+    def shows_nothing_new(self, found: Followed, args: tuple[Any, ...]) -> bool:
+        """Whether a run on another example says the same of the channels."""
+        trace = Trace(self.copied.eval(), found.ties, self.choices, self.net)
         with torch.random.fork_rng():
             trace.follow(copy.deepcopy(args))
-        ties.settle()
-        logs[training] = trace.log
-        entered |= trace.entered
-    for (name, dim), ids in ties.atoms.items():
-        if name in kept and ((name, dim) in ties.producers or dim is None):
-            ties.fix(ids, kept[name])
-        for module, why in choices.modules.items():
-            if name.startswith(f"{module}.") or not module:
-                ties.fix(ids, why)
-    for name, compiled in net.named_modules():
-        if isinstance(compiled, torch.jit.ScriptModule):
-            ties.blocked[name] = "was compiled by torch.jit"
-            ties.met.update(f"{name}.{parameter}" for parameter, _ in compiled.named_parameters())
-    agree(net, ties, logs, entered, choices)
-    solution, laid_out = _solve(net, ties, rounding)
-    found = Followed(ties, logs, entered, solution, laid_out)
-    if not found.layout.groups:
-        reasons = "; ".join(f"'{name}': {why}" for name, why in list(found.layout.kept.items())[:3])
-        raise FlowError(f"nothing slims in this {type(net).__name__}. {reasons}")
-    contiguous = tuple(name for name in sorted(choices.copied) if name in found.layout.axes)
-    found.layout = replace(found.layout, contiguous=contiguous)
-    return _numbered(net, found, choices)
+        found.ties.settle()
+        same = [step.moment for step in trace.log if not step.copies] == found.moments(False)
+        return same and Solution(found.ties).groups == found.solution.groups
 
+    def _fix(self, ties: Ties, choices: Choices) -> None:
+        """What stays full whatever operations do."""
+        for (name, dim), ids in ties.atoms.items():
+            if name in self.kept and ((name, dim) in ties.producers or dim is None):
+                ties.fix(ids, self.kept[name])
+            for module, why in choices.modules.items():
+                if name.startswith(f"{module}.") or not module:
+                    ties.fix(ids, why)
+        for name, compiled in self.net.named_modules():
+            if isinstance(compiled, torch.jit.ScriptModule):
+                ties.blocked[name] = "was compiled by torch.jit"
+                ties.met.update(f"{name}.{parameter}" for parameter, _ in compiled.named_parameters())
 
-def _numbered(net: nn.Module, found: Followed, choices: Choices) -> Followed:
-    """With the numbers that modules hold, as far as they are chosen."""
-    found.ties.numbers |= numbers(net, found, choices)
-    found.layout = replace(found.layout, numbers=number_axes(found.ties, found.solution))
-    return found
+    def _left(self, args: tuple[Any, ...], choices: Choices) -> float:
+        """How many parameters are left at half of each group's units, as far as an analysis can tell."""
+        try:
+            layout = self.analyse(args, choices).layout
+        except FlowError:
+            return torch.inf
+        half = [(units + 1) // 2 for units in layout.full]
+        left = 0.0
+        for name, parameter in self.net.named_parameters():
+            axes = layout.axes.get(name, {})
+            left += parameter.numel() * prod(axis_size(axis, half) / parameter.shape[dim] for dim, axis in axes.items())
+        return left
 
 
 def _solve(net: nn.Module, ties: Ties, rounding: Rounding) -> tuple[Solution, Layout]:
@@ -141,66 +194,6 @@ def _prove(proof: Proof) -> Failure | None:
     except Failure as failure:
         return failure
     return None
-
-
-def _left(
-    net: nn.Module,
-    copied: nn.Module,
-    args: tuple[Any, ...],
-    choices: Choices,
-    kept: Mapping[str, str],
-    rounding: Rounding,
-) -> float:
-    """How many parameters are left where half of each group's units are active, as far as an analysis can tell."""
-    try:
-        layout = analyse(net, copied, args, choices, kept, rounding).layout
-    except FlowError:
-        return torch.inf
-    half = [(units + 1) // 2 for units in layout.full]
-    left = 0.0
-    for name, parameter in net.named_parameters():
-        axes = layout.axes.get(name, {})
-        left += parameter.numel() * prod(axis_size(axis, half) / parameter.shape[dim] for dim, axis in axes.items())
-    return left
-
-
-def _twice(net: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Two images instead of one, which is too few for BatchNorm in training; what has no batch stays.
-
-    The new image differs: BatchNorm makes of equal ones nothing but rounding errors.
-    """
-    given = tensors(args)
-    alone = [x for x in given if x.dim() and len(x) == 1]
-    for doubled in (alone, [x for x in alone if x.dim() > 1], alone[:1]):
-        many = {id(x) for x in doubled}
-        wider: tuple[Any, ...] = map_tensors(partial(_with_another, of=many), args)
-        try:
-            with torch.no_grad(), torch.random.fork_rng(), unchanged(net):
-                net.train()(*copy.deepcopy(wider))
-        except (RuntimeError, ValueError, IndexError):
-            continue
-        return wider
-    raise FlowError(
-        f"a BatchNorm of this {type(net).__name__} has one value per channel on the example, too few in training; "
-        "give an example of two images"
-    )
-
-
-def _with_another(x: Tensor, of: set[int]) -> Tensor:
-    if id(x) not in of:
-        return x
-    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(2)).to(x.device)
-    return torch.cat([x, x + noise.to(x.dtype) if x.is_floating_point() else x])
-
-
-def duplicate(net: nn.Module) -> nn.Module:
-    """A deep copy, also where a module holds a tensor that was computed (as the older weight_norm leaves it)."""
-    memo: dict[int, Any] = {}
-    for module in net.modules():
-        for value in module.__dict__.values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
-    return copy.deepcopy(net, memo)
 
 
 def _kept_parameters(net: nn.Module, keep: Sequence[str]) -> dict[str, str]:

@@ -17,17 +17,9 @@ from torch.overrides import TorchFunctionMode
 
 from slimlib.flow.context import Context
 from slimlib.flow.operations import einsum
+from slimlib.flow.operations.operation import DROPOUTS
 
 NORM_FUNCTIONS = {"rms_norm", "instance_norm"}
-DROPOUTS = {
-    "dropout",
-    "alpha_dropout",
-    "feature_dropout",
-    "dropout1d",
-    "dropout2d",
-    "dropout3d",
-    "feature_alpha_dropout",
-}
 RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
 PACKED = {"_pack_padded_sequence", "_pad_packed_sequence"}  # a copy for each step, and slice writes
 PRODUCTS = {"linear", "bilinear", "cdist"}

@@ -118,7 +118,9 @@ def distinct(ids: Tensor) -> Tensor:
 
 def tracked(ids: Tensor) -> bool:
     """Whether any element follows a channel."""
-    return ids.numel() > 0 and bool((distinct(ids) > 0).any())
+    if not ids.numel():
+        return False
+    return int(ids[(0,) * ids.dim()]) > 0 or bool((distinct(ids) > 0).any())
 
 
 def same_ids(a: Shadow, b: Shadow) -> bool:

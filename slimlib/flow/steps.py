@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
@@ -63,12 +63,22 @@ class Step:
     """An operation as it was followed."""
 
     site: Site
-    module: str
     moment: Moment
-    here: str
+    kind: str  # of its module
+    settings: tuple[Any, ...]  # its arguments besides tensors
     inputs: list[Tensor]
     weights: list[WeightRef]
     outputs: list[Shadow | None]
+
+    @property
+    def module(self) -> str:
+        """The name of the module that ran it."""
+        return self.moment[0]
+
+    @property
+    def here(self) -> str:
+        """The operation and the module, for messages."""
+        return place(self.site[2], self.module, self.kind)
 
     @property
     def copies(self) -> bool:
@@ -80,6 +90,11 @@ def first_line(error: Exception) -> str:
     """What an error says, for a reason; its class where it says nothing."""
     text = str(error).strip()
     return text.splitlines()[0][:120] if text else type(error).__name__
+
+
+def place(operation: str, module: str, kind: str) -> str:
+    """An operation and its module, as messages show them."""
+    return f"{operation} in '{module}' ({kind})" if module else f"{operation} in the network's own forward"
 
 
 def plain_name(operation: str) -> str:

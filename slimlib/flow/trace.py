@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 from slimlib.core.structures import opaque, outputs, tensors
 from slimlib.flow.context import Context, plain_modules
 from slimlib.flow.functions import FunctionsAsOperations, python_functions_in_parts
 from slimlib.flow.ids import Shadow, WeightRef, everywhere
-from slimlib.flow.operations import Operation, apply_rule
+from slimlib.flow.operations import Operation, apply_rule, each_tensor
 from slimlib.flow.steps import Choices, FlowError, Step
 from slimlib.flow.ties import Ties
 
@@ -86,18 +85,18 @@ class Trace(TorchDispatchMode):
         """Run one operation, then its rule."""
         context = self.context
         context.operation, self.phase = name, "rule"
-        ids, kwids = tree_map(context.shadow, (args, kwargs))
+        ids, kwids = each_tensor(context.shadow, args), each_tensor(context.shadow, kwargs)
         op = Operation(context, name, func, args, kwargs, ids, kwids)
         self._use_positions(op)
-        inputs, weights = context.entering(op), op.weights
+        site, inputs, weights = context.site, context.entering(op), op.weights
         for shadows, chosen in ((inputs, self.choices.keep), (weights, self.choices.weights)):
-            if why := chosen.get(context.site):
+            if chosen and (why := chosen.get(site)):
                 for shadow in shadows:
                     self.ties.fix_all(shadow, why)
         self.phase = "operation"
         out = op.out = self.compute(op)
         self.phase = "rule"
-        result = apply_rule(op)
+        result = apply_rule(op) if op.follows else None
         outs = list(out) if isinstance(out, (tuple, list)) else [out]
         results: list[Any] = list(result) if isinstance(result, (tuple, list)) else [result] * len(outs)
         made: list[Shadow | None] = []
@@ -111,7 +110,7 @@ class Trace(TorchDispatchMode):
         if in_place and args and isinstance(args[0], Tensor) and args[0] is outs[0]:
             context.write_through(args[0], before=ids[0])
         context.pass_on(op, outs)
-        self.log.append(Step(context.site, context.module, context.moment, context.here, inputs, weights, made))
+        self.log.append(Step(site, context.moment, context.kind, op.settings, inputs, weights, made))
         self.finished(op, outs)
         context.count()
         self.phase = "forward"

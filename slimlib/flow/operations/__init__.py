@@ -14,10 +14,10 @@ from slimlib.flow.operations import (
     unknown,
     weights,
 )
-from slimlib.flow.operations.operation import Operation, Result, Rule
+from slimlib.flow.operations.operation import Operation, Result, Rule, each_tensor
 from slimlib.flow.steps import FlowError, first_line
 
-__all__ = ["OPERATIONS", "Operation", "apply_rule"]
+__all__ = ["OPERATIONS", "Operation", "apply_rule", "each_tensor"]
 
 TABLES = (einsum, elementwise, movement, norms, reductions, spatial, unknown)
 OPERATIONS: dict[str, Rule] = {name: rule for table in TABLES for name, rule in table.OPERATIONS.items()}

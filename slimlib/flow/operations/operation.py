@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 
 from slimlib.flow.context import Context
 from slimlib.flow.ids import Shadow, WeightRef, compact, distinct, everywhere, tracked, untracked, varies, varying
 from slimlib.flow.undecided import Repeated
 
+DROPOUTS = {
+    "dropout",
+    "alpha_dropout",
+    "feature_dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "feature_alpha_dropout",
+}
 Result: TypeAlias = Shadow | Sequence[Shadow | None] | None
 
 
@@ -43,11 +51,10 @@ class Operation:
         out: Tensor = self.out[0] if isinstance(self.out, (tuple, list)) else self.out
         return out
 
-    @property
+    @cached_property
     def operands(self) -> list[tuple[Shadow, Tensor]]:
         """Each tensor argument, with its ids or the weight that it is."""
-        shadows, tensors = tree_leaves((self.ids, self.kwids)), tree_leaves((self.args, self.kwargs))
-        return [(ids, x) for ids, x in zip(shadows, tensors, strict=True) if isinstance(x, Tensor)]
+        return list(_pairs((self.ids, self.kwids), (self.args, self.kwargs)))
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -58,6 +65,18 @@ class Operation:
     def weights(self) -> list[WeightRef]:
         """The arguments that are weights."""
         return [ids for ids, _ in self.operands if isinstance(ids, WeightRef)]
+
+    @property
+    def follows(self) -> bool:
+        """Whether any argument follows channels, or is a weight."""
+        return any(isinstance(ids, WeightRef) or tracked(ids) for ids, _ in self.operands)
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """The arguments that are plain numbers; a dropout does the same whatever its are."""
+        if self.name in DROPOUTS:
+            return ()
+        return tuple(x for x in (*self.args, *self.kwargs.values()) if isinstance(x, bool | int | float | str))
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """An argument given by position or by name."""
@@ -81,7 +100,10 @@ class Operation:
 
     def see_as_data(self) -> None:
         """See the elements of weights one by one, each with an id of its own."""
-        self.ids, self.kwids = tree_map(self._as_data, (self.ids, self.kwids), (self.args, self.kwargs))
+        if self.weights:
+            self.ids = _with_shapes(self.data, self.ids, self.args)
+            self.kwids = _with_shapes(self.data, self.kwids, self.kwargs)
+            del self.operands
 
     def data(self, ids: Shadow, x: Tensor) -> Tensor:
         """The ids of the elements, also of a weight."""
@@ -100,9 +122,6 @@ class Operation:
         for axis in [axis for dim in ids.dims[:-1] for axis in dim]:
             self.fix(axis.ids, "rows of a table")
         return ids.column(-1, x.shape[-1]).expand(x.shape)
-
-    def _as_data(self, ids: Any, x: Any) -> Any:
-        return self.data(ids, x) if isinstance(x, Tensor) else ids
 
     def column(self, ids: Tensor, dim: int) -> Tensor:
         """One id for every position of `dim`; ids that vary along other dimensions are tied."""
@@ -172,6 +191,35 @@ class Operation:
         meets = partial(ties.tie, vector, distinct(whole), here)
         stays = partial(ties.keep_apart, vector, f"the same for all heads: {here}")
         ties.leave_open(Repeated(whole, dims, whole=stays, alike=meets, likeliest=meets))
+
+
+def each_tensor(change: Callable[[Tensor], Any], x: Any) -> Any:
+    """Arguments of an operator with every tensor changed; they are nested at most in lists."""
+    if isinstance(x, Tensor):
+        return change(x)
+    if isinstance(x, (list, tuple)):
+        return [each_tensor(change, item) for item in x]
+    return {key: each_tensor(change, item) for key, item in x.items()} if isinstance(x, dict) else x
+
+
+def _with_shapes(change: Callable[[Shadow, Tensor], Any], ids: Any, x: Any) -> Any:
+    """The same of ids, each with its tensor."""
+    if isinstance(x, Tensor):
+        return change(ids, x)
+    if isinstance(x, (list, tuple)):
+        return [_with_shapes(change, inner, item) for inner, item in zip(ids, x, strict=True)]
+    return {key: _with_shapes(change, ids[key], item) for key, item in x.items()} if isinstance(x, dict) else x
+
+
+def _pairs(ids: Any, x: Any) -> Iterator[tuple[Shadow, Tensor]]:
+    if isinstance(x, Tensor):
+        yield ids, x
+    elif isinstance(x, (list, tuple)):
+        for inner, item in zip(ids, x, strict=True):
+            yield from _pairs(inner, item)
+    elif isinstance(x, dict):
+        for key, item in x.items():
+            yield from _pairs(ids[key], item)
 
 
 Rule: TypeAlias = Callable[[Operation], Result]

@@ -5,23 +5,22 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from slimlib.core.apply import apply_layout
 from slimlib.core.layout import Layout, axis_size
 from slimlib.core.numbers import held_numbers
 from slimlib.core.setting import set_width
-from slimlib.core.structures import map_tensors
 from slimlib.core.swapping import Gathers, gathered
 from slimlib.core.width import Width, WidthPlan
 from slimlib.flow.ids import Shadow, WeightRef, distinct, tracked
 from slimlib.flow.proof.known_ties import KnownTies, Mixture, active_atoms, active_ids
 from slimlib.flow.proof.replay import Masked, Misfit, Record, Replay, Sliced, active_positions, select
+from slimlib.flow.proof.subject import Copy, Subject
 from slimlib.flow.solve import Solution
 from slimlib.flow.steps import Choices, FlowError, Moment, Step, first_line
 from slimlib.flow.ties import Ties
@@ -40,6 +39,26 @@ class Followed:
     entered: Mapping[str, Sequence[Tensor]]
     solution: Solution
     layout: Layout
+
+    @property
+    def training_differs(self) -> bool:
+        """Whether training runs other operations than eval, or some in another way."""
+        runs = [[step.settings for step in self.logs[mode] if not step.copies] for mode in (False, True)]
+        return self.moments(False) != self.moments(True) or runs[0] != runs[1]
+
+    def moments(self, training: bool) -> list[Moment]:
+        """The operations of a run."""
+        return [step.moment for step in self.logs[training] if not step.copies]
+
+    @cached_property
+    def expected(self) -> dict[bool, dict[Moment, Step]]:
+        """The steps of each log by their moments, with the smallest id of each unit for all of it."""
+        return {mode: {s.moment: self._by_units(s) for s in log if not s.copies} for mode, log in self.logs.items()}
+
+    def _by_units(self, step: Step) -> Step:
+        labels = self.solution.labels
+        outputs = [labels[distinct(x)].expand(x.shape) if isinstance(x, Tensor) else x for x in step.outputs]
+        return replace(step, outputs=outputs)
 
     def slims(self, shadow: Shadow | None) -> bool:
         """Whether any channel of a tensor slims."""
@@ -67,78 +86,75 @@ class Failure(Exception):
         self.following, self.step = following, following if at_step else None
 
 
-@dataclass
-class Subject:
-    """What a proof works on: the user's network, a copy of it that may be changed, and its arguments."""
-
-    origin: nn.Module
-    full: nn.Module
-    args: tuple[Any, ...]
-    tolerance: float
-
-
 class Proof:
     """Two copies of a network, full and slimmable, that are run side by side."""
 
     def __init__(self, subject: Subject, found: Followed, choices: Choices) -> None:
         self.subject, self.found, self.choices = subject, found, choices
-        self.full = full = subject.full
-        self.slim = apply_layout(copy.deepcopy(full), found.layout, norm="shared")
+        self.slim, self._slim_exact = subject.quick.slimmed(found.layout), None
         self.sums: dict[tuple[bool, tuple[int, ...]], dict[Moment, list[Any]]] = {}  # of results, masked
+        full = subject.quick.net
         self.shapes = {name: t.shape for name, t in [*full.named_parameters(), *full.named_buffers()]}
 
     def run(self) -> None:
-        """Run the sliced network at several widths, then compare its numbers at two of them.
+        """Run the sliced network at several widths, and compare its numbers at two of them.
 
         Raises:
             Failure: the sliced network does not run, or otherwise than the layout says, or its numbers are wrong.
         """
-        staggered = self._staggered()
-        runs = [(False, width) for width in (staggered, *WIDTHS)] + [(True, WIDTHS[1]), (True, staggered)]
-        outputs = {}
-        for training, width in runs:
-            try:
-                outputs[training, width] = self._attempt(self._sliced(width, training))
-            except Failure as failure:
-                failure.training, failure.width = training, width
-                raise
-        for training, width in ((False, WIDTHS[0]), (False, staggered), (True, staggered)):
-            self._compare(outputs[training, width], width, training)
+        staggered, found = self._staggered(), self.found
+        self._compare(False, staggered)
+        for width in WIDTHS[1:]:
+            self._runs(False, width)
+        self._compare(False, WIDTHS[0])
+        if found.training_differs:
+            if found.moments(False) != found.moments(True):
+                self._runs(True, WIDTHS[1])
+            self._compare(True, staggered)
+
+    def _runs(self, training: bool, width: Width) -> None:
+        """Run the sliced network."""
+        try:
+            self._attempt(self._sliced(self.slim, training, width), self.subject.quick)
+        except Failure as failure:
+            failure.training, failure.width = training, width
+            raise
 
     def progress(self, failure: Failure, width: Width, held: Held) -> int:
         """How many operations run as the layout says, where modules hold these numbers; END for some beyond it."""
-        sliced, beyond = self._trial(failure, width, held)
+        sliced, beyond = self._trial(self.slim, self.subject.quick, failure, width, held)
         return END if beyond else len(sliced.log)
 
     def agrees(self, failure: Failure, width: Width, held: Held) -> bool:
         """Whether what runs gives the numbers of the masked network, as far as sums of all results show."""
         channels, training = self.channels(width), failure.training
         if (training, channels) not in self.sums:
-            self.full.train(training)
-            masked = self._masked(width, partial(_sums, active_ids(self.found.solution, channels)))
+            masked = self._masked(training, width, partial(_sums, active_ids(self.found.solution, channels)))
             self.sums[training, channels] = _by_moment(masked)
         theirs = self.sums[training, channels]
-        sliced, _ = self._trial(failure, width, held, partial(_sums, None))
+        sliced, _ = self._trial(self._exact(), self.subject.exact, failure, width, held, partial(_sums, None))
         return all(
-            ours is None or other is None or ours.alike(other, self.subject.tolerance)
+            ours is None or other is None or ours.alike(other, self.subject.exact.tolerance)
             for moment, results in _by_moment(sliced).items()
             for ours, other in zip(results, theirs.get(moment, ()), strict=False)
         )
 
-    def _trial(self, failure: Failure, width: Width, held: Held, record: Record | None = None) -> tuple[Sliced, bool]:
+    def _trial(
+        self, slim: Any, copied: Copy, failure: Failure, width: Width, held: Held, record: Record | None = None
+    ) -> tuple[Sliced, bool]:
         """Run the sliced network with these numbers in its modules; whether it gets well beyond the failure."""
-        sliced, channels = self._sliced(width, failure.training, record), self.channels(width)
+        sliced, channels = self._sliced(slim, failure.training, width, record), self.channels(width)
         sliced.limit = failure.position + AHEAD
         before: list[tuple[nn.Module, dict[str, Any]]] = []
         for name, numbers in held.items():
-            module = self.slim.get_submodule(name)
+            module = slim.get_submodule(name)
             sizes = {path: axis_size(self.found.solution.axis(ids), channels) for path, ids in numbers.items()}
             swaps = held_numbers(module, sizes)
             before.append((module, {key: module.__dict__[key] for key in swaps}))
             module.__dict__.update(swaps)
         try:
             with torch.random.fork_rng():
-                self._attempt(sliced)
+                self._attempt(sliced, copied)
         except (Failure, FlowError):
             return sliced, len(sliced.log) >= sliced.limit
         finally:
@@ -151,36 +167,50 @@ class Proof:
         shares = (0.5, 0.75, 0.34)
         return WidthPlan([max(1, round(g.units * shares[i % 3])) for i, g in enumerate(self.found.layout.groups)])
 
-    def _compare(self, got: Sequence[Any], width: Width, training: bool) -> None:
-        self.full.train(training)
-        for a, b in zip(got, self._masked(width), strict=True):
-            if not self._close(a, b):
-                raise self._locate(width, training)
+    def _compare(self, training: bool, width: Width) -> None:
+        """Run the sliced network, and compare its numbers."""
+        try:
+            got = self._attempt(self._sliced(self._exact(), training, width), self.subject.exact)
+        except Failure:
+            self._runs(training, width)  # raises, unless the network casts to float32 by itself
+            self.subject.compare_in_float32()
+            self._slim_exact = None
+            got = self._attempt(self._sliced(self._exact(), training, width), self.subject.exact)
+        expected = self._masked(training, width)
+        if not all(self._close(a, b) for a, b in zip(got, expected, strict=True)):
+            raise self._locate(training, width)
 
-    def _sliced(self, width: Width, training: bool, record: Record | None = None) -> Sliced:
-        self.slim.train(training)
-        set_width(self.slim, width)
-        _gather_now(self.slim)
+    def _exact(self) -> Any:
+        """The slimmable network whose numbers are compared."""
+        if self._slim_exact is None:
+            self._slim_exact = self.subject.exact.slimmed(self.found.layout)
+        return self._slim_exact
+
+    def _sliced(self, slim: Any, training: bool, width: Width, record: Record | None = None) -> Sliced:
+        slim.train(training)
+        set_width(slim, width)
+        _gather_now(slim)
         found, channels = self.found, self.channels(width)
         ties = active_atoms(found.ties, found.layout, channels, self.shapes)
         active = active_ids(found.solution, channels)
-        return Sliced(self.slim, ties, self.choices, self.subject.origin, found.logs[training], active, record)
+        return Sliced(slim, ties, self.choices, self.subject.origin, found.expected[training], active, record)
 
-    def _masked(self, width: Width, record: Record | None = None) -> Any:
+    def _masked(self, training: bool, width: Width, record: Record | None = None) -> Any:
         ties, active = self.found.ties, active_ids(self.found.solution, self.channels(width))
-        masked = Masked(self.full, KnownTies(ties, ties.atoms), self.choices, self.subject.origin, active, record)
-        outputs = masked.follow(copy.deepcopy(self.subject.args))
+        known, copied = KnownTies(ties, ties.atoms), self.subject.exact
+        masked = Masked(copied.net.train(training), known, self.choices, self.subject.origin, active, record)
+        outputs = masked.follow(copy.deepcopy(copied.args))
         return outputs if record is None else masked
 
     def channels(self, width: Width) -> tuple[int, ...]:
         """The active units of each group."""
-        channels: tuple[int, ...] = self.slim.slim.channels_at(width)  # type: ignore[union-attr, operator]
+        channels: tuple[int, ...] = self.slim.slim.channels_at(width)
         return channels
 
-    def _attempt(self, sliced: Sliced) -> list[Any]:
+    def _attempt(self, sliced: Sliced, copied: Copy) -> list[Any]:
         """Run the sliced network; a fault of ours is no failure of the layout, and stays an error."""
         try:
-            return sliced.follow(copy.deepcopy(self.subject.args))
+            return sliced.follow(copy.deepcopy(copied.args))
         except Exception as error:
             told = isinstance(error, Misfit | Mixture)
             if isinstance(error, FlowError) or (sliced.phase == "rule" and not told):
@@ -196,12 +226,13 @@ class Proof:
         if not a.is_floating_point():
             return True
         scale = float(b.nan_to_num().abs().max()) if b.numel() else 0.0
-        return torch.allclose(a, b, rtol=0, atol=self.subject.tolerance * (scale + 1e-30), equal_nan=True)
+        return torch.allclose(a, b, rtol=0, atol=self.subject.exact.tolerance * (scale + 1e-30), equal_nan=True)
 
-    def _locate(self, width: Width, training: bool) -> Failure:
+    def _locate(self, training: bool, width: Width) -> Failure:
         """The first operation whose result is not that of the masked network."""
-        masked, sliced = self._masked(width, _copies), self._sliced(width, training, _copies)
-        self._attempt(sliced)
+        masked = self._masked(training, width, _copies)
+        sliced = self._sliced(self._exact(), training, width, _copies)
+        self._attempt(sliced, self.subject.exact)
         why = "gives other numbers when fewer channels are active"
         theirs = {step.moment: (step, results) for step, results in zip(masked.log, masked.results, strict=True)}
         for own, ours in zip(sliced.log, sliced.results, strict=True):
@@ -257,25 +288,3 @@ def _gather_now(net: nn.Module) -> None:
             for name, source, picks in module.to_gather:
                 module.__dict__[name] = gathered(source.detach(), picks)
             module.__dict__["to_gather"] = ()
-
-
-def prepare(origin: nn.Module, copied: nn.Module, args: tuple[Any, ...]) -> Subject:
-    """Make `copied`, a copy of the network `origin`, ready for proofs; in double precision where it can run so."""
-    _perturb(copied)
-    double = copy.deepcopy(copied).double().eval()
-    wide = map_tensors(lambda x: x.double() if x.is_floating_point() else x, args)
-    try:
-        with torch.no_grad(), torch.random.fork_rng():
-            double(*copy.deepcopy(wide))
-    except (RuntimeError, TypeError):  # it casts to float32 by itself
-        return Subject(origin, copied, args, tolerance=1e-3)
-    return Subject(origin, double, wide, tolerance=1e-7)
-
-
-def _perturb(net: nn.Module) -> None:
-    """Move parameters off the zeros and ones of a fresh network, which would hide a fault."""
-    generator = torch.Generator().manual_seed(1)
-    for tensor in [*net.parameters(), *net.buffers()]:
-        if tensor.is_floating_point() and tensor.layout is torch.strided:
-            noise = torch.rand(tensor.shape, generator=generator) * 0.02
-            tensor.data.add_(noise.to(tensor.device, tensor.dtype))

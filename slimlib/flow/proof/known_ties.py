@@ -19,13 +19,18 @@ class Mixture(Exception):
 
 
 class KnownTies(Ties):
-    """A run with known ties checks that only channels of one unit meet; it learns nothing new."""
+    """A run with known ties checks that only channels of one unit meet; it learns nothing new.
+
+    All ids in it are labels, the smallest id of each unit.
+    """
 
     def __init__(self, known: Ties, atoms: Mapping[AtomKey, Tensor]) -> None:
         super().__init__()
-        self.known, self.atoms, self._labels = known, dict(atoms), known.labels()
-        self._repeated = torch.zeros(len(self._labels), dtype=torch.bool)
-        self._repeated[self._labels[torch.cat([torch.zeros(0, dtype=torch.long), *known.repeated])]] = True
+        labels = known.labels()
+        self.known, self._labels = known, torch.arange(len(labels))
+        self.atoms = {key: labels[ids] for key, ids in atoms.items()}
+        self._repeated = torch.zeros(len(labels), dtype=torch.bool)
+        self._repeated[labels[torch.cat([torch.zeros(0, dtype=torch.long), *known.repeated])]] = True
 
     def fresh(self, key: AtomKey, size: int) -> Tensor:
         ids = self.atoms.get(key)
@@ -36,17 +41,18 @@ class KnownTies(Ties):
         return ids
 
     def stay(self, why: str) -> int:
-        return self.known.stays.get(why, 0)
+        return int(self.known.labels()[self.known.stays.get(why, 0)])
 
     def tie(self, a: Tensor, b: Tensor, here: str) -> None:
         a, b = torch.broadcast_tensors(a, b)
-        if not bool(self.agree(a, b).all()):
+        if not self.agree(a, b):
             raise Mixture("channels of different layers or positions meet")
 
-    def agree(self, a: Tensor, b: Tensor) -> Tensor:
+    def agree(self, a: Tensor, b: Tensor) -> bool:
         """Whether ids of one shape may meet: of one unit, or with what is repeated for whole units."""
-        a, b = self._labels[a], self._labels[b]
-        return (a == 0) | (b == 0) | (a == b) | self._repeated[a] | self._repeated[b]
+        if torch.equal(a, b):
+            return True
+        return bool(((a == 0) | (b == 0) | (a == b) | self._repeated[a] | self._repeated[b]).all())
 
     def leave_open(self, item: Undecided) -> None:
         pass

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from slimlib.flow.functions import DROPOUTS, RECURRENT
+from slimlib.flow.functions import RECURRENT
 from slimlib.flow.ids import Shadow, WeightRef, compact, distinct, tracked, untracked, varies, varying
 from slimlib.flow.operations import Operation, recurrent
+from slimlib.flow.operations.operation import DROPOUTS
 from slimlib.flow.operations.reductions import STATISTICS, dimensions
 from slimlib.flow.proof.known_ties import KnownTies
 from slimlib.flow.steps import Choices, Moment, Step
@@ -77,14 +78,13 @@ class Sliced(Replay):
         ties: KnownTies,
         choices: Choices,
         origin: nn.Module,
-        expected: Sequence[Step],
+        expected: Mapping[Moment, Step],
         active: Tensor,
         record: Record | None = None,
     ) -> None:
         super().__init__(net, ties, choices, origin, record)
-        self.known, self.active = ties, active
+        self.known, self.expected, self.active = ties, expected, active
         self.limit = sys.maxsize  # operations, after which the run is stopped
-        self.expected: dict[Moment, Step] = {step.moment: step for step in expected if not step.copies}
 
     @property
     def step_of_full(self) -> Step | None:
@@ -98,7 +98,6 @@ class Sliced(Replay):
         step = self.step_of_full
         if step is None:
             return
-        labels = self.ties.labels()
         for ids, got, out in zip(step.outputs, self.log[-1].outputs, outs, strict=False):
             if not isinstance(ids, Tensor) or not isinstance(out, Tensor):
                 continue
@@ -114,9 +113,9 @@ class Sliced(Replay):
             if list(out.shape) != shape:  # what varies along no channels may be repeated for each of them
                 self.log.pop()
                 raise Misfit(f"gives {list(out.shape)} where {shape} is expected")
-            wanted = labels[select(distinct_along(ids, picks), picks)]
+            wanted = select(distinct_along(ids, picks), picks)
             if isinstance(got, Tensor):
-                if not bool(self.known.agree(*torch.broadcast_tensors(distinct(got), wanted)).all()):
+                if not self.known.agree(*torch.broadcast_tensors(distinct(got), wanted)):
                     self.log.pop()
                     raise Misfit("gives other channels than expected")
                 self.context.shadows[out] = wanted.expand(out.shape)
@@ -239,12 +238,13 @@ def _grid(x: Tensor, picks: Picks) -> list[Tensor]:
 
 def active_positions(ids: Tensor, active: Tensor) -> Picks | None:
     """The active positions of each dimension along which the ids vary; None if they are no grid."""
-    on = active[distinct(ids)]
+    on, along = active[distinct(ids)], varying(ids)
+    if len(along) < 2:
+        return [(dim, on.reshape(-1).nonzero()[:, 0]) for dim in along]
     picks: Picks = []
     grid = torch.ones((), dtype=torch.bool)
-    for dim in varying(ids):
-        others = [d for d in range(on.dim()) if d != dim]
-        keep = on.any(others) if others else on
+    for dim in along:
+        keep = on.any([d for d in range(on.dim()) if d != dim])
         picks.append((dim, keep.nonzero()[:, 0]))
         grid = grid & keep.view([-1 if d == dim else 1 for d in range(on.dim())])
     return picks if bool((grid == on).all()) else None

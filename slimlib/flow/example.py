@@ -1,0 +1,117 @@
+"""Examples on which a network runs as on the one that is given: larger batches, and smaller images and sequences."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from math import gcd
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from slimlib.core.structures import map_tensors, tensors
+from slimlib.flow.steps import COPIES, FlowError
+from slimlib.flow.trace import unchanged
+
+LARGE = 64  # a dimension of the example with as many elements may be made smaller
+FACTORS = (8, 4, 2)
+
+
+def smallest(net: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The smallest images and sequences on which a network runs the same operations; the given ones if there are none.
+
+    Channels do not depend on these sizes, and proofs take as long as all of their runs. An example is too small where
+    a dimension of any result becomes 1 that is not in the next larger one.
+    """
+    before: tuple[Any, ...] | None = None  # the candidate before, and its shapes
+    ran: list[torch.Size] = []
+    for sizes in _smaller(args):
+        try:
+            smaller: tuple[Any, ...] = map_tensors(partial(_cut, sizes=sizes), args)
+            shapes = _shapes(net, smaller)
+        except Exception:
+            continue
+        if before is not None and _ones(ran) == _ones(shapes):
+            return before
+        before, ran = smaller, shapes
+    return args if before is None or _ones(ran) != _ones(_shapes(net, args)) else before
+
+
+def _ones(shapes: Sequence[torch.Size]) -> list[list[int]]:
+    return [[dim for dim, size in enumerate(shape) if size == 1] for shape in shapes]
+
+
+def _smaller(args: tuple[Any, ...]) -> Iterator[Mapping[int, int]]:
+    """Sizes of dimensions -> smaller ones: two images instead of more, and all that is large; the smallest first."""
+    given = tensors(args)
+    batch = {len(x) for x in given if x.dim()}
+    few = {size: 2 for size in batch if len(batch) == 1 and size > 2}
+    large = {size for x in given for size in x.shape if size >= LARGE and size not in few}
+    for factor in FACTORS if large else ():
+        yield few | {size: _part(size, factor) for size in large}
+    if few:
+        yield few
+
+
+def _part(size: int, factor: int) -> int:
+    """A part of a size, a multiple of 32 if that is: many networks halve an image five times."""
+    step = gcd(size, 32)
+    return -(-size // (factor * step)) * step
+
+
+def _cut(x: Tensor, sizes: Mapping[int, int]) -> Tensor:
+    return x[tuple(slice(sizes.get(size, size)) for size in x.shape)]
+
+
+def _shapes(net: nn.Module, args: tuple[Any, ...]) -> list[torch.Size]:
+    """The shapes of what the operations of a run in eval mode gave."""
+    shapes = _Shapes()
+    with torch.no_grad(), torch.random.fork_rng(), unchanged(net), shapes:
+        net.eval()(*copy.deepcopy(args))
+    return shapes.found
+
+
+class _Shapes(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[torch.Size] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func.overloadpacket.__name__ not in COPIES:
+            self.found += [x.shape for x in tree_leaves(out) if isinstance(x, Tensor)]
+        return out
+
+
+def twice(net: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Two images instead of one, which is too few for BatchNorm in training; what has no batch stays.
+
+    The new image differs: BatchNorm makes of equal ones nothing but rounding errors.
+    """
+    alone = [x for x in tensors(args) if x.dim() and len(x) == 1]
+    for doubled in (alone, [x for x in alone if x.dim() > 1], alone[:1]):
+        many = {id(x) for x in doubled}
+        wider: tuple[Any, ...] = map_tensors(partial(_with_another, of=many), args)
+        try:
+            with torch.no_grad(), torch.random.fork_rng(), unchanged(net):
+                net.train()(*copy.deepcopy(wider))
+        except (RuntimeError, ValueError, IndexError):
+            continue
+        return wider
+    raise FlowError(
+        f"a BatchNorm of this {type(net).__name__} has one value per channel on the example, too few in training; "
+        "give an example of two images"
+    )
+
+
+def _with_another(x: Tensor, of: set[int]) -> Tensor:
+    if id(x) not in of:
+        return x
+    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(2)).to(x.device)
+    return torch.cat([x, x + noise.to(x.dtype) if x.is_floating_point() else x])

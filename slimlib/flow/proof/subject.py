@@ -1,0 +1,73 @@
+"""What a proof works on: copies of the network that it may change, and arguments for them."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimlib.core.apply import apply_layout
+from slimlib.core.layout import Layout
+from slimlib.core.structures import map_tensors
+
+
+@dataclass
+class Copy:
+    """A copy of the network with its arguments; `tolerance` of results, in parts of the largest number."""
+
+    net: nn.Module
+    args: tuple[Any, ...]
+    tolerance: float
+
+    def slimmed(self, layout: Layout) -> Any:
+        """The same network made slimmable, in the same memory: proofs do not change parameters."""
+        tensors = [*self.net.parameters(), *self.net.buffers()]
+        return apply_layout(copy.deepcopy(self.net, {id(t): t for t in tensors}), layout, norm="shared")
+
+
+class Subject:
+    """The user's network, `origin`; a copy for quick runs, and one whose numbers are compared.
+
+    The latter is in double precision, and has no zeros and ones of a fresh network, which would hide a fault.
+    """
+
+    def __init__(self, origin: nn.Module, copied: nn.Module, args: tuple[Any, ...]) -> None:
+        self.origin, self.quick = origin, Copy(copied, args, tolerance=1e-3)
+        self.casts = False  # the network computes in float32 by itself
+        self._exact: Copy | None = None
+
+    @property
+    def exact(self) -> Copy:
+        """The copy whose numbers are compared; made when it is first needed."""
+        if self._exact is None:
+            net, args = duplicate(self.origin), self.quick.args
+            if not self.casts:
+                net = net.double()
+                args = map_tensors(lambda x: x.double() if x.is_floating_point() else x, args)
+            _perturb(net)
+            self._exact = Copy(net, args, 1e-3 if self.casts else 1e-7)
+        return self._exact
+
+    def compare_in_float32(self) -> None:
+        self.casts, self._exact = True, None
+
+
+def duplicate(net: nn.Module) -> nn.Module:
+    """A deep copy, also where a module holds a tensor that was computed (as the older weight_norm leaves it)."""
+    memo: dict[int, Any] = {}
+    for module in net.modules():
+        for value in module.__dict__.values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    return copy.deepcopy(net, memo)
+
+
+def _perturb(net: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(1)
+    for tensor in [*net.parameters(), *net.buffers()]:
+        if tensor.is_floating_point() and tensor.layout is torch.strided:
+            noise = torch.rand(tensor.shape, generator=generator) * 0.02
+            tensor.data.add_(noise.to(tensor.device, tensor.dtype))
