@@ -69,12 +69,13 @@ class Search:
     """Analyse, prove, and learn from what fails, until a layout holds.
 
     kept: names of parameters that stay full -> why.
-    copied: a copy of the network, whose parameters do not change.
+    copied: a copy of the network; its parameters are shared when forward is known to leave them alone.
     """
 
     def __init__(self, net: nn.Module, kept: Mapping[str, str], rounding: Rounding) -> None:
         self.net, self.kept, self.rounding = net, kept, rounding
         self.copied, self.choices = duplicate(net), Choices()
+        self._versions = [p._version for p in self.copied.parameters()]
         self.both_modes = True  # whether training runs other operations than eval, as far as is known
 
     def run(self, args: tuple[Any, ...]) -> Followed:
@@ -93,7 +94,9 @@ class Search:
                     raise
                 args = twice(self.copied, args)
                 continue
-            subject = subject or Subject(self.net, self.copied, args)
+            if subject is None:
+                self._share()
+                subject = Subject(self.net, self.copied, args)
             proof = Proof(subject, found, self.choices)
             failure = _prove(proof)
             if failure is None:
@@ -107,6 +110,12 @@ class Search:
         raise FlowError(
             f"no layout of this {type(self.net).__name__} works in {ATTEMPTS} attempts; keep layers with keep=[...]"
         )
+
+    def _share(self) -> None:
+        """Give up the copy of the parameters where the runs so far have not changed it."""
+        if self._versions == [p._version for p in self.copied.parameters()]:
+            self.copied = duplicate(self.net, share=True)
+            self._versions = []
 
     def analyse(self, args: tuple[Any, ...], choices: Choices) -> Followed:
         """Follow the channels through one run in eval and one in training mode, without proof."""

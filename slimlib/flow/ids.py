@@ -100,12 +100,12 @@ def holds_channels(ids: Tensor, dim: int) -> bool:
 
 
 def compact(ids: Tensor) -> Tensor:
-    """The same ids, with stride 0 along every dimension in which they do not vary."""
-    for dim in varying(ids):
-        few = distinct(ids)
-        if bool((few == few.narrow(dim, 0, 1)).all()):
-            ids = ids.narrow(dim, 0, 1).expand(ids.shape)
-    return ids
+    """The same ids, with stride 0 along every dimension in which they do not vary, and stored without the rest."""
+    few = distinct(ids)
+    for dim in range(few.dim()):
+        if few.shape[dim] > 1 and bool((few == few.narrow(dim, 0, 1)).all()):
+            few = few.narrow(dim, 0, 1)
+    return few.clone().expand(ids.shape) if few.shape != ids.shape else ids
 
 
 def distinct(ids: Tensor) -> Tensor:
@@ -121,6 +121,40 @@ def tracked(ids: Tensor) -> bool:
     if not ids.numel():
         return False
     return int(ids[(0,) * ids.dim()]) > 0 or bool((distinct(ids) > 0).any())
+
+
+def reshaped(ids: Tensor, shape: torch.Size) -> Tensor:
+    """The ids of a view; dimensions along which they do not vary take no memory where no other is merged with them."""
+    small_old, small_new = list(ids.shape), list(shape)
+    for kept, made in matching_dims(ids.shape, shape):
+        if not any(varies(ids, dim) for dim in kept):
+            for dim in kept:
+                small_old[dim] = 1
+            for dim in made:
+                small_new[dim] = 1
+    small = ids[tuple(slice(size) for size in small_old)].reshape(small_new)
+    return compact(small.expand(shape))
+
+
+def matching_dims(old: torch.Size, new: torch.Size) -> list[tuple[list[int], list[int]]]:
+    """Runs of dimensions of two shapes that hold the same elements."""
+    runs = []
+    i = j = 0
+    while i < len(old) and j < len(new):
+        kept, made = [i], [j]
+        a, b = old[i], new[j]
+        while a != b:
+            if a < b:
+                i += 1
+                a *= old[i]
+                kept.append(i)
+            else:
+                j += 1
+                b *= new[j]
+                made.append(j)
+        runs.append((kept, made))
+        i, j = i + 1, j + 1
+    return runs
 
 
 def same_ids(a: Shadow, b: Shadow) -> bool:

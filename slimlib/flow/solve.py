@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -59,11 +59,17 @@ class Solution:
         self.places: dict[int, Place] = {
             unit: (g, k) for g, units in enumerate(self.groups.values()) for k, unit in enumerate(units)
         }
-        self.slims = torch.zeros(len(self.labels), dtype=torch.bool)  # whether an id's unit is in a group
-        self.slims[list(self.places)] = True
-        self.slims = self.slims[self.labels]
+        group, rank = torch.full((2, len(self.labels)), -1)
+        for g, of_group in enumerate(self.groups.values()):
+            group[of_group], rank[of_group] = g, torch.arange(len(of_group))
+        self._group, self._rank = group[self.labels], rank[self.labels]  # of each id's unit, -1: it stays
+        self.slims = self._group >= 0
         self.alone = torch.bincount(self.labels, minlength=len(self.labels))[self.labels] == 1  # ids that met nothing
         self._axes: dict[tuple[int, ...], Axis] = {}
+
+    def active(self, channels: Sequence[int]) -> Tensor:
+        """Whether each id is active when group g has channels[g] units; id 0 and what stays always are."""
+        return self._rank < torch.tensor([*channels, 0])[self._group].where(self.slims, 0)
 
     def axis(self, ids: Tensor) -> Axis:
         """The segments of an axis whose channels have these ids."""

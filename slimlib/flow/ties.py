@@ -78,8 +78,8 @@ class Ties:
             labels = self.labels()
             stays = torch.zeros(len(labels), dtype=torch.bool)
             stays[labels[reasons]] = True
-            found = labels[ids]
-            return torch.where(stays[found], 0, found)
+            found = labels[distinct(ids)]
+            return torch.where(stays[found], 0, found).expand(ids.shape)
 
         settle(self.undecided, canonical)
 
@@ -105,7 +105,8 @@ class Ties:
         return self._labels
 
     def canonical(self, ids: Tensor) -> Tensor:
-        return self.labels()[ids]
+        """The smallest id that each is tied to."""
+        return self.labels()[distinct(ids)].expand(ids.shape)
 
     def fixed(self) -> dict[int, str]:
         """Label of every component that must stay -> the first reason."""

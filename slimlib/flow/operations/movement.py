@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from slimlib.flow.ids import compact, distinct, holds_channels, varies, varying
+from slimlib.flow.ids import compact, distinct, holds_channels, matching_dims, reshaped, varies, varying
 from slimlib.flow.operations.operation import Operation, Result, table
 from slimlib.flow.operations.unknown import no_rule
 from slimlib.flow.steps import VIEWS
@@ -119,7 +119,7 @@ def view(op: Operation) -> Result:
     proves that wrong, `readings` are tried in turn.
     """
     old, ties = op.x, op.context.ties
-    new = compact(old.reshape(op.first.shape))
+    new = reshaped(old, op.first.shape)
     for wide in _cuts(old, new):
         reading = op.context.choices.views.get((op.context.site[0], len(wide)))
         if reading is None:
@@ -145,32 +145,11 @@ def is_split_axis(step_inputs: list[Tensor], out: Tensor) -> int:
 def _cuts(old: Tensor, new: Tensor) -> list[list[int]]:
     """The dimensions of `new` that one axis of channels of `old` became, where it became several."""
     cuts = []
-    for kept, made in _matching_dims(old.shape, new.shape):
+    for kept, made in matching_dims(old.shape, new.shape):
         wide = [dim for dim in made if new.shape[dim] > 1]
         if sum(varies(old, dim) for dim in kept) == 1 and len(wide) > 1:
             cuts.append(wide)
     return cuts
-
-
-def _matching_dims(old: torch.Size, new: torch.Size) -> list[tuple[list[int], list[int]]]:
-    """Runs of dimensions of two shapes that hold the same elements."""
-    runs = []
-    i = j = 0
-    while i < len(old) and j < len(new):
-        kept, made = [i], [j]
-        a, b = old[i], new[j]
-        while a != b:
-            if a < b:
-                i += 1
-                a *= old[i]
-                kept.append(i)
-            else:
-                j += 1
-                b *= new[j]
-                made.append(j)
-        runs.append((kept, made))
-        i, j = i + 1, j + 1
-    return runs
 
 
 def write(op: Operation) -> Result:

@@ -17,9 +17,9 @@ from slimlib.core.numbers import held_numbers
 from slimlib.core.setting import set_width
 from slimlib.core.swapping import Gathers, gathered
 from slimlib.core.width import Width, WidthPlan
-from slimlib.flow.ids import Shadow, WeightRef, distinct, tracked
-from slimlib.flow.proof.known_ties import KnownTies, Mixture, active_atoms, active_ids
-from slimlib.flow.proof.replay import Masked, Misfit, Record, Replay, Sliced, active_positions, select
+from slimlib.flow.ids import AtomKey, Shadow, WeightRef, distinct, tracked
+from slimlib.flow.proof.known_ties import KnownTies, Mixture, active_ties
+from slimlib.flow.proof.replay import Beyond, Masked, Misfit, Record, Replay, Sliced, active_positions, select
 from slimlib.flow.proof.subject import Copy, Subject
 from slimlib.flow.solve import Solution
 from slimlib.flow.steps import Choices, FlowError, Moment, Step, first_line
@@ -49,6 +49,11 @@ class Followed:
     def moments(self, training: bool) -> list[Moment]:
         """The operations of a run."""
         return [step.moment for step in self.logs[training] if not step.copies]
+
+    @cached_property
+    def units(self) -> dict[AtomKey, Tensor]:
+        """The channels of each parameter, with the smallest id of each unit."""
+        return {key: self.solution.labels[ids] for key, ids in self.ties.atoms.items()}
 
     @cached_property
     def expected(self) -> dict[bool, dict[Moment, Step]]:
@@ -92,6 +97,7 @@ class Proof:
     def __init__(self, subject: Subject, found: Followed, choices: Choices) -> None:
         self.subject, self.found, self.choices = subject, found, choices
         self.slim, self._slim_exact = subject.quick.slimmed(found.layout), None
+        self._gathered: dict[int, tuple[tuple[int, ...], list[dict[str, Tensor]]]] = {}  # at the channels set last
         self.sums: dict[tuple[bool, tuple[int, ...]], dict[Moment, list[Any]]] = {}  # of results, masked
         full = subject.quick.net
         self.shapes = {name: t.shape for name, t in [*full.named_parameters(), *full.named_buffers()]}
@@ -129,7 +135,8 @@ class Proof:
         """Whether what runs gives the numbers of the masked network, as far as sums of all results show."""
         channels, training = self.channels(width), failure.training
         if (training, channels) not in self.sums:
-            masked = self._masked(training, width, partial(_sums, active_ids(self.found.solution, channels)))
+            sums = partial(_sums, self.found.solution.active(channels))
+            masked = self._masked(training, width, sums, failure.position + AHEAD)
             self.sums[training, channels] = _by_moment(masked)
         theirs = self.sums[training, channels]
         sliced, _ = self._trial(self._exact(), self.subject.exact, failure, width, held, partial(_sums, None))
@@ -155,8 +162,10 @@ class Proof:
         try:
             with torch.random.fork_rng():
                 self._attempt(sliced, copied)
+        except Beyond:
+            return sliced, True
         except (Failure, FlowError):
-            return sliced, len(sliced.log) >= sliced.limit
+            return sliced, False
         finally:
             for module, own in before:
                 module.__dict__.update(own)
@@ -174,7 +183,7 @@ class Proof:
         except Failure:
             self._runs(training, width)  # raises, unless the network casts to float32 by itself
             self.subject.compare_in_float32()
-            self._slim_exact = None
+            self._slim_exact, self._gathered = None, {}
             got = self._attempt(self._sliced(self._exact(), training, width), self.subject.exact)
         expected = self._masked(training, width)
         if not all(self._close(a, b) for a, b in zip(got, expected, strict=True)):
@@ -189,17 +198,31 @@ class Proof:
     def _sliced(self, slim: Any, training: bool, width: Width, record: Record | None = None) -> Sliced:
         slim.train(training)
         set_width(slim, width)
-        _gather_now(slim)
         found, channels = self.found, self.channels(width)
-        ties = active_atoms(found.ties, found.layout, channels, self.shapes)
-        active = active_ids(found.solution, channels)
+        self._gather_now(slim, channels)
+        ties = active_ties(found.ties, found.units, found.layout, channels, self.shapes)
+        active = found.solution.active(channels)
         return Sliced(slim, ties, self.choices, self.subject.origin, found.expected[training], active, record)
 
-    def _masked(self, training: bool, width: Width, record: Record | None = None) -> Any:
-        ties, active = self.found.ties, active_ids(self.found.solution, self.channels(width))
-        known, copied = KnownTies(ties, ties.atoms), self.subject.exact
+    def _gather_now(self, slim: Any, channels: tuple[int, ...]) -> None:
+        """Do now what `Gathers` does in each forward, so that the gathered tensors can be followed."""
+        modules = [module for module in slim.modules() if isinstance(module, Gathers)]
+        if self._gathered.get(id(slim), ((), []))[0] != channels:
+            self._gathered.pop(id(slim), None)  # before more memory is taken
+            made = [{name: gathered(x.detach(), picks) for name, x, picks in module.to_gather} for module in modules]
+            self._gathered[id(slim)] = channels, made
+        for module, tensors in zip(modules, self._gathered[id(slim)][1], strict=True):
+            module.__dict__.update(tensors, to_gather=())
+
+    def _masked(self, training: bool, width: Width, record: Record | None = None, limit: int = END) -> Any:
+        active = self.found.solution.active(self.channels(width))
+        known, copied = KnownTies(self.found.ties, self.found.units), self.subject.exact
         masked = Masked(copied.net.train(training), known, self.choices, self.subject.origin, active, record)
-        outputs = masked.follow(copy.deepcopy(copied.args))
+        masked.limit = limit
+        try:
+            outputs = masked.follow(copy.deepcopy(copied.args))
+        except Beyond:
+            return masked
         return outputs if record is None else masked
 
     def channels(self, width: Width) -> tuple[int, ...]:
@@ -213,7 +236,7 @@ class Proof:
             return sliced.follow(copy.deepcopy(copied.args))
         except Exception as error:
             told = isinstance(error, Misfit | Mixture)
-            if isinstance(error, FlowError) or (sliced.phase == "rule" and not told):
+            if isinstance(error, FlowError | Beyond) or (sliced.phase == "rule" and not told):
                 raise
             at_step = told or sliced.phase == "operation"
             raise Failure(
@@ -279,12 +302,3 @@ def _copies(ids: Shadow | None, x: Any) -> Any:
 
 def _by_moment(run: Replay) -> dict[Moment, list[Any]]:
     return {step.moment: made for step, made in zip(run.log, run.results, strict=False) if not step.copies}
-
-
-def _gather_now(net: nn.Module) -> None:
-    """Do now what `Gathers` does in each forward, so that the gathered tensors can be followed."""
-    for module in net.modules():
-        if isinstance(module, Gathers):
-            for name, source, picks in module.to_gather:
-                module.__dict__[name] = gathered(source.detach(), picks)
-            module.__dict__["to_gather"] = ()

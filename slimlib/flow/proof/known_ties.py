@@ -9,7 +9,6 @@ from torch import Tensor
 
 from slimlib.core.layout import Axis, Layout, axis_index
 from slimlib.flow.ids import AtomKey
-from slimlib.flow.solve import Solution
 from slimlib.flow.ties import Ties
 from slimlib.flow.undecided import Undecided
 
@@ -28,7 +27,7 @@ class KnownTies(Ties):
         super().__init__()
         labels = known.labels()
         self.known, self._labels = known, torch.arange(len(labels))
-        self.atoms = {key: labels[ids] for key, ids in atoms.items()}
+        self.atoms = dict(atoms)
         self._repeated = torch.zeros(len(labels), dtype=torch.bool)
         self._repeated[labels[torch.cat([torch.zeros(0, dtype=torch.long), *known.repeated])]] = True
 
@@ -64,31 +63,29 @@ class KnownTies(Ties):
         return self._labels
 
 
-def active_ids(solution: Solution, channels: tuple[int, ...]) -> Tensor:
-    """Whether each id is active when group g has channels[g] units, [ids]; id 0 and what stays always are."""
-    on = torch.ones(len(solution.labels), dtype=torch.bool)
-    for count, units in zip(channels, solution.groups.values(), strict=True):
-        on[units[count:]] = False
-    return on[solution.labels]
-
-
-def active_atoms(ties: Ties, layout: Layout, channels: tuple[int, ...], shapes: Mapping[str, torch.Size]) -> KnownTies:
-    """The ties as the sliced network sees them: only the ids of the active channels."""
+def active_ties(
+    known: Ties,
+    atoms: Mapping[AtomKey, Tensor],
+    layout: Layout,
+    channels: tuple[int, ...],
+    shapes: Mapping[str, torch.Size],
+) -> KnownTies:
+    """The ties as the sliced network sees them: only the ids of the active channels; `atoms`: as units."""
 
     def index(axis: Axis, ids: Tensor, dim: int) -> Tensor:
-        active = axis_index(axis, channels)
-        return ids.narrow(dim, 0, active) if isinstance(active, int) else ids.index_select(dim, active)
+        found = axis_index(axis, channels)
+        return ids.narrow(dim, 0, found) if isinstance(found, int) else ids.index_select(dim, found)
 
-    atoms: dict[AtomKey, Tensor] = {}
-    for (name, dim), ids in ties.atoms.items():
+    active: dict[AtomKey, Tensor] = {}
+    for (name, dim), ids in atoms.items():
         axes = layout.axes.get(name, {})
         if dim == "input":
-            atoms[name, dim] = index(layout.norm_inputs[name], ids, 0) if name in layout.norm_inputs else ids
+            active[name, dim] = index(layout.norm_inputs[name], ids, 0) if name in layout.norm_inputs else ids
         elif isinstance(dim, int):
-            atoms[name, dim] = index(axes[dim], ids, 0) if dim in axes else ids
+            active[name, dim] = index(axes[dim], ids, 0) if dim in axes else ids
         else:
             elements = ids.view(shapes[name])
             for d, axis in axes.items():
                 elements = index(axis, elements, d)
-            atoms[name, dim] = elements.reshape(-1)
-    return KnownTies(ties, atoms)
+            active[name, dim] = elements.reshape(-1)
+    return KnownTies(known, active)

@@ -39,7 +39,7 @@ class Replay(Trace):
         self, net: nn.Module, ties: Ties, choices: Choices, origin: nn.Module, record: Record | None = None
     ) -> None:
         super().__init__(net, ties, choices, origin)
-        self.record = record
+        self.record, self.limit = record, sys.maxsize  # operations, after which the run is stopped
         self.results: list[list[Any]] = []  # what `record` makes of the ids and the results of every operation
 
     def compute(self, op: Operation) -> Any:
@@ -63,6 +63,12 @@ class Replay(Trace):
         if self.record is not None:
             shadows = self.log[-1].outputs
             self.results.append([self.record(ids, o) for ids, o in zip(shadows, outs, strict=False)])
+        if len(self.log) >= self.limit:
+            raise Beyond
+
+
+class Beyond(Exception):
+    """A run went on for as long as it is looked at."""
 
 
 class Misfit(Exception):
@@ -84,7 +90,6 @@ class Sliced(Replay):
     ) -> None:
         super().__init__(net, ties, choices, origin, record)
         self.known, self.expected, self.active = ties, expected, active
-        self.limit = sys.maxsize  # operations, after which the run is stopped
 
     @property
     def step_of_full(self) -> Step | None:
@@ -93,8 +98,6 @@ class Sliced(Replay):
 
     def finished(self, op: Operation, outs: list[Any]) -> None:
         super().finished(op, outs)
-        if len(self.log) >= self.limit:
-            raise Misfit("is beyond what is tried")
         step = self.step_of_full
         if step is None:
             return

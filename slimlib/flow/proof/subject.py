@@ -13,6 +13,8 @@ from slimlib.core.apply import apply_layout
 from slimlib.core.layout import Layout
 from slimlib.core.structures import map_tensors
 
+NOISE = 10007  # numbers that are repeated: a prime, so that no two rows get the same
+
 
 @dataclass
 class Copy:
@@ -55,9 +57,12 @@ class Subject:
         self.casts, self._exact = True, None
 
 
-def duplicate(net: nn.Module) -> nn.Module:
-    """A deep copy, also where a module holds a tensor that was computed (as the older weight_norm leaves it)."""
-    memo: dict[int, Any] = {}
+def duplicate(net: nn.Module, share: bool = False) -> nn.Module:
+    """A deep copy, also where a module holds a tensor that was computed (as the older weight_norm leaves it).
+
+    `share`: with the parameters of the network itself, where no forward changes them.
+    """
+    memo: dict[int, Any] = {id(p): p for p in net.parameters()} if share else {}
     for module in net.modules():
         for value in module.__dict__.values():
             if isinstance(value, Tensor) and not value.is_leaf:
@@ -66,8 +71,8 @@ def duplicate(net: nn.Module) -> nn.Module:
 
 
 def _perturb(net: nn.Module) -> None:
-    generator = torch.Generator().manual_seed(1)
+    noise = torch.rand(NOISE, generator=torch.Generator().manual_seed(1)) * 0.02
     for tensor in [*net.parameters(), *net.buffers()]:
         if tensor.is_floating_point() and tensor.layout is torch.strided:
-            noise = torch.rand(tensor.shape, generator=generator) * 0.02
-            tensor.data.add_(noise.to(tensor.device, tensor.dtype))
+            tiled = noise.expand(-(-tensor.numel() // NOISE), -1).reshape(-1)[: tensor.numel()]
+            tensor.data.add_(tiled.view(tensor.shape).to(tensor.device, tensor.dtype))
