@@ -69,7 +69,8 @@ class Solution:
 
     def active(self, channels: Sequence[int]) -> Tensor:
         """Whether each id is active when group g has channels[g] units; id 0 and what stays always are."""
-        return self._rank < torch.tensor([*channels, 0])[self._group].where(self.slims, 0)
+        limit = torch.tensor([*channels, 0])[self._group]  # the last one, 0, for what stays
+        return torch.lt(self._rank, limit)
 
     def axis(self, ids: Tensor) -> Axis:
         """The segments of an axis whose channels have these ids."""
