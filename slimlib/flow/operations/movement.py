@@ -76,8 +76,8 @@ def cut(op: Operation) -> Result:
     if op.context.site in op.context.choices.parts:
         _stays(op, part, dim)
     elif step > 1 and begin < step and op.x.shape[dim] % step == 0:  # one of every few
-        blocks = op.column(op.x, dim).view(-1, step)
-        op.tie(blocks, blocks[:, :1])
+        blocks = distinct(op.x).movedim(dim, -1).unflatten(-1, (-1, step))
+        op.tie(blocks, blocks[..., :1])
     elif step > 1 or gcd(*sizes) == 1:
         _stays(op, part, dim)
     else:
@@ -85,19 +85,19 @@ def cut(op: Operation) -> Result:
     return part
 
 
-def _stays(op: Operation, part: Tensor, dim: int) -> None:
+def _stays(op: Operation, part: Tensor, dim: int, why: str = STAYS) -> None:
     """What is cut out of the channels stays full; cut out of each head, only whole heads slim."""
     if any(d != dim for d in varying(op.x)):
         op.tie(op.x, op.x.narrow(dim, 0, 1))
     else:
-        op.fix(part, STAYS)
+        op.fix(part, why)
 
 
 def _in_proportion(op: Operation, ids: Tensor, dim: int, sizes: list[int]) -> None:
     """Each unit has as many channels of a part as its share in the whole."""
     units = gcd(*sizes)
     if units == 1 and len(sizes) > 1:
-        op.fix(ids, "cut into unequal parts")
+        _stays(op, ids, dim, "cut into unequal parts")
         return
     rows = distinct(ids).movedim(dim, -1)
     parts = torch.cat([part.unflatten(-1, (units, -1)) for part in rows.split(sizes, -1)], -1)
