@@ -188,10 +188,11 @@ def _with_activations(op: Operation, refs: Sequence[WeightRef], others: Sequence
     if len(along) != 1:
         return None
     dim = along.pop()
+    if any(-dim > len(ref.dims) or not ref.dims[dim] or not _shows(ref.dims[dim], shape[dim]) for ref in refs):
+        return None  # it is repeated over them, as a rotation is over heads
     out = op.elementwise(others, shape)
     for ref in refs:
-        if -dim <= len(ref.dims) and ref.dims[dim] and _shows(ref.dims[dim], shape[dim]):
-            op.tie(op.column(out, dim % len(shape)), ref.column(dim, shape[dim]))
+        op.tie(op.column(out, dim % len(shape)), ref.column(dim, shape[dim]))
     return out
 
 
