@@ -17,6 +17,7 @@ from slimlib.flow.ids import AtomKey, layer_of
 from slimlib.flow.ties import Ties
 
 Place = tuple[int, int]  # (group, unit)
+Makers = tuple[tuple[AtomKey, ...], tuple[tuple[int, int], ...]]  # producers of units, and the parts that these are in
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Conflict(Exception):
 
 
 class Solution:
-    """The units that the ties leave, in groups with the same producers, in order."""
+    """The units that the ties leave, in groups with the same producers, and in the same parts of them, in order."""
 
     def __init__(self, ties: Ties) -> None:
         self.ties = ties
@@ -46,16 +47,17 @@ class Solution:
         for key in ties.producers:
             for unit in torch.unique(self.labels[ties.atoms[key]]).tolist():
                 makers[unit].append(key)
-        found: dict[tuple[AtomKey, ...], list[int]] = defaultdict(list)
+        found: dict[Makers, list[int]] = defaultdict(list)
+        parts = self._parts()
         for unit in sorted(makers):
             if unit not in self.fixed:
-                found[tuple(makers[unit])].append(unit)
-        for keys, units in found.items():
+                found[tuple(makers[unit]), tuple(parts.get(unit, ()))].append(unit)
+        for (keys, _), units in found.items():
             if len(units) == 1:
                 self.fixed[units[0]] = (
                     f"all its channels are tied into one unit, with those of '{layer_of(keys[0][0])}'"
                 )
-        self.groups = {keys: units for keys, units in found.items() if len(units) > 1}
+        self.groups = {made_by: units for made_by, units in found.items() if len(units) > 1}
         self.places: dict[int, Place] = {
             unit: (g, k) for g, units in enumerate(self.groups.values()) for k, unit in enumerate(units)
         }
@@ -72,6 +74,15 @@ class Solution:
         limit = torch.tensor([*channels, 0])[self._group]  # the last one, 0, for what stays
         return torch.lt(self._rank, limit)
 
+    def _parts(self) -> dict[int, list[tuple[int, int]]]:
+        """Unit -> which part of which divided axis it is in."""
+        found: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for division, parts in enumerate(self.ties.divided):
+            for part, ids in enumerate(parts):
+                for unit in torch.unique(self.labels[ids]).tolist():
+                    found[unit].append((division, part))
+        return found
+
     def axis(self, ids: Tensor) -> Axis:
         """The segments of an axis whose channels have these ids."""
         units = tuple(self.labels[ids].tolist())
@@ -79,8 +90,8 @@ class Solution:
             self._axes[units] = segments([self.places.get(unit) for unit in units])
         return self._axes[units]
 
-    def group(self, keys: tuple[AtomKey, ...], rounding: Rounding) -> Group:
-        units = self.groups[keys]
+    def group(self, made_by: Makers, rounding: Rounding) -> Group:
+        keys, units = made_by[0], self.groups[made_by]
         layers = tuple(dict.fromkeys(layer_of(name) for name, _ in keys))
         divisor = fitting_divisor(len(units), self._units_of_divisor(keys, units[0], rounding))
         return Group(layers[0], len(units), divisor, layers)
@@ -150,7 +161,7 @@ def layout(net: nn.Module, ties: Ties, solution: Solution, rounding: Rounding) -
             if any(axes.get(alias, {}).get(d, axis) != axis for d, axis in found.items()):
                 raise Conflict(name, ids, f"is used in two ways that slim differently: '{name}'")
             axes.setdefault(alias, {}).update(found)
-    groups = tuple(solution.group(keys, rounding) for keys in solution.groups)
+    groups = tuple(solution.group(made_by, rounding) for made_by in solution.groups)
     idle, statistics = tuple(_idle(net, ties)), _statistics(ties, solution)
     return Layout(groups, axes, norm_inputs, solution.kept(), idle, statistics=statistics, followed=True)
 

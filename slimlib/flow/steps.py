@@ -49,6 +49,7 @@ class Choices:
     views: dict[tuple[str, int], int] = field(default_factory=dict)  # (class, dimensions made of one) -> reading of it
     tried: set[tuple[str, int, int]] = field(default_factory=set)  # and all readings that were weighed
     copied: set[str] = field(default_factory=set)  # parameters that must lie together in memory, also a part of them
+    proportional: set[Site] = field(default_factory=set)  # where unequal parts are cut that shrink in proportion
     parts: dict[Site, str] = field(default_factory=dict)  # what is cut out here stays, the rest slims
     keep: dict[Site, str] = field(default_factory=dict)  # what enters here stays full
     weights: dict[Site, str] = field(default_factory=dict)  # the weights that are used here stay full

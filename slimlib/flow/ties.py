@@ -28,6 +28,7 @@ class Ties:
         self.met: set[str] = set()  # parameters that an operation had among its arguments
         self.stays: dict[str, int] = {}
         self.heads: list[Tensor] = []  # ids of what a batched product has one of for each of its batch
+        self.divided: list[list[Tensor]] = []  # ids of the parts of an axis that shrink each by itself
         self.undecided: list[Undecided] = []
         self.repeated: list[Tensor] = []  # ids of what stays, and meets units each as a whole
         self._labels = torch.zeros(1, dtype=torch.long)

@@ -53,17 +53,25 @@ def join(op: Operation) -> Result:
 
 
 def split(op: Operation) -> Result:
-    """Parts keep their proportions, so that the cuts stay in the same places."""
+    """Equal parts keep equal channels, so that the cuts stay in the same places."""
     parts = _replay(op, op.x, *op.args[1:])
     assert isinstance(parts, list)
     dim = op.argument(2, "dim", 0) % op.x.dim()
     if holds_channels(op.x, dim):
-        _in_proportion(op, op.x, dim, [part.shape[dim] for part in parts])
+        _divide(op, dim, [part.shape[dim] for part in parts])
     return parts
 
 
+def _divide(op: Operation, dim: int, sizes: list[int]) -> None:
+    """Unequal parts shrink each by itself, as queries and their fewer keys do; or, if that fails, in proportion."""
+    if len(set(sizes)) == 1 or op.context.site in op.context.choices.proportional:
+        _in_proportion(op, op.x, dim, sizes)
+    else:
+        op.context.ties.divided.append(list(distinct(op.x).split(sizes, dim)))
+
+
 def cut(op: Operation) -> Result:
-    """A part along the channels is in proportion to the rest, as those of a split are; or else it stays whole."""
+    """A part along the channels shrinks as those of a split do; or else it stays whole."""
     part = _replay(op, op.x, *op.args[1:])
     assert isinstance(part, Tensor)
     dim, size = op.argument(1, "dim", 0) % op.x.dim(), op.first.numel()
@@ -78,10 +86,10 @@ def cut(op: Operation) -> Result:
     elif step > 1 and begin < step and op.x.shape[dim] % step == 0:  # one of every few
         blocks = distinct(op.x).movedim(dim, -1).unflatten(-1, (-1, step))
         op.tie(blocks, blocks[..., :1])
-    elif step > 1 or gcd(*sizes) == 1:
+    elif step > 1 or (gcd(*sizes) == 1 and op.context.site in op.context.choices.proportional):
         _stays(op, part, dim)
     else:
-        _in_proportion(op, op.x, dim, sizes)
+        _divide(op, dim, sizes)
     return part
 
 

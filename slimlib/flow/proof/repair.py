@@ -11,6 +11,7 @@ from slimlib.flow.proof.check import END, Failure, Followed, Proof
 from slimlib.flow.proof.proposals import propose
 from slimlib.flow.steps import VIEWS, Choices, FlowError, Step, alike, upwards
 
+DIVIDES = {"slice", "narrow", "split", "split_with_sizes", "chunk"}
 CUTS = {"slice", "narrow", "select", "index", "index_select", "gather"}
 
 
@@ -53,6 +54,9 @@ def _at_step(found: Followed, step: Step, reason: str, choices: Choices) -> bool
     why = f"does not work with fewer channels ({reason}): {step.here}"
     if step.weights and "contiguous" in reason and not choices.copied.issuperset(ref.name for ref in step.weights):
         choices.copied.update(ref.name for ref in step.weights)
+        return True
+    if step.site[2] in DIVIDES and step.site not in choices.proportional and any(map(found.slims, step.inputs)):
+        choices.proportional.add(step.site)
         return True
     if step.site[2] in CUTS and step.site not in choices.parts and any(map(found.slims, step.outputs)):
         choices.parts[step.site] = why

@@ -49,7 +49,6 @@ KEPT = {
     "literal view": (lambda m, x: x.view(-1, 16, 64).view_as(x), {}, "view in 'middle'"),
     "index put": (index_put, {}, "index_put in 'middle'"),
     "unequal split": (lambda m, x: torch.cat(x.split([4, 12], 1), 1), {}, "split_with_sizes in 'middle'"),
-    "slice of itself": (slice_of_itself, {}, "tied into one unit"),
     "spectral norm": (lambda m, x: m.conv(x), {"conv": spectral()}, "mv in 'middle.conv.parametrizations.weight.0'"),
     "wrong numbers": (
         lambda m, x: x / x.shape[1] ** 0.5,
@@ -70,6 +69,11 @@ def test_what_mixes_channels_is_kept_and_reported(name):
     layout = follow(Wrapped(function, **layers), torch.randn(2, 3, 8, 8))
     assert reason in layout.kept["a"]
     assert {group.name for group in layout.groups} == {"first", "b"}
+
+
+def test_only_the_channels_that_a_literal_slice_names_stay():
+    layout = follow(Wrapped(slice_of_itself), torch.randn(2, 3, 8, 8))
+    assert [(segment.group, segment.units) for segment in layout.axes["a.weight"][0]] == [(None, 8), (1, 8)]
 
 
 def test_tensors_that_draw_noise_still_slim():
