@@ -7,6 +7,7 @@ from slimlib.core.layers import SlimConv1d, SlimConv2d, SlimConvTranspose2d, Sli
 from slimlib.core.norms.batchnorm import UncalibratedWidth
 from slimlib.core.setting import at_width, current_width, set_width
 from slimlib.core.width import Switches, WidthPlan, WidthRange
+from slimlib.dynamic.routing import route
 from slimlib.export import export
 from slimlib.saving import load, read_recipe, save
 from slimlib.search import search
@@ -91,6 +92,7 @@ __all__ = [
     "plan_costs",
     "profile",
     "read_recipe",
+    "route",
     "save",
     "search",
     "set_width",

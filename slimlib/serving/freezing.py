@@ -28,8 +28,8 @@ class Frozen:
     Each thread has its own width; a thread that has set none uses that of the thread that froze the network.
     """
 
-    def __init__(self, nets: Mapping[Width, nn.Module]) -> None:
-        self.nets = dict(nets)
+    def __init__(self, nets: Mapping[Width, nn.Module], channels: Mapping[Width, tuple[int, ...]]) -> None:
+        self.nets, self.channels = dict(nets), dict(channels)
         self._begin(next(iter(nets)))
 
     def _begin(self, width: Width) -> None:
@@ -37,14 +37,22 @@ class Frozen:
         self._own = threading.local()
         self._maker = threading.get_ident()
 
-    def set(self, width: Width) -> None:
-        """Let this thread compute with a width (see `set_width`)."""
-        net = self.nets.get(width)
-        if net is None:
+    def check(self, width: Width) -> None:
+        """Raise ValueError, with those that were, unless `width` was frozen."""
+        if width not in self.nets:
             frozen = ", ".join(map(label, self.nets))
             raise ValueError(
                 f"width {width} was not frozen; frozen: {frozen}. Freeze it with slimlib.freeze(net, widths)"
             )
+
+    def channels_at(self, width: Width) -> tuple[int, ...]:
+        """Active units of each group of the network at a frozen width."""
+        return self.channels[width]
+
+    def set(self, width: Width) -> None:
+        """Let this thread compute with a width (see `set_width`)."""
+        self.check(width)
+        net = self.nets[width]
         if threading.get_ident() == self._maker:
             self._default = width, net
         self._own.now = width, net
@@ -81,10 +89,10 @@ class Frozen:
         return f"frozen at {widths}: {self.bytes:,} bytes, {alone:,} if the widths shared nothing"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"nets": self.nets, "width": self.width}
+        return {"nets": self.nets, "channels": self.channels, "width": self.width}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.nets = state["nets"]
+        self.nets, self.channels = state["nets"], state["channels"]
         _share(self.nets)  # a pickle holds each tensor apart
         self._begin(state["width"])
 
@@ -97,9 +105,9 @@ class FrozenNetwork(nn.Module):
 
     slim: Frozen
 
-    def __init__(self, nets: Mapping[Width, nn.Module]) -> None:
+    def __init__(self, nets: Mapping[Width, nn.Module], channels: Mapping[Width, tuple[int, ...]]) -> None:
         super().__init__()
-        self.__dict__["slim"] = Frozen(nets)
+        self.__dict__["slim"] = Frozen(nets, channels)
         self.__dict__["training"] = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -174,7 +182,7 @@ def freeze(net: nn.Module, widths: Sequence[Width] | None = None, example: Any =
     mixins = getattr(source.net(), "frozen_mixins", ())
     nets = {width: _prepared(source.net(), width, example, mixins) for width in widths}
     _share(nets)
-    return FrozenNetwork(nets)
+    return FrozenNetwork(nets, {width: source.channels_at(width) for width in widths})
 
 
 def holds_frozen(net: nn.Module) -> bool:

@@ -1,0 +1,1 @@
+"""A width for each input: routing by groups, cascades, gates."""
