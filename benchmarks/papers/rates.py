@@ -116,7 +116,7 @@ def timed_steps(perf: Path) -> Iterator[tuple[str, TimedStep]]:
         ValueError: one of its records cannot be read.
     """
     for record in read(perf):
-        for measured in record.measurements:
+        for measured in record.measurements if record.machine.device == "cpu" else ():
             found = STEP.fullmatch(measured.setting)
             if measured.what == "sandwich step" and found and measured.seconds and measured.network in TIMED:
                 seconds = measured.seconds * measured.value.median  # a ratio to the seconds of dense networks

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 
 import slimlib as slim
-from benchmarks.perf.inference import dense_twin
 from benchmarks.perf.measurement import Measurement
-from benchmarks.perf.networks import build, channel_rule
+from benchmarks.perf.networks import calibrated, dense_twin
 from benchmarks.perf.timing import Spread, ratio, take_turns, typical
 
 SECONDS = {"MobileNet v2": 60.0}  # that a whole export may take
@@ -24,11 +23,8 @@ FORMATS = ("onnx", "torch", "onnx-any-width")
 
 def exporting(name: str, *, widths: Sequence[float], size: int, rounds: int) -> Iterator[Measurement]:
     """Seconds of one export in all formats, and the latency of its ONNX files over the dense network in torch."""
-    torch.manual_seed(0)
-    image = torch.randn(1, 3, size, size)
-    full = build(name)
-    net = slim.convert(full, image, **channel_rule(full)).eval()
-    slim.calibrate(net, [torch.randn(8, 3, size, size)], widths=[w for w in widths if w < 1.0])
+    images = torch.randn(8, 3, size, size)
+    net, image = calibrated(name, images, widths), images[:1]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "exported"
         took = {}

@@ -25,6 +25,7 @@ class Reason:
     what: str
     words: str
     text: str
+    device: str = "cpu"
 
 
 REASONS = (
@@ -48,7 +49,9 @@ REASONS = (
 )
 
 
-def reason(measurement: Measurement) -> str:
-    """Why it is over its limit; empty if the reason is not known."""
-    fitting = (r for r in REASONS if r.what == measurement.what and r.words in measurement.setting)
+def reason(measurement: Measurement, device: str) -> str:
+    """Why it is over its limit on such a device; empty if the reason is not known."""
+    fitting = (
+        r for r in REASONS if (r.what, r.device) == (measurement.what, device) and r.words in measurement.setting
+    )
     return next((r.text for r in fitting), "")

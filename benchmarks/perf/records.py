@@ -1,4 +1,4 @@
-"""Performance records: one file for each thing measured on a network, written whole."""
+"""Performance records: one file for each thing measured on a network and class of machines, written whole."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.perf.measurement import Measurement
+from benchmarks.perf.measurement import Machine, Measurement
 from benchmarks.perf.timing import Spread
-from benchmarks.records.environment import commit, host_class, versions
+from benchmarks.records.environment import commit, versions
 from tasks.atomic import write_atomically
 
 
@@ -21,21 +21,22 @@ class PerformanceRecord:
 
     measurements: tuple[Measurement, ...]
     rounds: int
+    machine: Machine
     origin: dict[str, Any]
 
 
-def origin() -> dict[str, Any]:
-    """Where the numbers come from."""
-    return {"versions": versions(), "commit": commit(), "host": host_class("cpu")}
-
-
-def write(folder: Path, measurements: Sequence[Measurement], *, rounds: int) -> None:
-    """Write one record for each network and thing measured."""
+def write(folder: Path, measurements: Sequence[Measurement], machine: Machine, *, rounds: int) -> None:
+    """Write one record for each network and thing measured, in the folder of this class of machines."""
+    origin = {"versions": versions(), "commit": commit()}
+    place = folder / "records" / _as_name(f"{machine.device} {machine.processor} {machine.threads} {machine.torch}")
     for what, network in dict.fromkeys((m.what, m.network) for m in measurements):
         rows = [asdict(m) for m in measurements if (m.what, m.network) == (what, network)]
-        content = {"measurements": rows, "rounds": rounds, "origin": origin()}
-        name = re.sub(r"[^a-z0-9]+", "-", f"{what} {network}".lower())
-        write_atomically(folder / "records" / f"{name}.json", json.dumps(content, indent=1) + "\n")
+        content = {"measurements": rows, "rounds": rounds, "machine": asdict(machine), "origin": origin}
+        write_atomically(place / f"{_as_name(f'{what} {network}')}.json", json.dumps(content, indent=1) + "\n")
+
+
+def _as_name(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def read(folder: Path) -> list[PerformanceRecord]:
@@ -45,11 +46,12 @@ def read(folder: Path) -> list[PerformanceRecord]:
         ValueError: one of them cannot be read; the message names it.
     """
     records = []
-    for path in sorted((folder / "records").glob("*.json")):
+    for path in sorted((folder / "records").rglob("*.json")):
         try:
             content = json.loads(path.read_text())
-            rows = [Measurement(**(row | {"value": Spread(**row["value"])})) for row in content.pop("measurements")]
-            records.append(PerformanceRecord(tuple(rows), **content))
+            rows = [Measurement(**(row | {"value": Spread(**row["value"])})) for row in content["measurements"]]
+            machine = Machine(**content["machine"])
+            records.append(PerformanceRecord(tuple(rows), content["rounds"], machine, content["origin"]))
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path} is not a performance record ({error}); delete it to measure again") from error
     return records

@@ -1,8 +1,8 @@
-"""The performance table and figure, made from the records alone."""
+"""The performance table and figure, made from the records alone: a part for each class of machines."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.analysis.figures import STYLE, image_files
-from benchmarks.perf.measurement import Measurement
+from benchmarks.analysis.grid import markdown_table
+from benchmarks.perf.measurement import Machine, Measurement
 from benchmarks.perf.reasons import reason
 from benchmarks.perf.records import PerformanceRecord, read
 from tasks.atomic import write_atomically
@@ -32,12 +33,15 @@ KEPT, OVER, FREE = "#55a868", "#c44e52", "0.4"
 HEAD = ("measured", "network", "setting", "value", "quartiles", "limit", "verdict", "dense takes")
 
 
+Rows = Mapping[Machine, Sequence[Measurement]]
+
+
 def write_report(folder: Path) -> str:
     """Write table.md and figure.png/.svg beside the records, and return the table."""
     records = read(folder)
     if not records:
         raise ValueError(f"{folder / 'records'} holds no performance records; run python -m benchmarks.perf first")
-    rows = sorted((m for record in records for m in record.measurements), key=_place)
+    rows = rows_of_machines(records)
     table = table_md(rows, records)
     write_atomically(folder / "table.md", table)
     for kind, content in draw(rows).items():
@@ -45,46 +49,62 @@ def write_report(folder: Path) -> str:
     return table
 
 
+def rows_of_machines(records: Iterable[PerformanceRecord]) -> dict[Machine, list[Measurement]]:
+    """The measurements of each class of machines, in the order in which they are shown."""
+    rows: dict[Machine, list[Measurement]] = {}
+    for record in sorted(records, key=lambda record: record.machine):
+        rows.setdefault(record.machine, []).extend(record.measurements)
+    return {machine: sorted(measured, key=_place) for machine, measured in rows.items()}
+
+
 def _place(m: Measurement) -> tuple[int, str]:
     return (ORDER.index(m.what) if m.what in ORDER else len(ORDER), m.network)
 
 
-def finding(rows: Sequence[Measurement]) -> str:
-    """What the measurements say, in a line."""
-    bound = [m for m in rows if m.limit is not None]
-    kept = sum(m.verdict == "kept" for m in bound)
-    return f"slimlib keeps {kept} of {len(bound)} limits against individually built dense networks"
+def finding(rows: Iterable[Measurement]) -> str:
+    """What the measurements say, in a line. A limit that was measured on several machines holds on all, or not."""
+    kept: dict[tuple[str, str, str], bool] = {}
+    for m in rows:
+        if m.limit is not None:
+            kept[m.subject] = kept.get(m.subject, True) and m.verdict == "kept"
+    return f"slimlib keeps {sum(kept.values())} of {len(kept)} limits against individually built dense networks"
 
 
-def table_md(rows: Sequence[Measurement], records: Sequence[PerformanceRecord]) -> str:
-    """The table, with its caption; in columns, so that it also reads well as it is."""
-    cells = [list(HEAD), *map(_cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in cells]
-    lines = [_line(row) for row in [padded[0], ["-" * width for width in widths], *padded[1:]]]
-    return "\n".join([f"# {finding(rows)}", "", caption(records), "", *lines, "", *why(rows)])
+def table_md(rows: Rows, records: Sequence[PerformanceRecord]) -> str:
+    """A table for each class of machines, below a caption; in columns, so that they also read well as they are."""
+    parts = [f"# {finding(_all(rows))}", caption(records)]
+    for machine, measured in rows.items():
+        rounds = sorted({record.rounds for record in records if record.machine == machine})
+        parts += [f"## {machine}", f"{finding(measured)}; {' or '.join(map(str, rounds))} rounds."]
+        parts.append(markdown_table(HEAD, [_cells(m) for m in measured], words=3))
+        parts += why(measured, machine)
+    return "\n\n".join(parts) + "\n"
 
 
-def why(rows: Sequence[Measurement]) -> list[str]:
-    """A line for each reason of what is over its limit."""
+def _all(rows: Rows) -> list[Measurement]:
+    return [m for measured in rows.values() for m in measured]
+
+
+def why(rows: Sequence[Measurement], machine: Machine) -> list[str]:
+    """A paragraph for each reason of what is over its limit."""
     found: dict[str, list[str]] = {}
     for m in rows:
         if m.verdict == "over":
-            found.setdefault(reason(m) or "Not found yet.", []).append(f"{m.what}, {m.network}, {m.setting}")
-    return [line for text, over in found.items() for line in (f"**Over: {'; '.join(over)}.** {text}", "")]
+            found.setdefault(reason(m, machine.device) or "Not found yet.", []).append(", ".join(m.subject))
+    return [f"**Over: {'; '.join(over)}.** {text}" for text, over in found.items()]
 
 
 def caption(records: Sequence[PerformanceRecord]) -> str:
-    """How it was measured, and on what."""
-    hosts = sorted({str(record.origin["host"]) for record in records})
-    torches = sorted({str(record.origin["versions"]["torch"]) for record in records})
-    rounds = sorted({record.rounds for record in records})
+    """How it was measured."""
+    clock = "CPU time" + (
+        "; on a GPU the time until it is done" if any(r.machine.device == "cuda" for r in records) else ""
+    )
     return (
-        "One thread; what is compared runs in turns, "
-        f"{' or '.join(map(str, rounds))} rounds; CPU time; median and quartiles of the ratio in each round, "
+        f"What is compared runs in turns; {clock}; median and quartiles of the ratio in each round, "
         "slimlib over dense (below 1: slimlib is faster). Dense networks are built individually with the channels of "
         "each width, carry the same weights and use the same memory format; inference at batch 1 in eval mode. "
-        f"torch {', '.join(torches)}, {'; '.join(hosts)}."
+        "Each class of machines (processor, threads, build of torch, device) has a part of its own; a limit that "
+        "several have measured counts as kept where it holds on each."
     )
 
 
@@ -98,29 +118,32 @@ def _cells(m: Measurement) -> list[str]:
     return [m.what, m.network, m.setting, value + unit, spread, limit, m.verdict, seconds]
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def draw(rows: Sequence[Measurement]) -> dict[str, bytes]:
-    """All ratios, one line each, with their limits."""
-    ratios = [m for m in rows if m.unit == "x"]
+def draw(rows: Rows) -> dict[str, bytes]:
+    """All ratios, one line each, with their limits; a panel for each class of machines."""
+    ratios = {machine: [m for m in measured if m.unit == "x"] for machine, measured in rows.items()}
+    ratios = {machine: measured for machine, measured in ratios.items() if measured}
+    sizes = [len(measured) + 3 for measured in ratios.values()] or [3]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8, 1.6 + 0.17 * len(ratios)), layout="constrained")
-        axes: Axes = figure.subplots()
-        for height, m in enumerate(reversed(ratios)):
-            _dot(axes, m, height)
-        axes.set_yticks(
-            range(len(ratios)), [f"{m.what}: {m.network}, {m.setting}" for m in reversed(ratios)], fontsize=7
-        )
-        axes.set_ylim(-1, len(ratios))
-        axes.axvline(1.0, color="black", linestyle="--", linewidth=1, label="dense networks")
-        axes.plot([], [], "|", color="black", label="limit")
-        axes.set_xlabel("time or memory, slimlib / dense (median; bar: quartiles)")
-        axes.grid(alpha=0.25, linewidth=0.5, axis="x")
+        figure = Figure(figsize=(8, 1.6 + 0.17 * sum(sizes)), layout="constrained")
+        panels = figure.subplots(len(sizes), squeeze=False, sharex=True, height_ratios=sizes)[:, 0]
+        for panel, (machine, measured) in zip(panels, ratios.items(), strict=False):
+            _panel(panel, machine, measured[::-1])
+        panels[-1].axvline(1.0, color="black", linestyle="--", linewidth=1, label="dense networks")
+        panels[-1].plot([], [], "|", color="black", label="limit")
+        figure.supxlabel("time or memory, slimlib / dense (median; bar: quartiles)", fontsize=9)
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
-        figure.suptitle(finding(rows), fontsize=10)
+        figure.suptitle(finding(_all(rows)), fontsize=10)
         return image_files(figure)
+
+
+def _panel(axes: Axes, machine: Machine, measured: Sequence[Measurement]) -> None:
+    for height, m in enumerate(measured):
+        _dot(axes, m, height)
+    axes.set_yticks(range(len(measured)), [f"{m.what}: {m.network}, {m.setting}" for m in measured], fontsize=7)
+    axes.set_ylim(-1, len(measured))
+    axes.axvline(1.0, color="black", linestyle="--", linewidth=1)
+    axes.grid(alpha=0.25, linewidth=0.5, axis="x")
+    axes.set_title(str(machine), fontsize=8, loc="right")
 
 
 def _dot(axes: Axes, m: Measurement, height: int) -> None:

@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
+CPU = torch.device("cpu")
 Times = dict[str, list[float]]
 SLICE = 0.02  # seconds that one turn should at least take
 
@@ -27,19 +30,20 @@ class Spread:
         return Spread(median, low, high)
 
 
-def take_turns(runs: Mapping[str, Callable[[], object]], *, rounds: int) -> Times:
-    """Seconds of CPU time that one call of each takes, once a round, in an order that alternates.
+def take_turns(runs: Mapping[str, Callable[[], object]], *, rounds: int, device: torch.device = CPU) -> Times:
+    """Seconds that one call of each takes, once a round, in an order that alternates.
 
-    CPU time of this thread: what other processes do counts only as far as they share caches and memory.
+    On a CPU the time of this thread: what other processes do counts only as far as they share caches and memory.
+    On a GPU the time until it has done all calls of a turn.
     """
     for run in runs.values():
         run()
-    calls = {name: max(1, round(SLICE / max(_seconds(run, 1), 1e-6))) for name, run in runs.items()}
+    calls = {name: max(1, round(SLICE / max(_seconds(run, 1, device), 1e-6))) for name, run in runs.items()}
     times: Times = {name: [] for name in runs}
     order = list(runs)
     for _ in range(rounds):
         for name in order:
-            times[name].append(_seconds(runs[name], calls[name]))
+            times[name].append(_seconds(runs[name], calls[name], device))
         order.reverse()
     return times
 
@@ -65,8 +69,15 @@ def typical(seconds: Sequence[float]) -> float:
     return sorted(seconds)[len(seconds) // 2]
 
 
-def _seconds(run: Callable[[], object], calls: int) -> float:
-    begin = time.thread_time()
+def _seconds(run: Callable[[], object], calls: int, device: torch.device) -> float:
+    began = _now(device)
     for _ in range(calls):
         run()
-    return (time.thread_time() - begin) / calls
+    return (_now(device) - began) / calls
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cpu":
+        return time.thread_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -8,20 +8,20 @@ import torch
 from torch import Tensor, nn
 
 import slimlib as slim
-from benchmarks.perf.inference import FORMATS
 from benchmarks.perf.measurement import Measurement
-from benchmarks.perf.networks import build, channel_rule
-from benchmarks.perf.timing import Spread, in_turn, ratio, take_turns, typical
+from benchmarks.perf.networks import FORMATS, build, slimmable, suited
+from benchmarks.perf.timing import CPU, Spread, in_turn, ratio, take_turns, typical
 from slimlib.serving.profiling import peak_bytes
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 SWITCHES = slim.Switches(*WIDTHS)  # a sandwich with n=4 draws just these in every step
 PLAIN_LOOP_LIMITS = {"MobileNet v1": 0.70, "MobileNet v2": 0.70}
 Step = Callable[[], object]
-CPU = torch.device("cpu")
 
 
-def sandwich_step(name: str, *, size: int, batch: int, rounds: int) -> Iterator[Measurement]:
+def sandwich_step(
+    name: str, *, size: int, batch: int, rounds: int, device: torch.device = CPU
+) -> Iterator[Measurement]:
     """Time of a sandwich step over the summed time of a step of each of its four dense networks.
 
     In both memory formats, each against dense networks in the same one; and, in channels_last, against dense
@@ -29,10 +29,10 @@ def sandwich_step(name: str, *, size: int, batch: int, rounds: int) -> Iterator[
     """
     steps: dict[str, Step] = {}
     for shown, memory in FORMATS.items():
-        x = _batch(size, batch).to(memory_format=memory)
-        steps[f"slimmable {shown}"] = _slimmable_step(name, x, memory)
-        steps[f"dense {shown}"] = in_turn([_dense_step(name, x, width, memory) for width in WIDTHS])
-    times = take_turns(steps, rounds=rounds)
+        x = _batch(size, batch).to(device, memory_format=memory)
+        steps[f"slimmable {shown}"] = _slimmable_step(name, x)
+        steps[f"dense {shown}"] = in_turn([_dense_step(name, x, width) for width in WIDTHS])
+    times = take_turns(steps, rounds=rounds, device=device)
     for shown in FORMATS:
         value, seconds = ratio(times, f"slimmable {shown}", f"dense {shown}"), typical(times[f"dense {shown}"])
         yield Measurement("sandwich step", name, f"n=4, batch {batch}, {shown}", value, limit=1.00, seconds=seconds)
@@ -43,22 +43,20 @@ def sandwich_step(name: str, *, size: int, batch: int, rounds: int) -> Iterator[
     yield Measurement("sandwich step", name, setting, ratio(times, "dense NHWC", "dense NCHW"), seconds=seconds)
 
 
-def sandwich_memory(name: str, *, size: int, batch: int) -> Measurement:
+def sandwich_memory(name: str, *, size: int, batch: int, device: torch.device = CPU) -> Measurement:
     """Peak memory of a sandwich step over that of a step of the full-width dense network."""
-    x = _batch(size, batch)
-    slimmable, dense = _slimmable_step(name, x), _dense_step(name, x, 1.0)
-    for step in (slimmable, dense):
+    x = _batch(size, batch).to(device)
+    sandwich, dense = _slimmable_step(name, x), _dense_step(name, x, 1.0)
+    for step in (sandwich, dense):
         step()  # the optimizer's momentum, and what else is made once
     parameters = sum(p.numel() * p.element_size() for p in build(name).parameters())
     kept = 2 * parameters  # the parameters and their momentum are there before the step
-    value = (kept + peak_bytes(slimmable, CPU)) / (kept + peak_bytes(dense, CPU))
+    value = (kept + peak_bytes(sandwich, device)) / (kept + peak_bytes(dense, device))
     return Measurement("sandwich peak memory", name, f"n=4, batch {batch}", Spread.of([value]), limit=1.10)
 
 
-def _slimmable_step(name: str, x: Tensor, memory: torch.memory_format = torch.contiguous_format) -> Step:
-    torch.manual_seed(0)
-    full = build(name).to(memory_format=memory)  # type: ignore[call-overload]
-    net = slim.convert(full, x[:1], widths=SWITCHES, **channel_rule(full))
+def _slimmable_step(name: str, x: Tensor) -> Step:
+    net = slimmable(name, x, widths=SWITCHES)
     rule = slim.Sandwich(SWITCHES, samples=4)
     optimizer = _optimizer(net)
 
@@ -70,9 +68,9 @@ def _slimmable_step(name: str, x: Tensor, memory: torch.memory_format = torch.co
     return step
 
 
-def _dense_step(name: str, x: Tensor, width: float, memory: torch.memory_format = torch.contiguous_format) -> Step:
+def _dense_step(name: str, x: Tensor, width: float) -> Step:
     torch.manual_seed(0)
-    net = build(name, width).to(memory_format=memory)  # type: ignore[call-overload]
+    net = suited(build(name, width), x)
     optimizer = _optimizer(net)
 
     def step() -> None:

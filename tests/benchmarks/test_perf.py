@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,13 +11,13 @@ import torch
 
 import slimlib as slim
 from benchmarks.perf.exporting import exporting
-from benchmarks.perf.inference import folded, inference
+from benchmarks.perf.inference import folded, inference, switching
 from benchmarks.perf.measure import main
-from benchmarks.perf.measurement import Measurement
+from benchmarks.perf.measurement import Machine, Measurement
 from benchmarks.perf.networks import NETWORKS, build, channel_rule
 from benchmarks.perf.reasons import reason
 from benchmarks.perf.records import read, write
-from benchmarks.perf.report import write_report
+from benchmarks.perf.report import rows_of_machines, table_md, write_report
 from benchmarks.perf.spectrum import spectrum
 from benchmarks.perf.timing import Spread, ratio, take_turns
 from benchmarks.perf.training import sandwich_step
@@ -77,9 +79,15 @@ def test_exported_files_are_timed_with_equal_outputs() -> None:
     assert [(m.unit, m.limit) for m in rows[:2]] == [("s", 60.0)] * 2
 
 
-def test_what_is_over_its_limit_has_a_reason() -> None:
-    over = [m for record in read(ROOT / "results/perf") for m in record.measurements if m.verdict == "over"]
-    assert [m for m in over if not reason(m)] == []
+def test_what_is_over_its_limit_on_a_cpu_has_a_reason() -> None:
+    records = [record for record in read(ROOT / "results/perf") if record.machine.device == "cpu"]
+    over = [m for record in records for m in record.measurements if m.verdict == "over"]
+    assert [m for m in over if not reason(m, "cpu")] == []
+
+
+def test_switches_are_timed_in_place_and_frozen() -> None:
+    rows = list(switching("MobileNet v1", size=32, rounds=2))
+    assert [(m.setting, m.unit, m.limit) for m in rows] == [("in place", "us", 20.0), ("frozen", "us", 5.0)]
 
 
 def test_spectrum_and_calibration_are_timed_over_networks_with_equal_scores() -> None:
@@ -111,28 +119,73 @@ def test_peak_memory_counts_what_is_held_at_once() -> None:
     assert peak_bytes(step, torch.device("cpu")) == pytest.approx(8000, abs=200)
 
 
+KEPT = Measurement("sandwich step", "Net", "n=4", Spread(0.99, 0.9, 1.1), limit=1.0, seconds=0.5)
+OVER = Measurement("width switch", "Net", "in place", Spread(21.0, 20.0, 22.0), unit="us", limit=20.0)
+EPYC = Machine("AMD EPYC, 2 cores", 1, "2.13.0+cpu", "cpu")
+
+
 def test_the_table_comes_from_the_records(tmp_path: Path) -> None:
-    kept = Measurement("sandwich step", "Net", "n=4", Spread(0.99, 0.9, 1.1), limit=1.0, seconds=0.5)
-    over = Measurement("width switch", "Net", "in place", Spread(21.0, 20.0, 22.0), unit="us", limit=20.0)
-    write(tmp_path, [kept, over], rounds=7)
-    assert {m for record in read(tmp_path) for m in record.measurements} == {kept, over}
+    write(tmp_path, [KEPT, OVER], EPYC, rounds=7)
+    assert {m for record in read(tmp_path) for m in record.measurements} == {KEPT, OVER}
     table = write_report(tmp_path)
     assert (tmp_path / "table.md").read_text() == table
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
-    assert ["sandwich step", "Net", "n=4", "0.99", "0.90 to 1.10", "1.00", "kept", "500.0 ms"] in rows
-    assert ["width switch", "Net", "in place", "21.0 us", "20.0 to 22.0", "20.0 us", "over", ""] in rows
+    assert ["sandwich step", "Net", "n=4", "0.99", "0.90 to 1.10", "1.00", "kept", "500.0 ms"] in _cells(table)
+    assert ["width switch", "Net", "in place", "21.0 us", "20.0 to 22.0", "20.0 us", "over", ""] in _cells(table)
     assert table.startswith("# slimlib keeps 1 of 2 limits")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(EPYC, processor="Intel Xeon, 2 cores"),
+        replace(EPYC, threads=2),
+        replace(EPYC, torch="2.13.0+cu126"),
+        replace(EPYC, device="cuda"),
+    ],
+)
+def test_each_class_of_machines_has_its_part_and_a_limit_must_hold_on_each(tmp_path: Path, other: Machine) -> None:
+    slower = replace(KEPT, value=Spread(1.2, 1.1, 1.3))
+    write(tmp_path, [KEPT], EPYC, rounds=7)
+    write(tmp_path, [slower, replace(slower, setting="n=3")], other, rounds=5)
+    parts = {part.splitlines()[0]: part for part in write_report(tmp_path).split("\n## ")}
+    assert [len(_cells(part)) - 2 for part in (parts[str(EPYC)], parts[str(other)])] == [1, 2]
+    assert "keeps 1 of 1 limits" in parts[str(EPYC)] and "keeps 0 of 2 limits" in parts[str(other)]
+    assert next(iter(parts)).startswith("# slimlib keeps 0 of 2 limits")
+
+
+def test_measuring_again_replaces_the_records_of_the_same_class_of_machines_alone(tmp_path: Path) -> None:
+    other = replace(EPYC, threads=2)
+    for machine, measured in ((EPYC, KEPT), (other, KEPT), (other, replace(KEPT, seconds=1.0))):
+        write(tmp_path, [measured], machine, rounds=3)
+    found = {record.machine: record.measurements for record in read(tmp_path)}
+    assert found == {EPYC: (KEPT,), other: (replace(KEPT, seconds=1.0),)}
+
+
+def test_this_machine_is_told_by_processor_threads_build_and_device() -> None:
+    machine = Machine.this()
+    assert (machine.threads, machine.torch, machine.device) == (torch.get_num_threads(), torch.__version__, "cpu")
+    assert re.search(r", \d+ cores$", machine.processor)
+
+
+def test_the_committed_table_is_that_of_the_committed_records() -> None:
+    records = read(ROOT / "results/perf")
+    assert table_md(rows_of_machines(records), records) == (ROOT / "results/perf/table.md").read_text()
+
+
+def _cells(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
+
+
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
-    write(tmp_path, [Measurement("sandwich step", "Net", "n=4", Spread(1.0, 1.0, 1.0))], rounds=1)
-    (tmp_path / "records" / "sandwich-step-net.json").write_text("{")
+    write(tmp_path, [KEPT], EPYC, rounds=1)
+    (path,) = (tmp_path / "records").rglob("*.json")
+    path.write_text("{")
     with pytest.raises(ValueError, match=r"sandwich-step-net\.json is not a performance record"):
         write_report(tmp_path)
 
 
-@pytest.mark.parametrize("arguments", [["inferense"], ["--rounds", "0"], ["--network", "VGG"]])
+@pytest.mark.parametrize("arguments", [["inferense"], ["--rounds", "0"], ["--network", "VGG"], ["--device", "tpu"]])
 def test_impossible_arguments_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(arguments)
