@@ -28,6 +28,9 @@ HEADS = {
     "top1_accuracy": "top-1 accuracy (%), printed",
     "top5_accuracy": "top-5 accuracy (%), printed",
     "psnr": "PSNR (dB), printed",
+    "box_ap": "box AP (%), printed",
+    "mask_ap": "mask AP (%), printed",
+    "keypoint_ap": "keypoint AP (%), printed",
     "macs_published": "multiply-adds, printed",
     "macs_exact": "multiply-adds, counted",
 }
@@ -71,7 +74,8 @@ class Section:
             [*(shown(value) for value in values), *(column.text(row) for column in self.beside)]
             for row, values in enumerate(self.printed.rows)
         ]
-        if "width" in columns:
+        widths = [self.printed.width(row) for row in range(len(rows))] if "width" in columns else []
+        if widths and len(set(widths)) == len(widths):
             rows.append(self._means())
         return Grid(f"Printed in: {self.printed.table}", head, rows)
 

@@ -20,7 +20,7 @@ from benchmarks.papers.beside import comparable_columns, composed, table_of_run
 from benchmarks.papers.counting import FORWARD_AND_BACKWARD, training_macs
 from benchmarks.papers.figure import paper_figure
 from benchmarks.papers.paper import paper_csv, paper_md, paper_tex, sections
-from benchmarks.papers.published import PUBLISHED, flat, read_published
+from benchmarks.papers.published import PUBLISHED, Beside, flat, read_published
 from benchmarks.papers.rates import ASSUMED_GPU_RATE, Rates, gpus
 from benchmarks.records.folder import ResultsFolder
 from benchmarks.records.record import MetricInfo, Record, Row
@@ -32,7 +32,7 @@ ROOT = PUBLISHED.parents[1]
 RESULTS = ROOT / "results"
 PAPERS = read_published()
 RUNS = [run for ablation in PAPERS.ablations for run in ablation.runs]
-BESIDE = [(name, own.run) for name, runs in PAPERS.ours.items() for own in runs]
+BESIDE = [(name, own) for name, runs in PAPERS.ours.items() for own in runs]
 S_MOBILENET = PAPERS.ours["s_mobilenet_v1"][0].run
 IMAGENET: Mapping[str, Any] = {
     "dataset": "ImageNet, 1,281,167 images of 1000 classes, 160 a step",
@@ -162,13 +162,13 @@ def test_a_method_without_code_here_says_so() -> None:
             assert not section.apart
 
 
-@pytest.mark.parametrize(("name", "run"), BESIDE, ids=[f"{name}-{i}" for i, (name, _) in enumerate(BESIDE)])
-def test_every_column_beside_a_table_is_one_recipe_at_its_widths(name: str, run: tuple[str, ...]) -> None:
-    settings, table = composed(run), PAPERS.tables[name]
+@pytest.mark.parametrize(("name", "own"), BESIDE, ids=[f"{name}-{i}" for i, (name, _) in enumerate(BESIDE)])
+def test_every_column_beside_a_table_is_one_recipe_at_its_widths(name: str, own: Beside) -> None:
+    settings, table = composed(own.run), PAPERS.tables[name]
     (recipe,) = settings.recipes
     if "width" in table.columns:
         widths = recipe.switches or recipe.evaluated(_Widths(settings.task_settings["widths"]))
-        assert {round(table.width(row), 4) for row in range(len(table.rows))} <= set(widths)
+        assert {round(table.width(row), 4) for row in own.rows or range(len(table.rows))} <= set(widths)
 
 
 class _Widths:
