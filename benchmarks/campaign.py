@@ -7,21 +7,25 @@ nice=0               19 leaves the machine to whatever else it has to do
 data=<folder>        what `{data}` in the runs of the campaign stands for
 results=results      the folder that all results lie in
 device=auto          cpu or cuda, for every run
+archive=<file>       packs what was recorded, and the trained networks that fit into 15 MB, into this .tar.gz
 show=true            only say what is done, and what it still needs
 
 A job is a recipe with a seed. What has its record is not run again; what was stopped goes on from its checkpoint.
+Several jobs may share one GPU: start NVIDIA's MPS first (`nvidia-cuda-mps-control -d`), or they take turns.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
-import signal
 import subprocess
 import sys
+import tarfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -30,18 +34,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.records.environment import host_class
 from benchmarks.records.folder import ResultsFolder
-from benchmarks.running.command import DONE, FAILED, INTERRUPTED, command, key_values
-from benchmarks.running.jobs import Job, chains, plan
+from benchmarks.running.command import DONE, FAILED, INTERRUPTED, command, key_values, say
+from benchmarks.running.jobs import Job, plan
+from benchmarks.running.launchers.in_processes import InProcesses
 from benchmarks.running.launchers.stopping import stopping
+from benchmarks.running.launchers.supervising import outcomes, wanting
+from benchmarks.running.launchers.work import Assigned, Work
 from benchmarks.settings.choices import CONF
 from benchmarks.settings.run import RunSettings, read_settings
+from benchmarks.settings.task import make_task
 from tasks.settings import unknown
 
 CAMPAIGNS = CONF / "campaign"
-KEYS = ("name", "hours", "jobs", "nice", "data", "results", "device", "show")
-ASKED_EVERY = 0.5  # seconds
-PATIENCE = 120  # seconds that a process has to write its checkpoint before it is killed
+KEYS = ("name", "hours", "jobs", "nice", "data", "results", "device", "archive", "show")
+RETRIES = 2  # of a job whose worker died
+ROOM = 15e6  # bytes of an archive
 
 
 class Planned(BaseModel):
@@ -58,46 +67,32 @@ class Campaign(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     question: str
+    first: tuple[str, ...] = Field((), description="modules with arguments that are run before, one after another")
     runs: tuple[Planned, ...] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
 class Chain:
-    """Jobs that share a trained network, and run in one process."""
+    """Jobs of one or several runs that share a trained network, and are done one after another."""
 
-    settings: RunSettings
-    arguments: tuple[str, ...]
-    jobs: tuple[Job, ...]
+    jobs: tuple[Assigned, ...]
     minutes: float
-
-    @property
-    def command(self) -> list[str]:
-        """What trains and records them."""
-        names = ",".join(f'"{job.recipe.name}"' for job in self.jobs)
-        own = [f"only=[{names}]", f"seeds=[{self.jobs[0].seed}]"]
-        return [sys.executable, "-m", "benchmarks.run", *self.arguments, *own]
 
     @property
     def label(self) -> str:
         """As the user reads it."""
-        where = "/".join(self.settings.folder.relative_to(self.settings.results).parts)
-        return f"{where}: {self.jobs[0].label}"
+        return ", ".join(dict.fromkeys(label(one) for one in self.jobs))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Progress:
-    """A run of the campaign: what of it has its record, and what is left to do."""
+    """A run of the campaign: how many of its jobs have a record, and which are left, with the minutes of each."""
 
     planned: Planned
-    settings: RunSettings
     arguments: tuple[str, ...]
+    settings: RunSettings
     done: int
-    left: list[Chain] = field(default_factory=list)
-
-    @property
-    def minutes(self) -> float:
-        """Of one core, that it still needs."""
-        return sum(chain.minutes for chain in self.left)
+    left: tuple[tuple[Job, float], ...]
 
 
 @dataclass(frozen=True)
@@ -110,6 +105,9 @@ class Options:
     nice: int
     given: tuple[str, ...]
     data: str
+    results: Path
+    device: str
+    archive: Path | None
     show: bool
 
 
@@ -131,14 +129,30 @@ def _work_through(given: tuple[Options, list[Progress]]) -> int:
         console.print(overview(progress))
         return DONE
     os.nice(options.nice)
-    before = {one.planned: one.done for one in progress}
-    code = work(progress, options, console)
-    progress = [look(planned, options) for planned in options.campaign.runs]
-    for one in progress:
-        if one.done > before[one.planned]:
+    end = time.monotonic() + options.seconds
+    began = time.time()
+    failed = [words for words in options.campaign.first if not _begin(words, options, console)]
+    code = work(progress, options, end, console)
+    if options.archive is not None:
+        pack(options.archive, options.results, progress, began)
+    elif code != INTERRUPTED:
+        for one in progress:
             _write_tables(one)
-    console.print(overview(progress))
-    return code
+    console.print(overview([look(one.planned, options) for one in progress]))
+    return FAILED if failed and code == DONE else code
+
+
+def _begin(words: str, options: Options, console: Console) -> bool:
+    """Run a module; what it prints is kept beside the results."""
+    filled = words.format(device=options.device, results=options.results, data=options.data)
+    say(console, f"python -m {filled}")
+    log = options.results / "campaign" / f"{shlex.split(filled)[0]}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file:
+        done = subprocess.run([sys.executable, "-m", *shlex.split(filled)], stdout=file, stderr=subprocess.STDOUT)
+    last = (log.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+    say(console, f"exit code {done.returncode}: {last} ({log})")
+    return done.returncode == 0
 
 
 def read_options(given: Sequence[str]) -> Options:
@@ -156,6 +170,9 @@ def read_options(given: Sequence[str]) -> Options:
         nice=int(_number(words, "nice", 0)),
         given=tuple(passed),
         data=words.get("data", "data"),
+        results=Path(words.get("results", "results")),
+        device=words.get("device", "auto"),
+        archive=Path(words["archive"]) if "archive" in words else None,
         show=words.get("show", "false") == "true",
     )
 
@@ -197,94 +214,96 @@ def look(planned: Planned, options: Options) -> Progress:
     places = [folder, *folder.siblings(settings.results)]
     jobs = plan(settings)
     missing = [job for job in jobs if not any(place.find(job.hash, job.seed) for place in places)]
-    progress = Progress(planned, settings, arguments, len(jobs) - len(missing))
-    for group in chains(missing):
-        minutes = fmean(_measured(folder, job) or planned.minutes for job in group)
-        progress.left.append(Chain(settings, arguments, tuple(group), minutes))
-    return progress
+    left = tuple((job, _measured(settings, job) or planned.minutes) for job in missing)
+    return Progress(planned, arguments, settings, len(jobs) - len(missing), left)
 
 
-def _measured(folder: ResultsFolder, job: Job) -> float | None:
-    """Minutes that the same recipe took with other seeds."""
-    seconds = [record.seconds for record in folder.read()[0] if record.hash == job.hash]
+def _measured(settings: RunSettings, job: Job) -> float | None:
+    """Minutes that the same recipe took on this machine with other seeds."""
+    records = [record for record in ResultsFolder(settings.folder).read()[0] if record.hash == job.hash]
+    seconds = [record.seconds for record in records if record.host == host_class(settings.device)]
     return fmean(seconds) / 60 if seconds else None
 
 
 def in_order(progress: Sequence[Progress]) -> list[Chain]:
-    """What is left, by priority; within one every recipe gets a first seed before any gets a second."""
+    """What is left, by priority; within one every recipe gets a first seed before any gets a second.
+
+    A job that several runs have in common is done once: the others then find its record.
+    """
     found = []
     for number, one in enumerate(progress):
-        for chain in one.left:
-            seed = one.settings.seeds.index(chain.jobs[0].seed)
-            found.append(((one.planned.priority, seed, number, chain.jobs[0].position), chain))
-    return [chain for _, chain in sorted(found, key=lambda item: item[0])]
+        for job, minutes in one.left:
+            place = one.planned.priority, one.settings.seeds.index(job.seed), number, job.position
+            found.append((place, Assigned.now(one.settings, job), minutes))
+    groups: dict[tuple[str, int], dict[str, tuple[Assigned, float]]] = {}
+    for _, assigned, minutes in sorted(found, key=lambda item: item[0]):
+        job = assigned.job
+        groups.setdefault((job.training, job.seed), {}).setdefault(job.hash, (assigned, minutes))
+    return [
+        Chain(tuple(assigned for assigned, _ in group.values()), max(minutes for _, minutes in group.values()))
+        for group in groups.values()
+    ]
 
 
-def work(progress: Sequence[Progress], options: Options, console: Console) -> int:
-    """Run what is left until it is done or the time is up."""
-    end = time.monotonic() + options.seconds
-    waiting, running, failed = in_order(progress), dict[subprocess.Popen[str], Chain](), False
-    with stopping() as asked:
-        while (waiting or running) and not asked():
-            if time.monotonic() >= end:
-                break
-            for chain in _fitting(waiting, running, options, end):
-                waiting.remove(chain)
-                console.print(f"start {chain.label}, about {chain.minutes:.0f} min", markup=False, highlight=False)
-                running[_start(chain)] = chain
-            if not running:
-                break
-            for process in [p for p in running if p.poll() is not None]:
-                chain = running.pop(process)
-                failed |= process.returncode != 0
-                told = "done" if process.returncode == 0 else f"exit code {process.returncode}: {_last_line(process)}"
-                console.print(f"{chain.label}: {told}", markup=False, highlight=False)
-            time.sleep(ASKED_EVERY)
-        interrupted = asked()
-    _stop(running)
-    return INTERRUPTED if interrupted else FAILED if failed else DONE
+def label(one: Assigned) -> str:
+    """The job, and the folder of its run."""
+    where = "/".join(one.settings.folder.relative_to(one.settings.results).parts)
+    return f"{where}: {one.job.label}"
 
 
-def _fitting(
-    waiting: Sequence[Chain], running: dict[subprocess.Popen[str], Chain], options: Options, end: float
-) -> Iterator[Chain]:
-    """The next that may start now: it ends in time, and no other works in its folder."""
-    taken = {chain.settings.folder for chain in running.values()}
-    free = options.jobs - len(running)
-    for chain in waiting:
-        if free <= 0:
-            return
-        if chain.settings.folder not in taken and time.monotonic() + 60 * chain.minutes <= end:
-            taken.add(chain.settings.folder)
-            free -= 1
-            yield chain
+def work(progress: Sequence[Progress], options: Options, end: float, console: Console) -> int:
+    """Run what is left until it is done or the time is up; each worker makes a task once, and reads its data once."""
+    chains = in_order(progress)
+    if not chains:
+        return DONE
+    folders = _folders(progress)
+    about = {one.job.name: (label(one), chain.minutes) for chain in chains for one in chain.jobs}
+    failed = False
+    with ExitStack() as held:
+        for folder in folders:
+            held.enter_context(folder.locked())
+        wanted, asked = held.enter_context(wanting(folders[0])), held.enter_context(stopping())
+
+        def assign(chain: Chain) -> Work:
+            settings = chain.jobs[0].settings
+            return Work.here(chain.jobs, partial(make_task, settings.task, settings.task_settings), wanted)
+
+        def fits(one: Work) -> bool:
+            return time.monotonic() + 60 * about[one.jobs[0].job.name][1] <= end
+
+        threads = max(one.settings.threads for one in progress)
+        for outcome in outcomes(
+            [assign(chain) for chain in chains],
+            InProcesses(min(options.jobs, len(chains)), threads=threads),
+            console,
+            retries=RETRIES,
+            asked=lambda: asked() or time.monotonic() >= end,
+            folders=folders,
+            fits=fits,
+        ):
+            say(console, f"{about[outcome.job.name][0]}: {outcome.note}")
+            failed |= outcome.status == "failed"
+        return INTERRUPTED if asked() else FAILED if failed else DONE
 
 
-def _start(chain: Chain) -> subprocess.Popen[str]:
-    log = ResultsFolder(chain.settings.folder).cache / "campaign.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as file:
-        # A session of its own: Ctrl-C reaches this process alone, which then asks the others to stop.
-        return subprocess.Popen(chain.command, stdout=file, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+def pack(archive: Path, results: Path, progress: Sequence[Progress], began: float) -> None:
+    """Write what is new in the results since `began` into an archive: all records and logs, and networks that fit."""
+    places = _folders(progress)
+    files = [*results.glob("campaign/*"), *results.glob("perf/**/*.json")]
+    files += [path for place in places for path in sorted(place.records.glob("*.json"))]
+    networks = [path for place in places for path in sorted((place.cache / "trained").glob("*.pt"))]
+    room = ROOM
+    with tarfile.open(archive, "w:gz") as tar:
+        for path in files + sorted(networks, key=lambda path: path.stat().st_mtime):
+            size = path.stat().st_size
+            if path.stat().st_mtime >= began and size <= room:
+                room -= size
+                tar.add(path, path.relative_to(results))
 
 
-def _last_line(process: subprocess.Popen[str]) -> str:
-    assert isinstance(process.args, list)
-    settings = read_settings(process.args[3:])
-    log = ResultsFolder(settings.folder).cache / "campaign.log"
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
-
-
-def _stop(running: dict[subprocess.Popen[str], Chain]) -> None:
-    """Ask for a last checkpoint, and wait for it."""
-    for process in running:
-        process.send_signal(signal.SIGINT)
-    for process in running:
-        try:
-            process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
+def _folders(progress: Sequence[Progress]) -> list[ResultsFolder]:
+    """Of the runs, each once."""
+    return [ResultsFolder(path) for path in dict.fromkeys(one.settings.folder for one in progress)]
 
 
 def _write_tables(progress: Progress) -> None:
@@ -299,9 +318,9 @@ def overview(progress: Sequence[Progress]) -> Table:
     for head in ("priority", "run", "done", "of", "core-minutes left"):
         table.add_column(head, justify="left" if head == "run" else "right")
     for one in sorted(progress, key=lambda one: one.planned.priority):
-        jobs = one.done + sum(len(chain.jobs) for chain in one.left)
-        table.add_row(str(one.planned.priority), one.planned.run, str(one.done), str(jobs), f"{one.minutes:.0f}")
-    table.add_row("", "all", "", "", f"{sum(one.minutes for one in progress):.0f}")
+        jobs, minutes = one.done + len(one.left), sum(minutes for _, minutes in one.left)
+        table.add_row(str(one.planned.priority), one.planned.run, str(one.done), str(jobs), f"{minutes:.0f}")
+    table.add_row("", "all, each once", "", "", f"{sum(chain.minutes for chain in in_order(progress)):.0f}")
     return table
 
 

@@ -36,7 +36,7 @@ def options(file: Path, *more: str) -> campaign.Options:
 def test_runs_come_by_priority_and_every_recipe_gets_a_first_seed_before_a_second(file: Path) -> None:
     given = options(file)
     progress = [look(planned, given) for planned in given.campaign.runs]
-    order = [chain.jobs[0].label for chain in in_order(progress)]
+    order = [chain.jobs[0].job.label for chain in in_order(progress)]
     assert order == ["random, seed 0", "sandwich, seed 0", "random, seed 1", "sandwich, seed 1", "individual, seed 0"]
 
 
@@ -63,7 +63,7 @@ def test_no_job_is_started_that_would_end_after_the_time(file: Path, capsys: pyt
 def test_a_run_that_fails_is_told_with_its_reason(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file.write_text(ONE.replace("task.patch=8", "task.patch=4000"))
     assert main([f"name={file}", f"results={file.parent / 'results'}", "device=cpu"]) == 1
-    assert "individual, seed 0: exit code 1: error: " in " ".join(capsys.readouterr().out.split())
+    assert "individual, seed 0: failed: " in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("path", sorted(CAMPAIGNS.glob("*.yaml")), ids=lambda path: path.stem)

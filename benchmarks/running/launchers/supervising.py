@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pickle
 import secrets
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -14,9 +12,10 @@ from typing import Protocol
 from rich.console import Console
 
 from benchmarks.records.folder import ResultsFolder
+from benchmarks.running.command import say
 from benchmarks.running.jobs import Job, MakeTask, Outcome, chains
 from benchmarks.running.launchers.stopping import stopping
-from benchmarks.running.launchers.work import Work, record_file, stamp
+from benchmarks.running.launchers.work import Assigned, Work
 from benchmarks.settings.launcher import Many
 from benchmarks.settings.run import RunSettings
 from tasks.atomic import remove_stale
@@ -70,42 +69,70 @@ def supervise(
         ValueError: the workers cannot be reached.
     """
     assert isinstance(settings.launcher, Many)
+    retries, folder = settings.launcher.retries, ResultsFolder(settings.folder)
+    with wanting(folder) as wanted, stopping() as asked:
+        workers = make_workers()
+        say(console, f"{len(jobs)} jobs {workers.about()}")
+        work = [Work.here([Assigned.now(settings, job) for job in c], make_task, wanted) for c in chains(jobs)]
+        for outcome in outcomes(work, workers, console, retries=retries, asked=asked, folders=[folder]):
+            say(console, str(outcome))
+            yield outcome
 
-    def note(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    folder = ResultsFolder(settings.folder)
-    workers = make_workers()
+def outcomes(
+    work: Sequence[Work],
+    workers: Workers,
+    console: Console,
+    *,
+    retries: int,
+    asked: Callable[[], bool],
+    folders: Sequence[ResultsFolder],
+    fits: Callable[[Work], bool] = lambda _: True,
+) -> Iterator[Outcome]:
+    """Do the work, in its order; yields how each of its jobs ended. The workers are closed afterwards.
+
+    Args:
+        work: all wanted by one file.
+        retries: how often a worker of the same job may die.
+        asked: whether to stop, with a last checkpoint of what runs.
+        folders: that the jobs work in; cleared of what killed workers left half written.
+        fits: asked before some work begins; what does not fit is left.
+    """
+    supervision = _Supervision(workers, work, retries=retries, asked=asked, fits=fits)
     try:
-        with _wanting(folder) as wanted, stopping() as asked:
-            note(f"{len(jobs)} jobs {workers.about()}")
-            work = [_work(settings, chain, make_task, wanted) for chain in chains(jobs)]
-            supervision = _Supervision(workers, work, retries=settings.launcher.retries, asked=asked)
-            for outcome in supervision.outcomes(wanted, note):
-                note(str(outcome))
-                yield outcome
+        yield from supervision.outcomes(lambda text: say(console, text))
     finally:
         workers.close()
-        for place in (folder.records, *folder.cache.glob("*")):
-            remove_stale(place)
+        for folder in folders:
+            for place in (folder.records, *folder.cache.glob("*")):
+                remove_stale(place)
 
 
 class _Supervision:
     """The state of `supervise`: what waits, how much is running, and how often each job has lost its worker."""
 
-    def __init__(self, workers: Workers, waiting: Sequence[Work], *, retries: int, asked: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        workers: Workers,
+        waiting: Sequence[Work],
+        *,
+        retries: int,
+        asked: Callable[[], bool],
+        fits: Callable[[Work], bool],
+    ) -> None:
         self._workers = workers
         self._waiting = deque(waiting)
         self._retries = retries
-        self._asked = asked
+        self._asked, self._fits = asked, fits
         self._deaths: Counter[str] = Counter()
         self._running = 0
 
-    def outcomes(self, wanted: Path, note: Callable[[str], None]) -> Iterator[Outcome]:
+    def outcomes(self, note: Callable[[str], None]) -> Iterator[Outcome]:
         """How each job ended."""
+        wanted = [one.wanted for one in self._waiting][:1]
         while self._waiting or self._running:
-            if self._asked() and wanted.exists():
-                wanted.unlink()
+            if self._asked() and wanted:
+                wanted.pop().unlink(missing_ok=True)
                 self._waiting.clear()
                 self._running -= self._workers.dismiss()
                 note("stopping, when the workers have written their checkpoints; Ctrl-C again ends them at once")
@@ -115,7 +142,11 @@ class _Supervision:
                 yield from self._settle(work, result, note)
 
     def _start(self) -> None:
-        ready = [self._waiting.popleft() for _ in range(min(self._workers.room, len(self._waiting)))]
+        ready: list[Work] = []
+        while self._waiting and len(ready) < self._workers.room:
+            work = self._waiting.popleft()
+            if self._fits(work):
+                ready.append(work)
         if ready:
             self._workers.start(ready)
             self._running += len(ready)
@@ -135,7 +166,7 @@ class _Supervision:
             yield from self._again(left, result, note)
 
     def _again(self, work: Work, died: WorkerDied, note: Callable[[str], None]) -> Iterator[Outcome]:
-        first = work.jobs[0][0]
+        first = work.jobs[0].job
         self._deaths[first.name] += 1
         count = self._deaths[first.name]
         if count <= self._retries:
@@ -143,17 +174,12 @@ class _Supervision:
             note(f"{first.label}: its worker died ({died}); {again}")
             self._waiting.append(work)
             return
-        for job, _ in work.jobs:
-            yield Outcome(job, "failed", f"failed: its worker died ({died}); the same command goes on")
-
-
-def _work(settings: RunSettings, chain: Sequence[Job], make_task: MakeTask, wanted: Path) -> Work:
-    jobs = tuple((job, stamp(record_file(settings, job))) for job in chain)
-    return Work(settings, jobs, pickle.dumps(make_task), Path(os.getcwd()), wanted)
+        for one in work.jobs:
+            yield Outcome(one.job, "failed", f"failed: its worker died ({died}); the same command goes on")
 
 
 @contextmanager
-def _wanting(folder: ResultsFolder) -> Iterator[Path]:
+def wanting(folder: ResultsFolder) -> Iterator[Path]:
     """A file that tells workers to go on; those of a run that was killed, which still look for its own, stop."""
     for stale in folder.cache.glob("wanted-*"):
         stale.unlink(missing_ok=True)

@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks.records.folder import ResultsFolder
 from benchmarks.running.command import notes, one_line
-from benchmarks.running.jobs import Job, Outcome, run_job
+from benchmarks.running.jobs import Job, MakeTask, Outcome, run_job
 from benchmarks.running.launchers.stopping import stopping
 from benchmarks.running.progress import LineReporter
 from benchmarks.settings.run import RunSettings
@@ -30,33 +30,52 @@ Stamp = tuple[int, int] | None
 
 
 @dataclass(frozen=True)
+class Assigned:
+    """A job of a run, and its record file as it was when the run began."""
+
+    settings: RunSettings
+    job: Job
+    before: Stamp
+
+    @classmethod
+    def now(cls, settings: RunSettings, job: Job) -> Assigned:
+        """The job, and its record file as it is."""
+        return cls(settings, job, stamp(record_file(settings, job)))
+
+    def recorded(self, home: Path = Path()) -> bool:
+        """Whether it has been recorded since; `home`: the directory that paths are relative to."""
+        now = stamp(home / record_file(self.settings, self.job))
+        return now is not None and now != self.before
+
+
+@dataclass(frozen=True)
 class Work:
     """A chain of jobs for one worker, on whatever machine; a call does them.
 
     Attributes:
-        jobs: each with its record file as it was when the run began.
+        jobs: of one task; of one run or of several.
         make_task: makes the task; pickled, so that two can be compared.
         home: the directory that paths are relative to.
-        wanted: a file that is there as long as the run wants the work.
+        wanted: a file that is there as long as the work is wanted.
     """
 
-    settings: RunSettings
-    jobs: tuple[tuple[Job, Stamp], ...]
+    jobs: tuple[Assigned, ...]
     make_task: bytes
     home: Path
     wanted: Path
 
+    @classmethod
+    def here(cls, jobs: Sequence[Assigned], make_task: MakeTask, wanted: Path) -> Work:
+        """Work whose paths are relative to the directory that this process is in."""
+        return cls(tuple(jobs), pickle.dumps(make_task), Path.cwd(), wanted)
+
     def recorded(self) -> list[Job]:
-        """The jobs that have been recorded since the run began."""
-        return [job for job, before in self.jobs if self._recorded(job, before)]
+        """The jobs that have been recorded since they were assigned."""
+        return [one.job for one in self.jobs if one.recorded(self.home)]
 
     def without(self, done: Sequence[Job]) -> Work:
         """The work that is left after some of its jobs."""
-        return replace(self, jobs=tuple((job, before) for job, before in self.jobs if job not in done))
-
-    def _recorded(self, job: Job, before: Stamp) -> bool:
-        now = stamp(self.home / record_file(self.settings, job))
-        return now is not None and now != before
+        return replace(self, jobs=tuple(one for one in self.jobs if one.job not in done))
 
     def __call__(self) -> list[Outcome]:
         """How each job ended that was begun. Each writes its own record, whatever becomes of the run."""
@@ -78,18 +97,19 @@ class Work:
         try:
             with notes(shown=False):  # the run that started this has told them
                 task = _task_of(self.make_task)
+                for one in self.jobs:
+                    task.check_run(one.settings.precision, 1)
         except Exception as error:  # a user's data, on another machine
             return self._failed(one_line(error))
         outcomes = []
-        for job, before in self.jobs:
-            recorded = partial(self._recorded, job, before)
-            outcomes.append(run_job(self.settings, job, task, LineReporter(Console()), stop, recorded=recorded))
+        for one in self.jobs:
+            outcomes.append(run_job(one.settings, one.job, task, LineReporter(Console()), stop, recorded=one.recorded))
             if outcomes[-1].status == "interrupted":
                 break
         return outcomes
 
     def _failed(self, why: str) -> list[Outcome]:
-        return [Outcome(job, "failed", f"failed: {why}") for job, _ in self.jobs]
+        return [Outcome(one.job, "failed", f"failed: {why}") for one in self.jobs]
 
 
 class Wanted:

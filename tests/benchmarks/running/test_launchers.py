@@ -6,7 +6,6 @@ A run is a process of its own: `python -m tests.benchmarks.running.test_launcher
 from __future__ import annotations
 
 import os
-import pickle
 import shutil
 import signal
 import subprocess
@@ -23,7 +22,7 @@ from rich.console import Console
 from benchmarks.run import main
 from benchmarks.runner import run
 from benchmarks.running.jobs import chains, plan, run_job
-from benchmarks.running.launchers.work import Stamp, Work, record_file, stamp
+from benchmarks.running.launchers.work import Assigned, Stamp, Work, record_file, stamp
 from benchmarks.running.progress import LineReporter
 from benchmarks.settings.launcher import Ray, Slurm
 from tests.benchmarks.running.playing_slurm import write_commands
@@ -148,7 +147,7 @@ def test_a_record_counts_as_done_only_if_it_was_written_since_the_run_began(tmp_
     (tmp_path / "wanted").touch()
 
     def work(before: Stamp) -> list[str]:
-        one = Work(settings, ((job, before),), pickle.dumps(ToyTask), Path.cwd(), tmp_path / "wanted")
+        one = Work.here([Assigned(settings, job, before)], ToyTask, tmp_path / "wanted")
         return [outcome.note.partition(" in")[0] for outcome in one()]
 
     shutil.copytree(serial / "toy", tmp_path / "toy")
@@ -159,16 +158,16 @@ def test_a_record_counts_as_done_only_if_it_was_written_since_the_run_began(tmp_
 
 def test_a_machine_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
     settings = toy_settings(tmp_path, **SETTINGS)
-    jobs = tuple((job, None) for job in chains(plan(settings))[0])
+    jobs = [Assigned(settings, job, None) for job in chains(plan(settings))[0]]
     nowhere = tmp_path / "not mounted" / "wanted"
-    (outcome,) = Work(settings, jobs, b"", Path.cwd(), nowhere)()
+    (outcome,) = Work.here(jobs, ToyTask, nowhere)()
     assert outcome.status == "failed" and f"does not see {nowhere.parent}; start the run in" in outcome.note
 
 
 def test_work_that_is_not_wanted_is_not_begun(tmp_path: Path) -> None:
     settings = toy_settings(tmp_path, **SETTINGS)
-    jobs = tuple((job, None) for job in chains(plan(settings))[0])
-    assert Work(settings, jobs, b"", Path.cwd(), tmp_path / "wanted")() == []
+    jobs = [Assigned(settings, job, None) for job in chains(plan(settings))[0]]
+    assert Work.here(jobs, ToyTask, tmp_path / "wanted")() == []
 
 
 @pytest.mark.parametrize(

@@ -49,17 +49,17 @@ def dies(work: Work) -> WorkerDied:
 
 
 def done(work: Work) -> list[Outcome]:
-    return [Outcome(job, "trained", "done") for job, _ in work.jobs]
+    return [Outcome(one.job, "trained", "done") for one in work.jobs]
 
 
 def told_to_stop(work: Work) -> list[Outcome]:
     """After the first of its jobs."""
-    (first, _), (second, _) = work.jobs
-    return [Outcome(first, "trained", "done"), Outcome(second, "interrupted", "stopped")]
+    first, second = work.jobs
+    return [Outcome(first.job, "trained", "done"), Outcome(second.job, "interrupted", "stopped")]
 
 
 def records_the_first_and_dies(work: Work) -> WorkerDied:
-    record_file(work.settings, work.jobs[0][0]).touch()
+    record_file(work.jobs[0].settings, work.jobs[0].job).touch()
     return WorkerDied("lost")
 
 
@@ -94,7 +94,7 @@ def test_only_what_is_left_is_started_again(end: Callable[[Work], list[Outcome] 
     workers = Played(end, done)
     outcomes, said = played(tmp_path, workers)
     assert outcomes == ["sandwich, seed 0: done", "uncalibrated, seed 0: done"]
-    assert [[job.recipe.name for job, _ in work.jobs] for work in workers.begun] == [
+    assert [[one.job.recipe.name for one in work.jobs] for work in workers.begun] == [
         ["sandwich", "uncalibrated"],
         ["uncalibrated"],
     ]
