@@ -7,6 +7,8 @@ from slimlib.core.layers import SlimConv1d, SlimConv2d, SlimConvTranspose2d, Sli
 from slimlib.core.norms.batchnorm import UncalibratedWidth
 from slimlib.core.setting import at_width, current_width, set_width
 from slimlib.core.width import Switches, WidthPlan, WidthRange
+from slimlib.dynamic.cascade import Cascade
+from slimlib.dynamic.fitting import AccuracyLoss, fit_cascade
 from slimlib.dynamic.routing import route
 from slimlib.export import export
 from slimlib.saving import load, read_recipe, save
@@ -44,8 +46,10 @@ from slimlib.training.sandwich import (
 
 __version__ = "0.1.0"
 __all__ = [
+    "AccuracyLoss",
     "AveragedTeacher",
     "Budget",
+    "Cascade",
     "ChannelScores",
     "Cost",
     "Ensemble",
@@ -80,6 +84,7 @@ __all__ = [
     "current_width",
     "export",
     "extract",
+    "fit_cascade",
     "freeze",
     "kl_divergence",
     "l1",

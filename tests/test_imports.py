@@ -18,7 +18,8 @@ FLOORS = {
         ("flow",),
         ("convert", "calibration", "saving"),
         ("training", "serving"),
-        ("models", "export", "search", "dynamic"),
+        ("models", "export", "search"),
+        ("dynamic",),
         ("rl",),
     ),
     "tasks": (
