@@ -35,6 +35,7 @@ from slimlib.training.distillation import (
     mse,
     soft_cross_entropy,
 )
+from slimlib.training.graphs import Graphs
 from slimlib.training.sandwich import (
     EveryWidth,
     LargestAndRandom,
@@ -57,6 +58,7 @@ __all__ = [
     "FoundPlan",
     "FoundPlans",
     "Governor",
+    "Graphs",
     "LargestAndRandom",
     "LatencyTable",
     "Lesson",

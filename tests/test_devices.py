@@ -6,6 +6,7 @@ The comparisons are in double precision, in which TF32 and the order of sums do 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -174,8 +175,38 @@ def test_a_cuda_graph_for_each_width(kind: str) -> None:
 
 
 @needs_gpu
+@pytest.mark.parametrize("lesson", ["data", "largest", "average", "ensemble"])
+def test_training_with_recorded_passes_equals_training_without(lesson: str) -> None:
+    averaged = slim.AveragedTeacher(decay=0.9)
+    teacher = {"largest": "largest", "average": averaged, "ensemble": slim.Ensemble(of=averaged)}.get(lesson)
+    lessons = slim.Lesson() if teacher is None else slim.Lesson(0.5, slim.soft_cross_entropy, 0.5, teacher)
+
+    def trained(*, recorded: bool) -> tuple[dict[str, Tensor], list[float]]:
+        net, (x,) = slimmable("resnet8", torch.device("cuda"))
+        net.train()
+        rule = slim.Sandwich(slim.WidthRange(0.25, 1.0), samples=4, lesson=lessons)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+        graphs, losses = slim.Graphs(net) if recorded else None, []
+        torch.manual_seed(1)
+        with graphs.stream() if graphs else nullcontext():
+            for _ in range(25):
+                batch = torch.randn_like(x), torch.randint(10, (len(x),), device="cuda")
+                inputs, labels = graphs.hold(batch) if graphs else batch
+                optimizer.zero_grad()
+                of_widths = rule.backward(net, inputs, lambda out: F.cross_entropy(out, labels), graphs=graphs)  # noqa: B023
+                optimizer.step()
+                losses.append(sum(of_widths.values()).item())
+        return net.state_dict(), losses
+
+    (plain, expected), (replayed, found) = trained(recorded=False), trained(recorded=True)
+    assert found == pytest.approx(expected, rel=1e-7)
+    for name, value in plain.items():
+        assert_close(replayed[name].double(), value.double(), 1e-6)
+
+
+@needs_gpu
 def test_a_step_of_several_widths_takes_the_memory_of_the_widest() -> None:
-    net, dense = (models.build("resnet50", classes=10, size=128) for _ in range(2))
+    net, dense = (models.build("resnet50", classes=10, size=64) for _ in range(2))
     dense.cuda()
     x = torch.randn(16, 3, 128, 128, device="cuda")
 
@@ -193,6 +224,11 @@ def test_a_step_of_several_widths_takes_the_memory_of_the_widest() -> None:
     net.cuda()
     rule = slim.Sandwich(slim.WidthRange(0.25, 1.0), samples=4)
     assert peak(lambda: rule.backward(net, x, lambda out: out.square().mean())) <= 1.05 * alone
+
+
+def test_recorded_passes_need_a_gpu() -> None:
+    with pytest.raises(ValueError, match="CUDA graphs need a network on a GPU, and this one is on cpu; train without"):
+        slim.Graphs(nn.Linear(2, 2))
 
 
 def test_what_a_device_saves_another_loads(tmp_path: Path, device: torch.device) -> None:

@@ -163,6 +163,7 @@ def _train_and_record(
             job.seed,
             device=ranks.device(settings.device),
             precision=settings.precision,
+            graphs=settings.graphs,
             checkpoint=checkpoint,
             trained=shared,
             watch=Watch(followed.step, stop, trained),

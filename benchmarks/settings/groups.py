@@ -52,6 +52,9 @@ class Training(Settings):
     precision: Literal["float32", "bfloat16", "float16"] = setting(
         "float32", "what networks compute in while they train; they are scored in float32"
     )
+    graphs: bool = setting(
+        False, "on a GPU: record the passes as CUDA graphs, which trains small networks several times faster"
+    )
     checkpoint_seconds: float = setting(30.0, "seconds between two checkpoints", ge=0)
 
 

@@ -10,17 +10,20 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
+from torch.utils._pytree import tree_map_only
 
 from slimlib.core.arguments import arguments
-from slimlib.core.setting import current_width, set_width
+from slimlib.core.setting import current_width, set_width, slimming_of
 from slimlib.core.width import Width, Widths
 from slimlib.training.distillation import Distillation, Lesson, Lessons, as_lessons
 from slimlib.training.gradients import adding_in_place
+from slimlib.training.graphs import Graphs
 from slimlib.training.step import Average, Step, loss_of_width
 
 Self = TypeVar("Self", bound="Rule")
@@ -88,6 +91,7 @@ class Rule(ABC):
         scaler: GradScaler | None = None,
         autocast: torch.dtype | None = None,
         forward: Callable[..., Any] | None = None,
+        graphs: Graphs | None = None,
     ) -> dict[Width, Tensor]:
         """Draw widths and add the gradient of the sum of their losses to the parameters' `.grad`.
 
@@ -104,6 +108,7 @@ class Rule(ABC):
             autocast: the network computes in this lower precision (torch.bfloat16, torch.float16) where
                 torch.autocast does; the losses are of its outputs in float32.
             forward: what computes the output from `x` with the parts of `net`, where its own forward does not.
+            graphs: records the passes of each width on a GPU, and replays them; holds `x` and what `loss` reads.
 
         Returns:
             The detached loss of each width, as its lesson adds it up, largest first.
@@ -115,21 +120,27 @@ class Rule(ABC):
             average.follow(net)
         step = Step(net, args, of_data, forward=forward, autocast=autocast, averages=self._averages)
         losses: dict[Width, Tensor] = {}
+        if graphs is not None:
+            graphs.begin()
         try:
             step.widths = self.draw(step)
             for position, width in enumerate(step.widths):
                 lesson = self.lesson(width)
                 taught = lesson.taught_by and lesson.taught_by.teach(step, self.widths.largest, width)
+                heard = any(teacher.hears(position) for teacher in self._teachers)
                 set_width(net, width)
-                stay_local = _gradients_stay_local(net, last=position == len(step.widths) - 1)
-                with stay_local, adding_in_place(net) as run_backward:
-                    output = step.run()
-                    value = lesson.loss(output, taught, of_data, width, len(step.widths))
-                    if any(teacher.hears(position) for teacher in self._teachers):
-                        step.keep(width, output)
-                    del output  # its graph goes with the backward pass, before the next width runs
-                    run_backward(value if scaler is None else scaler.scale(value))
-                losses[width] = value.detach()
+                last = position == len(step.widths) - 1
+                with _gradients_stay_local(net, last=last):
+                    if graphs is None:
+                        losses[width], output = _pass(step, lesson, taught, width, heard, scaler)
+                    else:
+                        taught = graphs.hold(taught, "teacher")
+                        key = slimming_of(net).channels, lesson, len(step.widths), heard
+                        work = partial(_pass, step, lesson, taught, width, heard, scaler)
+                        losses[width], output = graphs.run(key, work)
+                if heard:
+                    step.keep(width, output)
+                del output
         finally:
             set_width(net, before)
         return losses
@@ -169,6 +180,20 @@ class Rule(ABC):
         self._averages: dict[Hashable, Average] = {}
         for averaged in [each for teacher in teachers for each in teacher.averages()]:
             self._averages.setdefault(averaged, averaged.begin())
+
+
+def _pass(
+    step: Step, lesson: Lesson, taught: Any, width: Width, heard: bool, scaler: GradScaler | None
+) -> tuple[Tensor, Any]:
+    """Run the width that is set forward and backward; its loss, and its output if a teacher is to hear it."""
+    assert step.of_data is not None
+    with adding_in_place(step.net) as run_backward:
+        output = step.run()
+        value = lesson.loss(output, taught, step.of_data, width, len(step.widths))
+        kept = tree_map_only(Tensor, Tensor.detach, output) if heard else None
+        del output  # its graph goes with the backward pass, before the next width runs
+        run_backward(value if scaler is None else scaler.scale(value))
+    return value.detach(), kept
 
 
 def _gradients_stay_local(net: nn.Module, *, last: bool) -> AbstractContextManager[Any]:

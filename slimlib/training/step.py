@@ -31,6 +31,7 @@ class Step:
 
     Attributes:
         widths: of the step, largest first; empty while they are drawn.
+        of_data: the loss of the data.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Step:
         averages: Mapping[Hashable, Average] | None = None,
     ) -> None:
         self.net, self.widths = net, list[Width]()
-        self._args, self._loss, self._averages = args, loss, averages or {}
+        self._args, self.of_data, self._averages = args, loss, averages or {}
         self._forward, self._autocast = net if forward is None else forward, autocast
         self._outputs: dict[tuple[Hashable, Width], Any] = {}
 
@@ -69,9 +70,9 @@ class Step:
 
     def loss(self, width: Width) -> float:
         """The loss of a width on the data of this step, the mean over all ranks. The network is then at that width."""
-        assert self._loss is not None, "this step has no data"
+        assert self.of_data is not None, "this step has no data"
         with torch.no_grad():
-            value = self._loss(self._look(width, None), width).detach().clone()
+            value = self.of_data(self._look(width, None), width).detach().clone()
         if isinstance(self.net, DistributedDataParallel):
             distributed.all_reduce(value)
             value /= distributed.get_world_size()

@@ -57,6 +57,9 @@ class TrainingRun:
         seed: decides weights, data and random widths.
         device: where to train.
         precision: what the networks compute in while they train, of `PRECISIONS`; they are scored in float32.
+        graphs: record the passes as CUDA graphs and replay them, where that can be done: several times faster for small
+            networks on a GPU, and the same gradients. Batches must be of one size, and forwards without a part that
+            depends on numbers which only the CPU knows.
         checkpoint: where the state is kept until the run is recorded; None: nowhere.
         trained: where the trained slimmable network is kept, and taken from if it is there: recipes that
             only score it in other ways share it.
@@ -68,6 +71,7 @@ class TrainingRun:
     seed: int
     device: torch.device = CPU
     precision: str = "float32"
+    graphs: bool = False
     checkpoint: Checkpoint | None = None
     trained: Checkpoint | None = None
     watch: Watch = Watch()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +17,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from slimlib.core.setting import slimming_of
 from slimlib.core.width import label
+from slimlib.training.graphs import Graphs
 from slimlib.training.rule import Rule
+from slimlib.training.sandwich import EveryWidth
 from slimlib.training.step import in_lower_precision
 from tasks.points import PointResult, by_cost
 from tasks.training.checkpoint import Checkpoint
@@ -185,31 +188,49 @@ def _train(loop: _Loop, training: Training) -> Iterator[tuple[int, float]]:
     private = training.width is None and slimming_of(training.net).norm.has_private_parameters
     net = run.ranks.wrap(training.net, some_unused=private)
     steps = range(training.step, run.steps)
-    for inputs, target in task.batches(steps, data_seed, device=run.device, shard=run.ranks.shard):
-        training.optimizer.zero_grad(set_to_none=True)
-        losses = _backward(loop, training, net, inputs, target)
-        values = run.ranks.mean(torch.stack(list(losses.values())).tolist())
-        for width, value in zip(losses, values, strict=True):
-            if not math.isfinite(value):
-                where = f"at step {training.step + 1}, width {label(width)}"
-                raise TrainingFailed(f"the loss is {value} {where}; a smaller learning rate may help")
-        _update(training)
-        training.step += 1
-        yield training.step, values[0]
+    batches = task.batches(steps, data_seed, device=run.device, shard=run.ranks.shard)
+    recorded = run.graphs and run.device.type == "cuda" and run.ranks.count == 1
+    graphs = Graphs(net) if recorded and (not private or isinstance(training.rule, EveryWidth)) else None
+    with nullcontext() if graphs is None else graphs.stream():
+        for batch in batches:
+            inputs, target = batch if graphs is None else graphs.hold(batch)
+            training.optimizer.zero_grad(set_to_none=True)
+            losses = _backward(loop, training, net, inputs, target, graphs)
+            values = run.ranks.mean(torch.stack(list(losses.values())).tolist())
+            _check_finite(training, losses, values)
+            _update(training)
+            training.step += 1
+            yield training.step, values[0]
 
 
-def _backward(loop: _Loop, training: Training, net: nn.Module, inputs: Any, target: Any) -> dict[Any, Tensor]:
+def _check_finite(training: Training, widths: Iterable[Any], losses: list[float]) -> None:
+    for width, value in zip(widths, losses, strict=True):
+        if not math.isfinite(value):
+            where = f"at step {training.step + 1}, width {label(width)}"
+            raise TrainingFailed(f"the loss is {value} {where}; a smaller learning rate may help")
+
+
+def _backward(
+    loop: _Loop, training: Training, net: nn.Module, inputs: Any, target: Any, graphs: Graphs | None
+) -> dict[Any, Tensor]:
     scaler, autocast = training.scaler, loop.autocast
 
     def loss(output: Any) -> Tensor:
         return loop.task.loss(output, target)
 
     if training.rule is not None:
-        return training.rule.backward(net, inputs, loss, scaler=scaler, autocast=autocast)
+        return training.rule.backward(net, inputs, loss, scaler=scaler, autocast=autocast, graphs=graphs)
     args = inputs if isinstance(inputs, tuple) else (inputs,)
-    value = loss(net(*args) if autocast is None else in_lower_precision(net, args, autocast))
-    (value if scaler is None else scaler.scale(value)).backward()
-    return {training.width: value.detach()}
+
+    def pass_once() -> tuple[Tensor, None]:
+        value = loss(net(*args) if autocast is None else in_lower_precision(net, args, autocast))
+        (value if scaler is None else scaler.scale(value)).backward()
+        return value.detach(), None
+
+    if graphs is None:
+        return {training.width: pass_once()[0]}
+    graphs.begin()
+    return {training.width: graphs.run("the network", pass_once)[0]}
 
 
 def _update(training: Training) -> None:
