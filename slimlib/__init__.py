@@ -9,6 +9,9 @@ from slimlib.core.setting import at_width, current_width, set_width
 from slimlib.core.width import Switches, WidthPlan, WidthRange
 from slimlib.dynamic.cascade import Cascade
 from slimlib.dynamic.fitting import AccuracyLoss, fit_cascade
+from slimlib.dynamic.gate import SlimmingGate
+from slimlib.dynamic.gate_training import GateTraining
+from slimlib.dynamic.gated import Gated, gated_plans
 from slimlib.dynamic.routing import route
 from slimlib.export import export
 from slimlib.saving import load, read_recipe, save
@@ -57,6 +60,8 @@ __all__ = [
     "EveryWidth",
     "FoundPlan",
     "FoundPlans",
+    "GateTraining",
+    "Gated",
     "Governor",
     "Graphs",
     "LargestAndRandom",
@@ -72,6 +77,7 @@ __all__ = [
     "SlimConv2d",
     "SlimConvTranspose2d",
     "SlimLinear",
+    "SlimmingGate",
     "SmallestAndRandom",
     "Switches",
     "UncalibratedWidth",
@@ -88,6 +94,7 @@ __all__ = [
     "extract",
     "fit_cascade",
     "freeze",
+    "gated_plans",
     "kl_divergence",
     "l1",
     "latency",

@@ -93,7 +93,7 @@ class Frozen:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.nets, self.channels = state["nets"], state["channels"]
-        _share(self.nets)  # a pickle holds each tensor apart
+        share_equal(self.nets)  # a pickle holds each tensor apart
         self._begin(state["width"])
 
 
@@ -180,8 +180,8 @@ def freeze(net: nn.Module, widths: Sequence[Width] | None = None, example: Any =
     for width in widths:
         source.check(width)
     mixins = getattr(source.net(), "frozen_mixins", ())
-    nets = {width: _prepared(source.net(), width, example, mixins) for width in widths}
-    _share(nets)
+    nets = {width: prepared(source.net(), width, example, mixins) for width in widths}
+    share_equal(nets)
     return FrozenNetwork(nets, {width: source.channels_at(width) for width in widths})
 
 
@@ -190,7 +190,7 @@ def holds_frozen(net: nn.Module) -> bool:
     return any(isinstance(module.__dict__.get("slim"), Frozen) for module in net.modules())
 
 
-def _prepared(net: nn.Module, width: Width, example: Any, mixins: tuple[type, ...]) -> nn.Module:
+def prepared(net: nn.Module, width: Width, example: Any, mixins: tuple[type, ...]) -> nn.Module:
     """The plain network of a width, its tensors where Python finds them first."""
     plain = extract(net, width, example, fold=example is not None).eval()
     for module in plain.modules():
@@ -207,7 +207,7 @@ def _prepared(net: nn.Module, width: Width, example: Any, mixins: tuple[type, ..
     return plain
 
 
-def _share(nets: Mapping[Width, nn.Module]) -> None:
+def share_equal(nets: Mapping[Width, nn.Module]) -> None:
     """Let a tensor that is equal to one of another width, or to its leading part, be that."""
     known: dict[Place, list[Tensor]] = {}
     places = [

@@ -1,0 +1,224 @@
+"""`Gated`: a stem at one width, a gate, and a tail whose width the gate chooses for each sample."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimlib.core.setting import at_width, slimmable_parts
+from slimlib.core.structures import map_tensors, tensors
+from slimlib.core.width import Width
+from slimlib.dynamic.batches import samples_in, take
+from slimlib.dynamic.cascade import Answer, check_widths
+from slimlib.dynamic.cutting import PartOf, cut, owner_of, plans_of
+from slimlib.dynamic.gate import SlimmingGate, one_hot_choice
+from slimlib.dynamic.grouping import Group
+from slimlib.dynamic.outcomes import macs_at
+from slimlib.dynamic.routing import SmallestGroup, plan_groups, run_groups
+from slimlib.serving.freezing import FrozenNetwork, freeze, prepared, share_equal
+
+
+class Gated(nn.Module):
+    """A network that chooses a width for each sample: the stem runs at one, the gate chooses, the tail is routed.
+
+    In eval mode the choice is the gate's highest score, and groups of samples run on slices, so that two evaluations
+    are equal. In training mode the choice is random by the scores, with their gradient, and BatchNorm, like all of stem
+    and tail, stays in eval mode: only the gate learns (see `GateTraining`).
+
+    Args:
+        stem: a module [N, ...] -> features [N, C, ...]. It may be slimmable or not.
+        tail: a slimmable module, features -> outputs. Stem and tail may be networks of their own, or both be parts of
+            one slimmable network, as `Gated.at` cuts it.
+        gate: a module, features -> (features, scores [N, choices]); see `SlimmingGate`.
+        widths: that the gate chooses from, narrow to wide.
+        stem_width: of the stem; by default the narrowest of the widths.
+        smallest_group: as of `slimlib.route`.
+
+    Raises:
+        ValueError: widths out of order or not allowed, another number of them than the gate's choices, or a tail that
+            is not slimmable.
+        UncalibratedWidth: a width has no BatchNorm statistics; of a network cut in two these are of the plans in
+            `tail_widths`.
+
+    Source: Li et al. 2021 (DS-Net), sec. 3.
+    """
+
+    def __init__(
+        self,
+        stem: nn.Module,
+        tail: nn.Module,
+        gate: nn.Module,
+        widths: Sequence[Width],
+        *,
+        stem_width: Width | None = None,
+        smallest_group: SmallestGroup = 1,
+    ) -> None:
+        super().__init__()
+        self.widths, self.smallest_group = tuple(widths), smallest_group
+        self.stem_width: Width = self.widths[0] if stem_width is None else stem_width
+        self.tail_widths: tuple[Width, ...] = self.widths
+        whole = owner_of(tail)
+        if whole is not None:
+            plans = plans_of(whole, stem, self.stem_width, self.widths)
+            self.stem_width, self.tail_widths = plans[0], tuple(plans)
+            stem, tail = PartOf(stem, whole), PartOf(tail, whole)
+        choices = getattr(gate, "choices", len(self.widths))
+        if choices != len(self.widths):
+            raise ValueError(f"the gate chooses from {choices} widths; there are {len(self.widths)}: {list(widths)}")
+        check_widths(tail, self.tail_widths)
+        self.stem, self.tail, self.gate = stem, tail, gate
+        self.train(self.training)
+
+    @classmethod
+    def at(
+        cls,
+        net: nn.Module,
+        before: str,
+        widths: Sequence[Width],
+        example: Any,
+        *,
+        stem_width: Width | None = None,
+        reduction: float = 0.25,
+        smallest_group: SmallestGroup = 1,
+    ) -> Gated:
+        """A slimmable network with a new gate before one of its modules.
+
+        The stem, with all that is tied to its channels, has `stem_width`; the other layers have the width chosen. With
+        universal BatchNorm calibrate these plans first: `slimlib.calibrate(net, batches, slimlib.gated_plans(...))`.
+
+        Args:
+            before: the name of a module at which the network is a chain, such as "features.8".
+            example: an input, from which the channels of the features are read.
+
+        Raises:
+            ValueError: the network is no chain there, such as in the middle of a residual block.
+        """
+        stem, tail = cut(net, before)
+        whole = next(part for part in slimmable_parts(net))
+        plan = gated_plans(net, before, widths, stem_width=stem_width)[0]
+        with torch.no_grad(), at_width(net, plan):
+            modes = {module: module.training for module in net.modules()}
+            net.eval()
+            features = PartOf(stem, whole)(*(example if isinstance(example, tuple) else (example,)))
+            for module, mode in modes.items():
+                module.training = mode
+        gate = SlimmingGate(features.shape[1], len(widths), reduction=reduction).to(features.device)
+        return cls(stem, tail, gate, widths, stem_width=stem_width, smallest_group=smallest_group)
+
+    def train(self, mode: bool = True) -> Gated:
+        """Only the gate goes into training mode."""
+        super().train(mode)
+        for part in (self.stem, self.tail):
+            part.train(False)
+        return self
+
+    def forward(self, *args: Any) -> Any:
+        """The outputs of a batch; in eval mode each sample at the width that its highest score is of."""
+        return self.mixture(*args)[0] if self.training else self.answer(*args).output
+
+    def answer(self, *args: Any) -> Answer:
+        """The outputs, and the width of each sample, by the highest scores."""
+        features, scores = self.scores(*args)
+        chosen = scores.argmax(1).tolist()
+        groups = self._groups(features, chosen, self.smallest_group)
+        ran = {sample: self.widths[self.tail_widths.index(g.width)] for g in groups for sample in g.samples}
+        output = run_groups(self.tail, (features,), groups)
+        return Answer(output, tuple(ran[sample] for sample in range(len(chosen))))
+
+    def scores(self, *args: Any) -> tuple[Tensor, Tensor]:
+        """Features [N, C, ...] as the tail gets them, and the gate's scores [N, choices]."""
+        samples_in(args)
+        found: tuple[Tensor, Tensor] = self.gate(self.stem_features(*args))
+        return found
+
+    def stem_features(self, *args: Any) -> Tensor:
+        """What the gate sees, [N, C, ...]."""
+        with at_width(self.stem, self.stem_width) if self._stem_slims() else nullcontext():
+            features: Tensor = self.stem(*args)
+        return features
+
+    def _groups(self, features: Tensor, chosen: Sequence[int], smallest: SmallestGroup) -> list[Group]:
+        return plan_groups(self.tail, (features,), [self.tail_widths[choice] for choice in chosen], smallest)
+
+    def mixture(self, *args: Any) -> tuple[Any, Tensor, Tensor, list[Any]]:
+        """For training: outputs at random choices, whose gradient reaches the scores; choices; scores; all outputs.
+
+        Each sample's output is that of its choice, with gradients of the features; how the others would have changed
+        it reaches the scores by the straight-through choice, for which they are computed without gradients.
+        """
+        features, scores = self.scores(*args)
+        choices = one_hot_choice(scores)  # [N, K]
+        groups = self._groups(features, choices.argmax(1).tolist(), 1)
+        chosen = run_groups(self.tail, (features,), groups)
+        others = self.at_each_width(features.detach())
+        fixed = [tensors(output) for output in others]
+        parts = iter(range(len(fixed[0])))
+
+        def mixed(own: Tensor) -> Tensor:
+            place = next(parts)
+            weights = choices.reshape(*choices.shape, *[1] * (own.dim() - 1))  # [N, K, ...]
+            through = sum(weights[:, k] * fixed[k][place] for k in range(len(fixed)))
+            return own + through - through.detach()  # type: ignore[union-attr]
+
+        return map_tensors(mixed, chosen), choices, scores, others
+
+    @torch.no_grad()
+    def at_each_width(self, features: Tensor) -> list[Any]:
+        """The tail's outputs at every width."""
+        outputs = []
+        for width in self.tail_widths:
+            with at_width(self.tail, width):
+                outputs.append(self.tail(features))
+        return outputs
+
+    def macs(self, *args: Any) -> list[int]:
+        """Multiply-adds of one sample at each width, stem and gate included."""
+        with torch.no_grad():
+            features = self.stem_features(*take(args, slice(0, 1)))
+        fixed = macs_at(self.gate, (features,), 1.0)
+        fixed += macs_at(self.stem, args, self.stem_width if self._stem_slims() else 1.0)
+        return [fixed + macs_at(self.tail, (features,), width) for width in self.tail_widths]
+
+    def freeze(self) -> Gated:
+        """A snapshot that serves fast: stem and tail frozen (see `slimlib.freeze`), the gate copied, in eval mode."""
+        frozen = copy.copy(self)
+        frozen._modules = dict(self._modules)
+        frozen.gate = copy.deepcopy(self.gate).eval().requires_grad_(False)
+        frozen.stem = _frozen(self.stem, [self.stem_width]) if self._stem_slims() else copy.deepcopy(self.stem).eval()
+        frozen.tail = _frozen(self.tail, list(dict.fromkeys(self.tail_widths)))
+        frozen.training = False
+        return frozen
+
+    def _stem_slims(self) -> bool:
+        return any(module.__dict__.get("slim") is not None for module in self.stem.modules())
+
+
+def gated_plans(
+    net: nn.Module, before: str, widths: Sequence[Width], *, stem_width: Width | None = None
+) -> list[Width]:
+    """The plans that a network with a gate before a module runs at: what BatchNorm is to be calibrated for."""
+    stem, tail = cut(net, before)
+    whole = owner_of(tail)
+    assert whole is not None
+    return list(plans_of(whole, stem, widths[0] if stem_width is None else stem_width, tuple(widths)))
+
+
+def _frozen(part: nn.Module, widths: Sequence[Width]) -> nn.Module:
+    if not isinstance(part, PartOf):
+        return freeze(part, widths)
+    whole = part.__dict__["slim"]
+    nets = {}
+    for width in widths:
+        plain = prepared(whole.net(), width, None, ())
+        of_plain = dict(plain.named_modules())
+        own = {id(module): of_plain[name] for name, module in whole.net().named_modules()}
+        nets[width] = copy.deepcopy(part.part, own)  # containers are copied, and hold the plain modules
+        for module in nets[width].modules():
+            module.__dict__.setdefault("frozen_names", ())
+    share_equal(nets)
+    return FrozenNetwork(nets, {width: whole.channels_at(width) for width in widths})
