@@ -125,6 +125,7 @@ class PointResult(Spent):
         point: its name; `width` and `channels`: what it is, where it is a width or a plan.
         samples: what a metric is the mean of, where that is known: the return of each episode.
         curve: [steps trained, value] of a metric at some moments of the training.
+        found: how a plan was found: `held_out_loss`, and `evaluations`, the plans that the search has scored.
     """
 
     point: str
@@ -134,6 +135,7 @@ class PointResult(Spent):
     metrics: Scores
     samples: Series = field(default_factory=dict)
     curve: Series = field(default_factory=dict)
+    found: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def label(self) -> str:

@@ -12,6 +12,7 @@ from torch import nn
 
 import slimlib as slim
 from tasks.points import PointResult, Scores
+from tasks.training.planned import train_planned
 from tasks.training.problem import Problem
 from tasks.training.recipe import Recipe
 from tasks.training.run import TrainingRun
@@ -129,7 +130,8 @@ class SupervisedTask(Problem):
 
     def train(self, recipe: Recipe, run: TrainingRun) -> list[PointResult]:
         """By the training loop that all supervised tasks share; see `Task.train`."""
-        return train_recipe(self, recipe, run)
+        train = train_recipe if recipe.budgets is None else train_planned
+        return train(self, recipe, run)
 
     def keep(self, trained: nn.Module, recipe: Recipe, path: Path) -> None:
         """Write the slimmable network to `<path>.safetensors`."""

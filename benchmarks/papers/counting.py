@@ -53,19 +53,35 @@ class ClassifiersAlone(Classification):
 def training_macs(settings: RunSettings) -> float:
     """Multiply-adds of all trainings of a run of images; recipes that share a trained network count once.
 
-    Random widths count as they are expected; calibration and scoring are left out.
+    Random widths count as they are expected; calibration, searches and scoring are left out.
     """
     trained = {settings.training_hash_of(recipe): recipe for recipe in settings.recipes}
+    firsts = {settings.first_hash_of(recipe): recipe for recipe in settings.recipes if recipe.search is not None}
     widths, images = settings.task_settings["widths"], settings.steps * settings.task_settings["batch"]
     network = _network(settings.task, settings.task_settings)
     of_images = sum(_of_image(recipe, network, widths) for recipe in trained.values())
+    of_images += sum(network.at(1.0) if r.order is not None else _of_rule(r, network) for r in firsts.values())
     return float(len(settings.seeds) * images * of_images * FORWARD_AND_BACKWARD)
 
 
 def _of_image(recipe: Recipe, network: _Counted, widths: Sequence[float]) -> float:
-    """Multiply-adds of the forward passes of one step for one image."""
+    """Multiply-adds of the forward passes of one step for one image; without those of the network it begins with."""
+    if recipe.budgets is not None:
+        retrained = recipe.retrained or 1.0 if recipe.retrain is not None else 0.0
+        return _within(recipe, network) * (1.0 if recipe.kind == "individual" else retrained)
     if recipe.kind == "individual":
         return sum(network.at(width) for width in widths)
+    return _of_rule(recipe, network)
+
+
+def _within(recipe: Recipe, network: _Counted) -> float:
+    """Of one pass at each budget; one that is no number of multiply-adds counts as the full network."""
+    full = float(network.at(1.0))
+    budgets = recipe.points_within().values()
+    return sum(b.amount * full if b.share else b.amount if b.unit == "macs" else full for b in budgets)
+
+
+def _of_rule(recipe: Recipe, network: _Counted) -> float:
     if recipe.rule == "every":
         return sum(network.at(width) for width in recipe.switches or ())
     # Random plans count as random widths: their layers' widths are less alike, so it is somewhat too much.

@@ -162,12 +162,13 @@ def _is_of(one: Collected, wanted: Container[tuple[str, str]]) -> bool:
 
 def empty_grid(settings: RunSettings) -> Grid:
     """The table of a run that nobody has made."""
-    evaluated = {
-        recipe.name: recipe.evaluated(SimpleNamespace(**settings.task_settings)) for recipe in settings.recipes
-    }
-    points = [name_of_width(width) for width in sorted({width for own in evaluated.values() for width in own})]
+    task = SimpleNamespace(**settings.task_settings)
+    widths = sorted({width for r in settings.recipes if r.budgets is None for width in r.evaluated(task)})
+    plans = dict.fromkeys(name for recipe in settings.recipes for name in reversed(recipe.points_within()))
+    points = [*map(name_of_width, widths), *plans]
     title = f"{network_name(settings.task_settings)}{settings.data}, {settings.steps:,} steps: no record yet"
-    return grid_of_points(title, "width", points, [[name, *[""] * len(points)] for name in evaluated])
+    what = "operating point" if plans else "width"
+    return grid_of_points(title, what, points, [[recipe.name, *[""] * len(points)] for recipe in settings.recipes])
 
 
 def links_to(collected: Sequence[Collected], at: Path) -> list[str]:

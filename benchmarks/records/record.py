@@ -59,6 +59,7 @@ class Row(_Strict):
         metrics: set -> metric -> value.
         samples: what a metric is the mean of, where that is known: the return of each episode.
         curve: [steps trained, value] of a metric in the course of the training.
+        found: how a plan was found: `held_out_loss`, and `evaluations`, the plans that the search has scored.
     """
 
     point: str
@@ -72,6 +73,7 @@ class Row(_Strict):
     metrics: dict[str, dict[str, Number]]
     samples: dict[str, dict[str, list[Number]]] = Field(default_factory=dict)
     curve: dict[str, dict[str, list[Moment]]] = Field(default_factory=dict)
+    found: dict[str, Number] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -171,7 +173,7 @@ def _json(record: Record) -> str:
     """Indented, but a list of numbers, of which a curve has hundreds, is on one line; what is empty is left out."""
     plain = record.model_dump()
     for row in plain["rows"]:
-        for key in ("width", "channels", "milliseconds", "shares", "samples", "curve"):
+        for key in ("width", "channels", "milliseconds", "shares", "samples", "curve", "found"):
             if not row[key]:
                 del row[key]
     if plain["step_unit"] == "steps":

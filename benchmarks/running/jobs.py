@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Job:
     Attributes:
         hash: of everything that decides the result but the seed.
         training: of what decides the trained network; jobs that agree in it and in the seed share one.
+        first: of what decides the network that channels are chosen in; empty where none are.
         keep: whether the scored network is kept for the showcase.
     """
 
@@ -46,6 +47,7 @@ class Job:
     seed: int
     hash: str
     training: str
+    first: str = ""
     keep: bool = False
 
     @property
@@ -81,6 +83,7 @@ def plan(settings: RunSettings) -> list[Job]:
             seed,
             settings.hash_of(recipe),
             settings.training_hash_of(recipe),
+            settings.first_hash_of(recipe),
             keep=i == shown and seed == settings.seeds[0],
         )
         for seed in settings.seeds
@@ -169,10 +172,24 @@ def _train_and_record(
             watch=Watch(followed.step, stop, trained),
             ranks=ranks,
         )
+        if job.first:
+            run = replace(run, first=first_run(settings, job, run, reporter))
         results = task.train(job.recipe, run)
         seconds = ranks.first(lambda: record(results))
         followed.finish(results)
     return seconds
+
+
+def first_run(settings: RunSettings, job: Job, run: TrainingRun, reporter: Reporter) -> TrainingRun:
+    """How the network is trained, and kept, that the channels of several recipes are chosen in."""
+    folder, identity = ResultsFolder(settings.folder), f"{job.first}-{job.seed}"
+    path = folder.checkpoint(job.first, job.seed)
+    return replace(
+        run,
+        checkpoint=Checkpoint(path, identity, every=settings.checkpoint_seconds, warn=reporter.note),
+        trained=Checkpoint(folder.trained(job.first, job.seed), identity, warn=reporter.note),
+        alone=lambda what: held(folder.cache / "locks" / f"{identity}-{what}", run.watch.stop, reporter.note),
+    )
 
 
 def trained_network(settings: RunSettings, job: Job, folder: ResultsFolder) -> Path:

@@ -66,10 +66,11 @@ class Run(Training):
     switches: Literal["quarters", "sixteenths"] | Mapping[str, Widths] = setting(
         "quarters", "lists of switches that are compared"
     )
+    effort: Mapping[str, int] = setting({}, "of searches: steps, evaluations, population, batches")
     debug: bool = setting(False, "whether an error shows its whole trace")
 
 
-BY_SCALE = ("steps", "seeds", "smallest", "switches", "precision")
+BY_SCALE = ("steps", "seeds", "smallest", "switches", "precision", "effort")
 """Keys of a run that a scale may set for each task, and data for all their tasks."""
 
 

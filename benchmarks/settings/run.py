@@ -70,6 +70,11 @@ class RunSettings(Training):
         """Of everything that decides the trained network but the seed."""
         return settings_hash(self.task, self.deciding, recipe.training(), self.steps)
 
+    def first_hash_of(self, recipe: Recipe) -> str:
+        """Of everything that decides the network that its channels are chosen in; empty where none are."""
+        first = recipe.begins_with()
+        return settings_hash(self.task, self.deciding, first, self.steps) if first else ""
+
     @cached_property
     def deciding(self) -> dict[str, Any]:
         """What of the settings decides the result, apart from recipe, steps and seed."""

@@ -167,7 +167,7 @@ def latency_table(
     example: Any,
     *,
     levels: int = LEVELS,
-    rounds: int = 10,
+    rounds: int = 5,
     check: int = 30,
     seed: int = 0,
 ) -> LatencyTable:
@@ -182,7 +182,7 @@ def latency_table(
         net: a slimmable network; afterwards as it was. Its statistics do not matter.
         example: an input (or a tuple of arguments) of the size, dtype and device to measure for.
         levels: channel numbers of each group.
-        rounds: timed passes of each plan.
+        rounds: timed passes of each plan, each of the times that it comes up.
         check: random plans on which predictions are compared with measured passes of the whole network; the errors are
             in the result.
         seed: of these plans.
@@ -199,7 +199,8 @@ def latency_table(
     layout, axes = slimming.layout, Axes(slimming.layout)
     places = places_of(net, slimming, axes, example)
     plans = grid(layout, places, axes, levels)
-    times, totals = measured(net, slimming, example, plans, rounds)
+    drawn = random_plans(layout, check, torch.Generator().manual_seed(seed))
+    times, totals = measured(net, slimming, example, [*plans, *drawn], rounds)
     if any(len(row) != len(places) for row in times):
         raise ValueError(f"this {type(net).__name__} runs other layers at other plans; their times make no table")
     sizes = axes.sizes(torch.tensor(plans)).tolist()
@@ -208,20 +209,15 @@ def latency_table(
             place.name,
             place.axes,
             tuple(tuple(row[axis] for axis in place.axes) for row in sizes),
-            tuple(row[column] for row in times),
+            tuple(row[column] for row in times[: len(plans)]),
         )
         for column, place in enumerate(places)
     )
-    rest = statistics.median(total - sum(row) for total, row in zip(totals, times, strict=True))
+    rest = statistics.median(total - sum(row) for total, row in zip(totals, times[: len(plans)], strict=False))
     groups = tuple((group.name, group.units) for group in layout.groups)
     table = LatencyTable(**where(example), groups=groups, layers=layers, rest=rest)
-    if not check:
-        return table
-    generator = torch.Generator().manual_seed(seed)
-    drawn = random_plans(layout, check, generator)
-    predicted = table.measure(layout)(torch.tensor(drawn)).tolist()
-    actual = measured(net, slimming, example, drawn, rounds)[1]
-    errors = tuple((guess - real) / real for guess, real in zip(predicted, actual, strict=True))
+    predicted = table.measure(layout)(torch.tensor(drawn).view(check, -1)).tolist() if drawn else []
+    errors = tuple((guess - real) / real for guess, real in zip(predicted, totals[len(plans) :], strict=True))
     return replace(table, errors=errors)
 
 

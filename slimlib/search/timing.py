@@ -27,6 +27,7 @@ from slimlib.serving.cost import in_eval, timed, wait_for
 
 NARROWEST = 0.1  # width of the lowest level
 WARMUP = 3  # passes of a plan that do not count
+SWEEPS = 2  # over all plans, there and back
 
 
 @dataclass(frozen=True)
@@ -205,8 +206,8 @@ def measured(
 ) -> tuple[list[list[float]], list[float]]:
     """Medians in milliseconds at each plan: of each place, and of passes that nothing watches.
 
-    All plans are gone through twice, so that a busy moment does not fall on one alone; the passes of a plan follow one
-    another, as the library prepares its operations for each shape anew.
+    All plans are gone through several times, there and back, so that a busy moment does not fall on some alone. The
+    passes of a plan follow one another, since the operations of a new shape are prepared at the first of them.
     """
     args = example if isinstance(example, tuple) else (example,)
     device = tensors_of(example)[0].device
@@ -214,7 +215,8 @@ def measured(
     by_place: list[list[list[float]]] = [[] for _ in plans]
     whole: list[list[float]] = [[] for _ in plans]
     with without_statistics(slimming), in_eval(net), torch.inference_mode():
-        for position in [*range(len(plans)), *reversed(range(len(plans)))]:
+        order = [*range(len(plans)), *reversed(range(len(plans)))] * SWEEPS
+        for position in order:
             with at_width(net, WidthPlan(plans[position])):
                 for _ in range(WARMUP):
                     net(*args)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from slimlib import models
 from tasks.classification.augment import AREA, Augmentation, CropWhereDecoded, draw
 from tasks.classification.cache import PixelCache
 from tasks.classification.evaluate import TOPS, CentreCrop, errors, metrics_for
+from tasks.classification.holding_out import hold_out_fraction
 from tasks.classification.images import LabelledImages
 from tasks.classification.loading import load, sampled
 from tasks.classification.normalise import IMAGENET, measured
@@ -119,6 +121,13 @@ class Classification(SupervisedTask):
                 draws = draw(s.batch, changes, step)[shard.index :: shard.count]
                 varied = self._augmentation(pixels.to(device, non_blocking=True), draws)
                 yield varied, labels.to(device, non_blocking=True)
+
+    def split(self, share: float) -> tuple[Self, Self]:
+        """Each class gives its share."""
+        parts = copy.copy(self), copy.copy(self)
+        for part, images in zip(parts, hold_out_fraction(self._train, share, name=self._train.name), strict=True):
+            part._train = images
+        return parts
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy with the labels, smoothed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -58,6 +59,22 @@ class ImageSet:
             self._cache[index] = item
             self._room -= size
         return item
+
+    def split(self, share: float) -> tuple[ImageSet, ImageSet]:
+        """The set without a share of its images, at least one, evenly spread; and these.
+
+        Raises:
+            ValueError: nothing would be left.
+        """
+        count = max(1, round(share * len(self)))
+        if count >= len(self):
+            raise ValueError(f"{count} of the {len(self)} images of {self.name} cannot be held out: nothing is left")
+        held = {int((i + 0.5) * len(self) / count) for i in range(count)}
+        parts = copy.copy(self), copy.copy(self)
+        for part, inside in zip(parts, (False, True), strict=True):
+            part.pairs = [pair for i, pair in enumerate(self.pairs) if (i in held) == inside]
+            part._cache = {}
+        return parts
 
     def _load(self, pair: Pair) -> tuple[Tensor, Tensor]:
         high = modcrop(read_image(pair.high), self.scale).contiguous()

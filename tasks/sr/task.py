@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -104,6 +106,13 @@ class SuperResolution(SupervisedTask):
         for step in steps:
             low, high = random_patches(self._train, patch=s.patch, batch=s.batch, seed=seed, step=step)
             yield low[shard.index :: shard.count].to(device), high[shard.index :: shard.count].to(device)
+
+    def split(self, share: float) -> tuple[Self, Self]:
+        """Whole images are held out, evenly over the set."""
+        parts = copy.copy(self), copy.copy(self)
+        for part, images in zip(parts, self._train.split(share), strict=True):
+            part._train = images
+        return parts
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Mean absolute error."""

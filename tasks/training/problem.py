@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,14 @@ class Problem(Protocol):
         takes. Each is a pure function of (step, seed), so that a run resumes exactly; a shard of it holds those
         items of the whole batch. `augmented` False: the inputs as they are, for statistics.
         """
+
+    def split(self, share: float) -> tuple[Self, Self]:
+        """The same problem without a share of the training data, and with that share alone; both evaluate alike.
+
+        Raises:
+            ValueError: its data cannot be shared out.
+        """
+        raise ValueError(f"{type(self).__name__} does not say how a part of its training data is held out")
 
     @abstractmethod
     def loss(self, output: Any, target: Any) -> Tensor:

@@ -15,7 +15,8 @@ from slimlib.training.named import make, parameters_of
 from slimlib.training.rule import Rule
 from slimlib.training.rules import RULES, rule_named, rule_parameters, takes_lessons
 from tasks.points import OperatingPoint
-from tasks.settings import Settings, Width, Widths, setting, unknown
+from tasks.settings import Width, Widths, setting, unknown
+from tasks.training.choosing import OF_INDIVIDUALS, Choosing
 from tasks.training.problem import Problem
 from tasks.training.seeds import derive_seed
 
@@ -53,12 +54,12 @@ DISTILLED: Mapping[str, Callable[..., Distillation | None]]
 DISTILLED = {"none": lambda: None, **DISTILLATIONS, "outputs": outputs}
 
 
-class Recipe(Settings):
+class Recipe(Choosing):
     """How one network (slimmable), or one for each evaluated width (individual), is trained.
 
-    Beside the keys here it has those of its rule (`samples`), of its distillation (`temperature` of kl_divergence,
-    `distill_values` of outputs), and of its lesson: `data`, `weight`, `teacher`, and `smallest` and `largest`, which
-    hold those three where they differ. See `slimlib.training.distillation.lessons_named`.
+    Beside the keys here and those of `Choosing` it has those of its rule (`samples`), of its distillation
+    (`temperature` of kl_divergence, `distill_values` of outputs), and of its lesson: `data`, `weight`, `teacher`, and
+    `smallest` and `largest`, which hold those three where they differ; see `lessons_named` of slimlib.
 
     Raises:
         ValueError: a value is impossible, or a key has no meaning for this kind, rule or distillation.
@@ -98,8 +99,11 @@ class Recipe(Settings):
         if self.kind == "individual":
             plain = type(self).model_fields
             for key, value in self:
-                if key not in ("name", "kind") and (key not in plain or value != plain[key].default):
+                if key in ("name", "kind", *OF_INDIVIDUALS):
+                    continue
+                if key not in plain or value != plain[key].default:
                     raise ValueError(f"'{key}' has no meaning for individual networks")
+            self.check_choosing(individual=True)
             return self
         if (self.range is None) == (self.switches is None):
             raise ValueError("a slimmable recipe needs its widths: either range: [0.25, 1.0] or switches: [0.5, 1.0]")
@@ -112,6 +116,7 @@ class Recipe(Settings):
                 raise unknown(what, given, table)
         self._check_parameters()
         self._check_scoring()
+        self.check_choosing(individual=False)
         self.make_rule(0)
         return self
 
@@ -140,7 +145,7 @@ class Recipe(Settings):
         policy = task == "rl"
         foreign = [
             key
-            for key in (("tested",) if policy else ACTING)
+            for key in (("tested", "order", "retrain", "held_out") if policy else ACTING)
             if getattr(self, key) != type(self).model_fields[key].default
         ]
         if self.distill not in (("none", "outputs") if policy else ("none", *DISTILLATIONS)):
@@ -162,16 +167,25 @@ class Recipe(Settings):
 
     def settings(self) -> dict[str, Any]:
         """What decides the result, as plain values, defaults included: everything but the name."""
-        if self.kind == "individual":
-            return {"kind": self.kind}
-        fields = {key: getattr(self, key) for key in type(self).model_fields if key != "name"}
+        individual = self.kind == "individual"
+        keys = ("kind", *OF_INDIVIDUALS) if individual else type(self).model_fields
+        fields = {key: getattr(self, key) for key in keys if key != "name"}
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
-        own = self.of_rule() | self.of_distillation() | lesson_settings(self.lessons())
+        own = {} if individual else self.of_rule() | self.of_distillation() | lesson_settings(self.lessons())
         return {key: value for key, value in (plain | own).items() if value is not None}
 
     def training(self) -> dict[str, Any]:
         """What of the settings decides the trained network; recipes that agree in it can share one."""
         return {key: value for key, value in self.settings().items() if key not in MEASURED}
+
+    def begins_with(self) -> dict[str, Any]:
+        """What decides the network that channels are chosen in; empty where none are."""
+        if self.search is None:
+            return {}
+        if self.order is not None:
+            return {"kind": "individual", "width": 1.0, "held_out": self.held_out}
+        own = ("held_out", *(key for key in self.settings() if key not in Choosing.model_fields))
+        return {key: value for key, value in self.training().items() if key in own}
 
     def widths(self) -> slim.WidthRange | slim.Switches:
         """What the slimmable network may be set to."""
@@ -195,12 +209,14 @@ class Recipe(Settings):
         return inside
 
     def points(self, task: HasWidths) -> list[OperatingPoint]:
-        """The operating points that this recipe is scored at: the widths that are evaluated."""
+        """The operating points that this recipe is scored at where no plans are searched: the evaluated widths."""
         return [OperatingPoint.of_width(width) for width in self.evaluated(task)]
 
     def networks(self, task: HasWidths) -> tuple[float | None, ...]:
-        """What is trained, one network after another: the width of each individual one; None for the slimmable one."""
-        return tuple(task.widths) if self.kind == "individual" else (None,)
+        """What is trained, one network after another: the width of each individual one; None for a slimmable one."""
+        if self.kind == "individual":
+            return tuple(task.widths) if self.budgets is None else (1.0,) * len(self.budgets)
+        return (None,) if self.retrain is None else (None, None)
 
     def make_rule(self, seed: int) -> Rule:
         """The training rule, its random widths derived from the recipe's seed."""
@@ -224,10 +240,14 @@ class Recipe(Settings):
         """The task's dense network, with the normalisation that the recipe asks for."""
         return task.build(width, norm=NORM_KINDS[self.norm][0])
 
-    def convert(self, dense: nn.Module, task: Problem) -> nn.Module:
-        """Make the task's network slimmable, in place."""
+    def convert(self, dense: nn.Module, task: Problem, widths: slim.Switches | None = None) -> nn.Module:
+        """Make the task's network slimmable, in place; `widths` in place of the recipe's."""
         return slim.convert(
-            dense, task.example(), widths=self.widths(), norm=NORM_KINDS[self.norm][1], **task.channel_rule(dense)
+            dense,
+            task.example(),
+            widths=widths or self.widths(),
+            norm=NORM_KINDS[self.norm][1],
+            **task.channel_rule(dense),
         )
 
     def of_rule(self) -> dict[str, Any]:

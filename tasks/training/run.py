@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,10 @@ class TrainingFailed(Exception):
 
 def _nothing(*_: Any) -> None:
     return None
+
+
+def _nothing_held(_: str) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ class TrainingRun:
         checkpoint: where the state is kept until the run is recorded; None: nowhere.
         trained: where the trained slimmable network is kept, and taken from if it is there: recipes that
             only score it in other ways share it.
+        first: how the network is trained that channels are chosen in; None: its results are not kept.
+        alone: (what) -> held while something is made that other recipes share.
         watch: how the run is followed and stopped.
         ranks: the processes that train it.
     """
@@ -74,5 +81,7 @@ class TrainingRun:
     graphs: bool = False
     checkpoint: Checkpoint | None = None
     trained: Checkpoint | None = None
+    first: TrainingRun | None = None
+    alone: Callable[[str], AbstractContextManager[None]] = _nothing_held
     watch: Watch = Watch()
     ranks: Ranks = ALONE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ def score(
     seed: int,
     device: torch.device,
     ranks: Ranks = ALONE,
+    points: Sequence[OperatingPoint] | None = None,
 ) -> list[PointResult]:
     """Score a trained network, leaving it in eval mode.
 
@@ -42,6 +44,7 @@ def score(
         width: that an individual network was built for; None: a slimmable one, scored at all widths of the recipe.
         seed: of the recipe; decides the inputs of the calibration, and random plans.
         ranks: the processes that have the network and score it together; all get the same results.
+        points: that a slimmable one is scored at, in place of those of the recipe.
 
     Raises:
         TrainingFailed: a score is not finite.
@@ -50,7 +53,7 @@ def score(
         (result,) = ranks.first(lambda: measured(task, net, [AS_IT_IS]))
         return checked([replace(result, point=name_of_width(width), width=width)])
     generator = torch.Generator().manual_seed(derive_seed(seed, "plans"))
-    points = recipe.points(task)
+    points = recipe.points(task) if points is None else points
     tested = [_tested(recipe, net, point, generator) for point in points]
     every = [point for tests in tested for point in tests]
     _calibrate(task, recipe, net, every, derive_seed(seed, "calibration"), device, ranks)
@@ -73,8 +76,13 @@ def measured(task: Problem, net: nn.Module, points: Sequence[OperatingPoint]) ->
     with torch.no_grad():
         scores = task.evaluate(net.eval(), points)
     device = next(net.parameters()).device
-    example = tree_map_only(Tensor, lambda tensor: tensor.to(device), task.example())
+    example = example_on(task, device)
     return [result_at(point, point.spent(net, example), own) for point, own in zip(points, scores, strict=True)]
+
+
+def example_on(task: Problem, device: torch.device) -> Any:
+    """The task's example on a device."""
+    return tree_map_only(Tensor, lambda tensor: tensor.to(device), task.example())
 
 
 def checked(results: list[PointResult]) -> list[PointResult]:
@@ -99,8 +107,7 @@ def _scores(result: PointResult) -> Iterator[tuple[str, str, float]]:
 def _tested(recipe: Recipe, net: nn.Module, point: OperatingPoint, generator: torch.Generator) -> list[OperatingPoint]:
     """What stands for a width: itself, or random plans whose layers' widths lie evenly around it."""
     widths, width = recipe.widths(), point.what
-    assert isinstance(width, float)
-    if recipe.tested == "uniform" or not isinstance(widths, WidthRange):
+    if not isinstance(width, float) or recipe.tested == "uniform" or not isinstance(widths, WidthRange):
         return [point]
     reach = min(width - widths.smallest, widths.largest - width)
     if reach <= 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -97,7 +97,7 @@ def train_recipe(task: Problem, recipe: Recipe, run: TrainingRun) -> list[PointR
         TrainingFailed: the loss or a score is not finite.
         HostileCheckpointError: the checkpoint would run code.
     """
-    loop = _Loop(task, recipe, run)
+    loop = Loop(task, recipe, run)
     try:
         return _train_networks(loop, run.ranks.first(lambda: read_saved(run.checkpoint)))
     except UnusableState as unusable:
@@ -106,7 +106,9 @@ def train_recipe(task: Problem, recipe: Recipe, run: TrainingRun) -> list[PointR
 
 
 @dataclass(frozen=True)
-class _Loop:
+class Loop:
+    """What all trainings of a recipe have in common."""
+
     task: Problem
     recipe: Recipe
     run: TrainingRun
@@ -116,45 +118,86 @@ class _Loop:
         return PRECISIONS[self.run.precision]
 
 
-def _train_networks(loop: _Loop, saved: Saved) -> list[PointResult]:
+def _train_networks(loop: Loop, saved: Saved) -> list[PointResult]:
     task, recipe, run = loop.task, loop.recipe, loop.run
-    checkpoint, watch, ranks = run.checkpoint, run.watch, run.ranks
+    checkpoint, ranks = run.checkpoint, run.ranks
     results = list(saved.results)
     networks = recipe.networks(task)
     for number, width in enumerate(networks[saved.finished :], start=saved.finished):
-        training = ranks.together(partial(_start, loop, width))
+        training = ranks.together(partial(start, loop, width))
         _take_trained(run, training)
-        if saved.training is not None and number == saved.finished:
-            _load(run, training, saved.training)
-        for step, loss in _train(loop, training):
-            watch.step(number * run.steps + step, loss)
-            stop, due = ranks.any(watch.stop(), ranks.leads and checkpoint is not None and checkpoint.due())
-            if checkpoint is not None and (stop or due):
-                _write(run, checkpoint, Saved(number, results, training.state(ranks)))
-            if stop:
-                raise Interrupted
-        ranks.share_buffers(training.net)
+        train_network(loop, training, saved.training if number == saved.finished else None, before=results)
         _keep_trained(run, training)
         results += score(task, recipe, training.net, width, seed=run.seed, device=run.device, ranks=ranks)
-        watch.trained(width, training.net)
+        run.watch.trained(width, training.net)
         if checkpoint is not None and number < len(networks) - 1:
             _write(run, checkpoint, Saved(number + 1, results))
     return sorted(results, key=by_cost)
 
 
-def _start(loop: _Loop, width: float | None) -> Training:
+def resumed(loop: Loop, make: Callable[[], Training]) -> Training:
+    """The training of a single network to its last step, from the run's checkpoint if there is one."""
+    saved, training = read_saved(loop.run.checkpoint), make()
+    try:
+        train_network(loop, training, saved.training)
+    except UnusableState as unusable:
+        _set_aside(loop.run, loop.run.checkpoint, unusable.reason)
+        training = make()
+        train_network(loop, training)
+    return training
+
+
+def train_network(
+    loop: Loop, training: Training, state: Mapping[str, Any] | None = None, *, before: Sequence[PointResult] = ()
+) -> None:
+    """Train a network to the last step of the run, with checkpoints.
+
+    Args:
+        state: of its training, where that has begun.
+        before: results of the networks that were trained before it.
+
+    Raises:
+        Interrupted: `run.watch.stop` asked for it.
+        TrainingFailed: the loss is not finite.
+        UnusableState: the state is of another network.
+    """
+    run, number = loop.run, len(before)
+    checkpoint, watch, ranks = run.checkpoint, run.watch, run.ranks
+    if state is not None:
+        _load(run, training, state)
+    for step, loss in _train(loop, training):
+        watch.step(number * run.steps + step, loss)
+        stop, due = ranks.any(watch.stop(), ranks.leads and checkpoint is not None and checkpoint.due())
+        if checkpoint is not None and (stop or due):
+            _write(run, checkpoint, Saved(number, before, training.state(ranks)))
+        if stop:
+            raise Interrupted
+    ranks.share_buffers(training.net)
+
+
+def start(loop: Loop, width: float | None) -> Training:
     """A freshly initialised network. All slimmable recipes of a seed start from the same weights."""
-    task, recipe, run = loop.task, loop.recipe, loop.run
-    torch.manual_seed(derive_seed(run.seed, "weights"))
-    net = recipe.build(task, 1.0 if width is None else width)
+    net = fresh(loop, 1.0 if width is None else width)
     rule = None
     if width is None:
-        net = recipe.convert(net, task)
-        rule = recipe.make_rule(run.seed)
+        net = loop.recipe.convert(net, loop.task)
+        rule = loop.recipe.make_rule(loop.run.seed)
+    return begin(loop, net, width, rule)
+
+
+def fresh(loop: Loop, width: float = 1.0) -> nn.Module:
+    """The dense network, its weights drawn by the run's seed."""
+    torch.manual_seed(derive_seed(loop.run.seed, "weights"))
+    return loop.recipe.build(loop.task, width)
+
+
+def begin(loop: Loop, net: nn.Module, width: float | None, rule: Rule | None) -> Training:
+    """The training of a network before its first step, on the run's device."""
+    run = loop.run
     net.to(run.device)
     # Each rank has other items of the batch, and so draws other dropout; the first draws what a process alone does.
     torch.manual_seed(derive_seed(run.seed, "training" if run.ranks.leads else f"training of rank {run.ranks.index}"))
-    optimizer, scheduler = task.optimizer(net, run.steps)
+    optimizer, scheduler = loop.task.optimizer(net, run.steps)
     scaler = GradScaler(run.device.type) if loop.autocast == torch.float16 else None
     return Training(net, width, rule, optimizer, scheduler, scaler)
 
@@ -179,7 +222,7 @@ def _keep_trained(run: TrainingRun, training: Training) -> None:
         run.ranks.first(lambda: None if trained.path.exists() else trained.write({"net": net}))
 
 
-def _train(loop: _Loop, training: Training) -> Iterator[tuple[int, float]]:
+def _train(loop: Loop, training: Training) -> Iterator[tuple[int, float]]:
     """Train to the last step; yields (steps done, loss of the widest) after each."""
     task, run = loop.task, loop.run
     data_seed = derive_seed(run.seed, "data")
@@ -211,7 +254,7 @@ def _check_finite(training: Training, widths: Iterable[Any], losses: list[float]
 
 
 def _backward(
-    loop: _Loop, training: Training, net: nn.Module, inputs: Any, target: Any, graphs: Graphs | None
+    loop: Loop, training: Training, net: nn.Module, inputs: Any, target: Any, graphs: Graphs | None
 ) -> dict[Any, Tensor]:
     scaler, autocast = training.scaler, loop.autocast
 

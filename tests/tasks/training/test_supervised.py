@@ -15,6 +15,7 @@ from slimlib.training.named import parameters_of
 from slimlib.training.rules import RULES, rule_parameters
 from tasks.points import PointResult
 from tasks.training.checkpoint import Checkpoint, HostileCheckpointError
+from tasks.training.choosing import Choosing
 from tasks.training.recipe import DISTILLED, LESSON, MEASURED, Recipe
 from tasks.training.run import Interrupted, TrainingFailed, TrainingRun, Watch
 from tasks.training.scoring import score
@@ -157,6 +158,7 @@ CHANGES = {
     "tested": (BASE, BASE.replace(tested="nonuniform")),
 }
 BY_OTHER_TESTS = {"name", "spectrum", "behaviour", "distill_values"}  # the last two: tests/tasks/rl/test_training.py
+BY_OTHER_TESTS |= set(Choosing.model_fields)  # tests/tasks/training/test_planned.py
 
 
 def test_there_is_a_test_for_every_key_of_a_recipe() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,7 @@ class ToyTask(SupervisedTask):
     eval_sets = ("noise", "waves")
     widths = (0.5, 0.75, 1.0)
     batch = 4
+    first = 0  # number of the batch that step 0 gets
 
     def __init__(self, *, poison: int | None = None, slow: float = 0.0) -> None:
         self.poison = poison
@@ -62,7 +64,7 @@ class ToyTask(SupervisedTask):
             import time
 
             time.sleep(self.slow)
-        generator = torch.Generator().manual_seed(seed * 100_003 + step)
+        generator = torch.Generator().manual_seed(seed * 100_003 + self.first + step)
         x = torch.randn(4, 2, 8, 8, generator=generator)
         target = _blur(x)
         return x, target * math.inf if self.poison is not None and step >= self.poison else target
@@ -80,6 +82,11 @@ class ToyTask(SupervisedTask):
             x, target = self.drawn(step, seed)
             x = x if augmented else x * 2
             yield x[shard.index :: shard.count].to(device), target[shard.index :: shard.count].to(device)
+
+    def split(self, share: float) -> tuple[Self, Self]:
+        held = copy.copy(self)
+        held.first = 50_000
+        return copy.copy(self), held
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         return F.mse_loss(output, target)
