@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -59,7 +58,6 @@ class Context:
         self.operation = ""
         self.stack: list[Call] = [Call("", 0)]  # the modules that run now, innermost last
         self.calls: Counter[str] = Counter()
-        self.paused = False  # what runs now is part of an operation that has a rule of its own
 
     @property
     def module(self) -> str:
@@ -97,15 +95,6 @@ class Context:
     def kind(self) -> str:
         """The class of the module that runs."""
         return type(self.modules[self.module]).__name__
-
-    @contextmanager
-    def pause(self) -> Iterator[None]:
-        """Within the block operations run without being followed."""
-        before, self.paused = self.paused, True
-        try:
-            yield
-        finally:
-            self.paused = before
 
     def statistic(self, ids: Tensor) -> None:
         """A function of all these channels, whatever their number; reported."""

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils._mode_utils import no_dispatch
 
 from slimlib.flow.context import Context
 from slimlib.flow.operations import einsum
@@ -41,15 +42,15 @@ class FunctionsAsOperations(TorchFunctionMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         context, name = self.context, getattr(func, "__name__", "")
-        if name == "einsum" and not context.paused and (found := einsum.of_two_tensors(context, args)) is not None:
-            with context.pause():
+        if name == "einsum" and (found := einsum.of_two_tensors(context, args)) is not None:
+            with no_dispatch():
                 return self.step(name, func, found, {}, False)
-        if context.paused or name not in FOLLOWED:
-            if name == "scaled_dot_product_attention" and not context.paused and kwargs.get("scale") is None:
+        if name not in FOLLOWED:
+            if name == "scaled_dot_product_attention" and kwargs.get("scale") is None:
                 kwargs["scale"] = self.scale(args[0] if args else kwargs["query"])
             return func(*args, **kwargs)
         args, kwargs = by_position(name, args, kwargs)
-        with context.pause():
+        with no_dispatch():
             return self.step(name, func, args, kwargs, False)
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from slimlib.core.width import fitting_divisor
 from slimlib.flow.ids import AtomKey, layer_of
 from slimlib.flow.ties import Ties
 
-Place = tuple[int, int]  # (group, unit)
+UNIT_BITS, STAYS = 32, -2  # a place is group << UNIT_BITS | unit, or STAYS, which is not one before any
 Makers = tuple[tuple[AtomKey, ...], tuple[tuple[int, int], ...]]  # producers of units, and the parts that these are in
 
 
@@ -37,58 +37,70 @@ class Conflict(Exception):
 
 
 class Solution:
-    """The units that the ties leave, in groups with the same producers, and in the same parts of them, in order."""
+    """The units that the ties leave, in groups with the same producers, and in the same parts of them, in order.
+
+    group_of: the group of each id's unit; -1: it stays. places: the same and which unit of it, in one number.
+    """
 
     def __init__(self, ties: Ties) -> None:
         self.ties = ties
         self.labels = ties.labels()
         self.fixed = ties.fixed()
-        makers: dict[int, list[AtomKey]] = defaultdict(list)
-        for key in ties.producers:
-            for unit in torch.unique(self.labels[ties.atoms[key]]).tolist():
-                makers[unit].append(key)
-        found: dict[Makers, list[int]] = defaultdict(list)
-        parts = self._parts()
-        for unit in sorted(makers):
-            if unit not in self.fixed:
-                found[tuple(makers[unit]), tuple(parts.get(unit, ()))].append(unit)
+        found = {made_by: units for made_by, units in self._by_makers().items() if made_by[0]}
         for (keys, _), units in found.items():
             if len(units) == 1:
                 self.fixed[units[0]] = (
                     f"all its channels are tied into one unit, with those of '{layer_of(keys[0][0])}'"
                 )
         self.groups = {made_by: units for made_by, units in found.items() if len(units) > 1}
-        self.places: dict[int, Place] = {
-            unit: (g, k) for g, units in enumerate(self.groups.values()) for k, unit in enumerate(units)
-        }
-        group, rank = torch.full((2, len(self.labels)), -1)
+        group, rank = torch.full((len(self.labels),), -1), torch.zeros(len(self.labels), dtype=torch.long)
         for g, of_group in enumerate(self.groups.values()):
             group[of_group], rank[of_group] = g, torch.arange(len(of_group))
-        self._group, self._rank = group[self.labels], rank[self.labels]  # of each id's unit, -1: it stays
-        self.slims = self._group >= 0
+        self.group_of, self._rank = group[self.labels], rank[self.labels]
+        self.places = torch.where(self.group_of < 0, STAYS, self.group_of << UNIT_BITS | self._rank)
+        self.slims = self.group_of >= 0
         self.alone = torch.bincount(self.labels, minlength=len(self.labels))[self.labels] == 1  # ids that met nothing
-        self._axes: dict[tuple[int, ...], Axis] = {}
+
+    def _by_makers(self) -> dict[Makers, list[int]]:
+        """Who makes units, and which part of which divided axis they are in -> the units, if they need not stay."""
+        code = torch.zeros(len(self.labels), dtype=torch.long)
+        made: list[Makers] = [((), ())]  # what the codes of units mean
+
+        def mark(ids: Tensor, keys: tuple[AtomKey, ...], parts: tuple[tuple[int, int], ...]) -> None:
+            units = torch.unique(self.labels[ids])
+            before, which = torch.unique(code[units], return_inverse=True)
+            code[units] = which + len(made)
+            made.extend((made[c][0] + keys, made[c][1] + parts) for c in before.tolist())
+
+        for key in self.ties.producers:
+            mark(self.ties.atoms[key], (key,), ())
+        for division, parts in enumerate(self.ties.divided):
+            for part, ids in enumerate(parts):
+                mark(ids, (), ((division, part),))
+        code[list(self.fixed)] = 0
+        units = code.nonzero()[:, 0]
+        codes, order = torch.sort(code[units], stable=True)
+        used, sizes = torch.unique_consecutive(codes, return_counts=True)
+        groups = [of_group.tolist() for of_group in units[order].split(sizes.tolist())]
+        return {made[c]: group for group, c in sorted(zip(groups, used.tolist(), strict=True))}
 
     def active(self, channels: Sequence[int]) -> Tensor:
         """Whether each id is active when group g has channels[g] units; id 0 and what stays always are."""
-        limit = torch.tensor([*channels, 0])[self._group]  # the last one, 0, for what stays
-        return torch.lt(self._rank, limit)
-
-    def _parts(self) -> dict[int, list[tuple[int, int]]]:
-        """Unit -> which part of which divided axis it is in."""
-        found: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        for division, parts in enumerate(self.ties.divided):
-            for part, ids in enumerate(parts):
-                for unit in torch.unique(self.labels[ids]).tolist():
-                    found[unit].append((division, part))
-        return found
+        return torch.lt(self._rank, torch.tensor([*channels, 1])[self.group_of])
 
     def axis(self, ids: Tensor) -> Axis:
-        """The segments of an axis whose channels have these ids."""
-        units = tuple(self.labels[ids].tolist())
-        if units not in self._axes:
-            self._axes[units] = segments([self.places.get(unit) for unit in units])
-        return self._axes[units]
+        """Consecutive channels as segments: stays, or units in order that have equally many channels each."""
+        if not len(ids):
+            return ()
+        places, sizes = torch.unique_consecutive(self.places[ids], return_counts=True)
+        begins = (places[1:] != places[:-1] + 1) | (sizes[1:] != sizes[:-1])
+        edges = [0, *(begins.nonzero()[:, 0] + 1).tolist(), len(places)]
+        found = []
+        for begin, end in pairwise(edges):
+            place, size = int(places[begin]), int(sizes[begin])
+            group, unit = place >> UNIT_BITS, place & (1 << UNIT_BITS) - 1
+            found.append(Segment(None, size) if place == STAYS else Segment(group, end - begin, size, unit))
+        return tuple(found)
 
     def group(self, made_by: Makers, rounding: Rounding) -> Group:
         keys, units = made_by[0], self.groups[made_by]
@@ -116,25 +128,27 @@ class Solution:
 
     @cached_property
     def _channels(self) -> dict[int, list[int]]:
-        """Unit -> its channels in each axis where it has any."""
-        found: dict[int, list[int]] = defaultdict(list)
+        """The first unit of each group -> its channels in each axis where it has any."""
+        slot = torch.where(self._rank == 0, self.group_of, -1)
+        found: dict[int, list[int]] = {units[0]: [] for units in self.groups.values()}
         for ids in self.ties.atoms.values():
-            units, counts = torch.unique(self.labels[ids], return_counts=True)
-            for unit, count in zip(units.tolist(), counts.tolist(), strict=True):
-                found[unit].append(count)
+            counts = torch.bincount(slot[ids] + 1, minlength=len(found) + 1)[1:]
+            for channels, count in zip(found.values(), counts.tolist(), strict=True):
+                channels += [count] if count else []
         return found
 
     def kept(self) -> dict[str, str]:
         """Layers whose outputs all stay full, or all of which stays, -> why."""
         kept = dict(self.ties.blocked)
+        stays = torch.zeros(len(self.labels), dtype=torch.bool)
+        stays[list(self.fixed)] = True
         slim = {layer_of(key[0]) for key, ids in self.ties.atoms.items() if bool(self.slims[ids].any())}
         made = [(layer_of(key[0]), self.ties.atoms[key]) for key in self.ties.producers]
         giving = {layer for layer, ids in made if bool(self.slims[ids].any())}  # an embedding may also give classes
         weights = [(layer_of(key[0]), ids) for key, ids in self.ties.atoms.items() if isinstance(key[1], int)]
         for layer, ids in made + [(layer, ids) for layer, ids in weights if layer not in slim]:
-            units = self.labels[ids].tolist()
-            if layer not in kept and layer not in giving and all(unit in self.fixed for unit in units):
-                kept[layer] = self.fixed[units[0]]
+            if layer not in kept and layer not in giving and bool(stays[self.labels[ids]].all()):
+                kept[layer] = self.fixed[int(self.labels[ids[0]])]
         return kept
 
 
@@ -192,28 +206,6 @@ def _check_names(ties: Ties, rounding: Rounding) -> None:
             near = difflib.get_close_matches(wanted, makers, n=1, cutoff=0.0)
             hint = f"; the nearest is {near[0]!r}" if near else ""
             raise ValueError(f"divisors names {wanted!r}, which is no layer that makes channels of its own{hint}")
-
-
-def segments(channels: list[Place | None]) -> Axis:
-    """Consecutive channels as segments: stays, or units in order that have equally many channels each."""
-    runs: list[tuple[Place | None, int]] = []  # equal places side by side
-    for place in channels:
-        if runs and runs[-1][0] == place:
-            runs[-1] = (place, runs[-1][1] + 1)
-        else:
-            runs.append((place, 1))
-    found: list[Segment] = []
-    for place, size in runs:
-        if place is None:
-            found.append(Segment(None, size))
-            continue
-        group, unit = place
-        last = found[-1] if found else None
-        if last and last.group == group and last.start + last.units == unit and last.channels == size:
-            found[-1] = Segment(group, last.units + 1, size, last.start)
-        else:
-            found.append(Segment(group, 1, size, unit))
-    return tuple(found)
 
 
 def _slims(axis: Axis) -> bool:

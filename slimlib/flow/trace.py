@@ -70,8 +70,6 @@ class Trace(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if self.context.paused:
-            return func(*args, **kwargs)
         packet = func.overloadpacket
         name = packet.__name__ if func.namespace == "aten" else f"{func.namespace}.{packet.__name__}"
         in_place = func._schema.is_mutable

@@ -136,7 +136,7 @@ def view(op: Operation) -> Result:
             shrinks = readings(len(wide))[reading]
             for dim in (*wide[:shrinks], *wide[shrinks + 1 :]):
                 op.tie(new, new.narrow(dim, 0, 1))
-    return compact(ties.canonical(new))
+    return compact(ties.canonical(new)) if len(varying(new)) > 1 else new
 
 
 def readings(dims: int) -> list[int]:

@@ -217,9 +217,12 @@ def batch_norm(op: Operation) -> Result:
     ref: WeightRef = op.ids[0]
     if not isinstance(ref, WeightRef) or any(isinstance(x, Tensor) for x in op.args[3:5]):
         return None
+    size = op.args[0].shape[1]
     for ids in op.ids[1:3]:
-        if isinstance(ids, Tensor) and ref.dims[1]:
-            op.tie(op.column(ids, 0), ref.column(1, len(ids)))
+        if isinstance(ids, WeightRef):  # a gain [O, 1, 1, 1] that was viewed as a vector
+            op.tie(ids.column(0, size), ref.column(1, size))
+        elif isinstance(ids, Tensor) and ref.dims[1]:
+            op.tie(op.column(ids, 0), ref.column(1, size))
     for axis in [axis for dim in (0, 2) for axis in ref.dims[dim]]:
         op.context.statistic(axis.ids)
     return [WeightRef(ref.name, ref.dims, own=False), None, None, None]

@@ -69,9 +69,8 @@ class Axes:
         shadows: list[object] = [*self.entered.get(name, ()), *(self.columns(name) if agreement.every else ())]
         if (step := self._step_at(name, agreement.site)) is not None:
             shadows += [*step.inputs, *step.outputs]
-        places, labels = self.solution.places, self.solution.labels
-        units = {unit for ids in shadows if isinstance(ids, Tensor) for unit in labels[distinct(ids)].unique().tolist()}
-        groups = {places[unit][0] for unit in units if unit in places}
+        found = [self.solution.group_of[distinct(ids)] for ids in shadows if isinstance(ids, Tensor)]
+        groups = {group for ids in found for group in ids.unique().tolist()}
         return [torch.tensor(of_group) for g, of_group in enumerate(self.solution.groups.values()) if g in groups]
 
     def _step_at(self, name: str, site: Site | None) -> Step | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, TypeAlias
 
@@ -27,7 +27,7 @@ from slimlib.flow.ties import Ties
 
 WIDTHS = (0.25, 0.5, 0.8)
 END = sys.maxsize  # the progress of a run that does not fail
-AHEAD = 300  # operations beyond a failure, after which a trial has passed
+AHEAD = 100  # operations beyond a failure, after which a trial has passed
 
 
 @dataclass
@@ -39,6 +39,7 @@ class Followed:
     entered: Mapping[str, Sequence[Tensor]]
     solution: Solution
     layout: Layout
+    sums: dict[tuple[Any, ...], tuple[int, dict[Moment, list[Any]]]] = field(default_factory=dict)  # of masked runs
 
     @property
     def training_differs(self) -> bool:
@@ -98,7 +99,6 @@ class Proof:
         self.subject, self.found, self.choices = subject, found, choices
         self.slim, self._slim_exact = subject.quick.slimmed(found.layout), None
         self._gathered: dict[int, tuple[tuple[int, ...], list[dict[str, Tensor]]]] = {}  # at the channels set last
-        self.sums: dict[tuple[bool, tuple[int, ...]], dict[Moment, list[Any]]] = {}  # of results, masked
         full = subject.quick.net
         self.shapes = {name: t.shape for name, t in [*full.named_parameters(), *full.named_buffers()]}
 
@@ -134,11 +134,11 @@ class Proof:
     def agrees(self, failure: Failure, width: Width, held: Held) -> bool:
         """Whether what runs gives the numbers of the masked network, as far as sums of all results show."""
         channels, training = self.channels(width), failure.training
-        if (training, channels) not in self.sums:
+        key, limit = (training, channels, self.subject.casts), failure.position + AHEAD
+        if self.found.sums.get(key, (0, {}))[0] < limit:
             sums = partial(_sums, self.found.solution.active(channels))
-            masked = self._masked(training, width, sums, failure.position + AHEAD)
-            self.sums[training, channels] = _by_moment(masked)
-        theirs = self.sums[training, channels]
+            self.found.sums[key] = limit, _by_moment(self._masked(training, width, sums, limit))
+        theirs = self.found.sums[key][1]
         sliced, _ = self._trial(self._exact(), self.subject.exact, failure, width, held, partial(_sums, None))
         return all(
             ours is None or other is None or ours.alike(other, self.subject.exact.tolerance)

@@ -84,7 +84,7 @@ def _held(options: Options, chosen: Chosen) -> dict[str, Tensor]:
 
 def _in_proportion(solution: Solution, groups: Sequence[Tensor], channels: tuple[int, ...]) -> WidthPlan | None:
     """The channels, but of these groups as many in proportion as of the smallest; None if that leaves a rest."""
-    meeting = {solution.places[int(units[0])][0]: len(units) for units in groups}
+    meeting = {int(solution.group_of[units[0]]): len(units) for units in groups}
     if len(meeting) < 2:
         return None
     smallest = min(meeting, key=lambda g: meeting[g])

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._mode_utils import no_dispatch
 
 from slimlib.flow.functions import RECURRENT
 from slimlib.flow.ids import Shadow, WeightRef, compact, distinct, tracked, untracked, varies, varying
@@ -156,7 +157,7 @@ class Masked(Replay):
 
     def attention_scale(self, query: Tensor) -> float | None:
         """Of the active channels of a head."""
-        with self.context.pause():
+        with no_dispatch():
             ids = self.context.shadow(query)
             active = self.active[ids].sum(-1)
         return 1 / math.sqrt(int(active.max()))

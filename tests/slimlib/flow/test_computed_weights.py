@@ -58,6 +58,18 @@ def test_computed_weights_of_convolutions(name):
     assert share_left(between_convolutions(middle, weight=parameter(32, 32, 3, 3)), image()) < 0.35
 
 
+def test_a_gain_with_the_dimensions_of_the_weight():
+    """As the weights of NFNets are standardised."""
+
+    def middle(net, x):
+        flat = net.weight.reshape(1, len(net.weight), -1)
+        gain = (net.gain * 0.3).view(-1)
+        return F.conv2d(x, F.batch_norm(flat, None, None, weight=gain, training=True).reshape_as(net.weight), padding=1)
+
+    net = between_convolutions(middle, weight=parameter(32, 32, 3, 3), gain=parameter(32, 1, 1, 1))
+    assert share_left(net, image()) < 0.35
+
+
 OF_LINEARS = {
     "low rank": (lambda net: net.weight + net.b @ net.a * 0.5, {"a": parameter(4, 32), "b": parameter(32, 4)}),
     "masked": (lambda net: net.weight * net.mask, {"mask": (torch.rand(32, 32) > 0.5).float()}),
