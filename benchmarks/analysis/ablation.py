@@ -195,21 +195,21 @@ def short(number: float) -> str:
     return f"{number:.3g}"
 
 
-def table_md(results: Results, finding: str) -> str:
-    """Markdown: finding, caption, and a table for each evaluation set and metric."""
+def table_md(results: Results, finding: str, more: Sequence[Grid] = ()) -> str:
+    """Markdown: finding, caption, a table for each evaluation set and metric, and `more`."""
     parts = [f"# {finding}", results.caption()]
-    parts += [markdown(grid) for grid in grids(results)]
+    parts += [markdown(grid) for grid in [*grids(results), *more]]
     return "\n\n".join(parts) + "\n"
 
 
-def table_tex(results: Results, finding: str) -> str:
-    """LaTeX (needs booktabs): a tabular for each evaluation set and metric in one table."""
+def table_tex(results: Results, finding: str, more: Sequence[Grid] = ()) -> str:
+    """LaTeX (needs booktabs): a tabular for each evaluation set and metric, and for `more`, in one table."""
     lines = [
         "% made from records; do not edit",
         "\\begin{table}",
         "\\centering",
         f"\\caption{{{escaped(finding)}. {escaped(results.caption())}}}",
     ]
-    for grid in grids(results):
+    for grid in [*grids(results), *more]:
         lines += latex(grid)
     return "\n".join([*lines, "\\end{table}"]) + "\n"

@@ -161,7 +161,7 @@ def _line(
     faces = [point_colour(results, point) for *_, point in measured]
     panel.scatter(x, middle, c=faces, marker=marker, s=36, edgecolors=colour, zorder=3)
     for cost, summary, point in measured:
-        if results.width(point) is None:
+        if results.width(point) is None and results.of_one_recipe(point):
             panel.annotate(
                 point, (cost, summary.middle), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=7
             )

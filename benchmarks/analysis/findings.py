@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.analysis.ablation import decimals
+from benchmarks.analysis.plans import chooses, verdict
 from benchmarks.analysis.results import SPREAD_SEEDS, Results, Summary
 
 
@@ -11,8 +12,10 @@ def finding(results: Results) -> str:
 
     Compares, on the first evaluation set and metric, recipes that have every seed; where no two of them share a
     point, each is told by itself. With three seeds or more, a lead is called one only where it exceeds the two
-    recipes' joint spread.
+    recipes' joint spread. Where recipes choose channels, it is told which beat their baseline.
     """
+    if chooses(results):
+        return ". ".join([verdict(results), *_seeds(results)])
     ranked = [point for point in results.points if _ranking(results, point)]
     points = [point for point in ranked if len(_ranking(results, point)) >= min(2, len(results.recipes))]
     if not points and not _seeds_are_missing(results):

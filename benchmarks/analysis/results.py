@@ -134,9 +134,23 @@ class Results:
         plans = (row.channels for _, row in self._at(recipe, point) if row.channels)
         return [list(plan) for plan in dict.fromkeys(map(tuple, plans))]
 
+    def evaluations(self, recipe: str) -> float:
+        """Plans that the search of a recipe has scored, on average over the seeds; 0 where there was none."""
+        counts = [row.found.get("evaluations", 0.0) for record in self.of(recipe) for row in record.rows[:1]]
+        return statistics.fmean(counts) if counts else 0.0
+
+    def held_out_loss(self, recipe: str, point: str) -> float | None:
+        """By which a plan was chosen, on average over the seeds; None where it was not."""
+        losses = [row.found["held_out_loss"] for _, row in self._at(recipe, point) if "held_out_loss" in row.found]
+        return statistics.fmean(losses) if losses else None
+
     def kind(self, point: str) -> str:
         """What kind of operating point it is."""
         return self._first_rows[point].kind
+
+    def of_one_recipe(self, point: str) -> bool:
+        """Whether a single recipe has the operating point."""
+        return sum((recipe, point) in self._rows for recipe in self.recipes) == 1
 
     @property
     def widths_alone(self) -> bool:
@@ -208,6 +222,7 @@ class Results:
         individual = any(self.individual(recipe) for recipe in self.recipes)
         shape = " x ".join(map(str, first.input))
         note = " Individual: one ordinary network built and trained for each width." if individual else ""
+        note += self._chosen()
         precision = f" in {first.settings['precision']}" if "precision" in first.settings else ""
         trained = (
             f"{network_name(first.settings)}trained on {first.dataset}, "
@@ -217,6 +232,16 @@ class Results:
         if any(row.kind == "per-input" for row in self._first_rows.values()):
             note += " Where a rule chooses a width for each input, costs are means over the inputs."
         return f"{first.question} Task {first.task}, {trained}; {spread}. {measured}{note}"
+
+    def _chosen(self) -> str:
+        """What a reader must know of plans."""
+        plans = [record.training for record in self.records if record.training.get("budgets")]
+        if not plans or self.first.task == "rl":
+            return ""
+        return (
+            " Plans are chosen by the loss on a tenth of the training data, or as much as the recipes say, which no "
+            "network here is trained on. Their statistics are computed from what is left."
+        )
 
     def _aggregated(self) -> str:
         samples, seeds = self.samples(self.primary.name), len(self.seeds)

@@ -104,6 +104,9 @@ class Ablation(Settings):
     question: str = setting("", "what it answers")
     tasks: Words = setting((), "tasks that it is for; none: all")
     slimmable: Mapping[str, Any] = setting({}, "what all slimmable recipes share", examples=[{"rule": "sandwich"}])
+    of_task: Mapping[str, Mapping[str, Any]] = setting(
+        {}, "what they share for a task beside it", examples=[{"sr": {"distill": "l1"}}]
+    )
     recipes: Annotated[tuple[Mapping[str, Any], ...], Lax] = setting(
         (), "what each has of its own, and the tasks and scales that it is for"
     )

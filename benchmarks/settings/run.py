@@ -122,7 +122,7 @@ def read_recipes(ablation: Mapping[str, Any], task: str, scale: str | None = Non
         ValueError: in one line: a key or value is wrong, or the ablation is for other tasks.
     """
     checked = Ablation(**ablation)
-    for name in checked.tasks:
+    for name in [*checked.tasks, *checked.of_task]:
         check_choice("task", name)
     if checked.tasks and task not in checked.tasks:
         others = ", ".join(checked.tasks)
@@ -134,7 +134,7 @@ def read_recipes(ablation: Mapping[str, Any], task: str, scale: str | None = Non
                 check_choice(group, name)
         if task not in own.get("tasks", [task]) or scale not in (None, *own.get("scales", [scale])):
             continue
-        shared = {} if own.get("kind") == "individual" else checked.slimmable
+        shared = {} if own.get("kind") == "individual" else {**checked.slimmable, **checked.of_task.get(task, {})}
         recipe = Recipe.from_mapping({**shared, **{key: value for key, value in own.items() if key not in MEANT_FOR}})
         recipe.check_for(task)
         recipes.append(recipe)

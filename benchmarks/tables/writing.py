@@ -9,6 +9,8 @@ from benchmarks.analysis.ablation import table_csv, table_md, table_tex
 from benchmarks.analysis.curves import curves_figure
 from benchmarks.analysis.figures import figure, image_files
 from benchmarks.analysis.findings import finding
+from benchmarks.analysis.plans import plan_grids
+from benchmarks.analysis.plans_figure import plans_figure
 from benchmarks.analysis.results import Results
 from benchmarks.records.folder import ResultsFolder
 from benchmarks.records.record import Record
@@ -24,15 +26,16 @@ def select(records: Sequence[Record], settings: RunSettings) -> list[Record]:
 
 
 def write_tables(records: Sequence[Record], folder: ResultsFolder) -> Results:
-    """Write table.csv, table.md, table.tex, figure.png and .svg, and curves.png and .svg where there are curves."""
+    """Write table.csv, table.md, table.tex and figure.*; curves.* where there are curves, and plans.* where plans."""
     results = Results(records)
-    found = finding(results)
+    found, more = finding(results), plan_grids(results)
     files: Mapping[str, bytes | str] = {
         "table.csv": table_csv(results),
-        "table.md": table_md(results, found),
-        "table.tex": table_tex(results, found),
+        "table.md": table_md(results, found, more),
+        "table.tex": table_tex(results, found, more),
         **{f"figure.{kind}": content for kind, content in figure(results, found).items()},
         **{f"curves.{kind}": content for kind, content in curves_figure(results, found).items()},
+        **{f"plans.{kind}": content for kind, content in plans_figure(results).items()},
     }
     for name, content in files.items():
         write_atomically(folder.path / name, content)

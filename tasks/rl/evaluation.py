@@ -35,12 +35,20 @@ class Judge:
         self.settings = settings
         self._environments: VecEnv | None = None
 
-    def returns(self, model: Any, point: OperatingPoint, episodes: int, training: VecEnv | None) -> list[float]:
+    def returns(
+        self,
+        model: Any,
+        point: OperatingPoint,
+        episodes: int,
+        training: VecEnv | None,
+        seeds: Sequence[int] | None = None,
+    ) -> list[float]:
         """The undiscounted return of each episode.
 
         Args:
             point: what the policy is set to.
             training: whose statistics normalise the observations.
+            seeds: of the episodes; None: those that are held out for evaluation.
 
         Raises:
             ValueError: the point chooses a width for each input, which policies do not.
@@ -49,7 +57,8 @@ class Judge:
             raise ValueError(f"{point.name} chooses a width for each input; policies are scored at widths and plans")
         likeliest = self.settings.deterministic
         with nullcontext() if point.what is None else at_width(model.policy, point.what):
-            return self._play(lambda seen: model.policy.predict(seen, deterministic=likeliest)[0], episodes, training)
+            predict: Predict = lambda seen: model.policy.predict(seen, deterministic=likeliest)[0]  # noqa: E731
+            return self._play(predict, held_out(episodes) if seeds is None else seeds, training)
 
     def random_returns(self, episodes: int) -> list[float]:
         """Of actions that are drawn without a look."""
@@ -57,13 +66,13 @@ class Judge:
         space = environments.action_space
         space.seed(derive_seed(0, "random actions"))
         draw: Predict = lambda _: np.stack([space.sample() for _ in range(environments.num_envs)])  # noqa: E731
-        return self._play(draw, episodes, None)
+        return self._play(draw, held_out(episodes), None)
 
-    def _play(self, predict: Predict, episodes: int, training: VecEnv | None) -> list[float]:
+    def _play(self, predict: Predict, seeds: Sequence[int], training: VecEnv | None) -> list[float]:
         environments = self._made()
         if training is not None:
             share_statistics(training, environments)
-        return play(predict, environments, held_out(episodes), limit=LONGEST)
+        return play(predict, environments, list(seeds), limit=LONGEST)
 
     def _made(self) -> VecEnv:
         if self._environments is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from tasks.points import AS_IT_IS, OperatingPoint, PerInput, PointResult, Spent,
 from tasks.rl.environments import make_environments
 from tasks.rl.evaluation import Judge, mean
 from tasks.rl.models import acting_cost, make_model
+from tasks.rl.searching import searched_plans
 from tasks.rl.settings import RlSettings
 from tasks.rl.state import load_draws, load_training_state, training_state
 from tasks.training.recipe import Recipe
@@ -80,15 +81,43 @@ def _train_one(
         follow = Follow(loop, width, number, results)
         if before is not None:
             _load(run, model, follow, before)
-        try:
-            model.learn(run.steps - model.num_timesteps, callback=follow, reset_num_timesteps=before is None)
-        except ValueError as error:  # torch's distributions refuse parameters that are not finite
-            raise TrainingFailed(f"at step {model.num_timesteps}: {error}") from error
+        if loop.recipe.search is not None:
+            return _at_found_plans(loop, model, lambda: _learn(run, model, follow, before))
+        _learn(run, model, follow, before)
         run.watch.trained(width, model)
         found = [_score(loop, model, point, follow.curves[name]) for name, point in follow.points.items()]
         return found if width is None else [replace(found[0], point=name_of_width(width), width=width)]
     finally:
         environments.close()
+
+
+def _learn(run: TrainingRun, model: Any, follow: Follow, before: Mapping[str, Any] | None) -> None:
+    try:
+        model.learn(run.steps - model.num_timesteps, callback=follow, reset_num_timesteps=before is None)
+    except ValueError as error:  # torch's distributions refuse parameters that are not finite
+        raise TrainingFailed(f"at step {model.num_timesteps}: {error}") from error
+
+
+def _at_found_plans(loop: _Loop, model: Any, learn: Callable[[], None]) -> list[PointResult]:
+    """Search in the policy, which is trained by the first recipe that needs it, and score the plans."""
+    first = loop.run.first
+    if first is None or first.trained is None:
+        learn()
+    else:
+        with first.alone("policy"):
+            trained = first.trained.read()
+            if trained is None:
+                learn()
+                first.trained.write(training_state(model))
+            else:
+                load_training_state(model, trained)
+    found = searched_plans(model, loop.recipe, loop.judge, loop.run)
+    results = []
+    for name, one in zip(loop.recipe.points_within(), found, strict=True):
+        result = _score(loop, model, OperatingPoint(name, one.plan), [])
+        about = {"held_out_loss": one.score, "evaluations": float(found.evaluations)}
+        results.append(replace(result, curve={}, found=about))
+    return results
 
 
 def _load(run: TrainingRun, model: Any, follow: Follow, before: Mapping[str, Any]) -> None:
@@ -124,7 +153,8 @@ class Follow(BaseCallback):
     def __init__(self, loop: _Loop, width: float | None, number: int, results: list[PointResult]) -> None:
         super().__init__()
         self.loop, self.number, self.results = loop, number, results
-        scored = loop.recipe.points(loop.settings) if width is None else [AS_IT_IS]
+        searched = loop.recipe.search is not None
+        scored = [] if searched else loop.recipe.points(loop.settings) if width is None else [AS_IT_IS]
         self.points = {point.name: point for point in scored}
         self.curves: Curves = {name: [] for name in self.points}
         self.draws: Mapping[str, Any] | None = None  # of the checkpoint that the training was resumed from
@@ -153,7 +183,7 @@ class Follow(BaseCallback):
     def _due(self, done: int) -> bool:
         """Whether the next point of the learning curve is reached; the last is the final score."""
         points = self.loop.settings.curve_points
-        if points < 2:
+        if points < 2 or not self.curves:
             return False
         curve = next(iter(self.curves.values()))
         if curve and curve[-1][0] == done:  # measured already, before the checkpoint that this goes on from
