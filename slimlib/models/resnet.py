@@ -62,6 +62,21 @@ class Residual(nn.Module):
         return torch.relu(self.body(x) + self.shortcut(x))
 
 
+def zero_last_scales(net: nn.Module) -> None:
+    """Let every block begin as its shortcut: the scale of its last norm is 0.
+
+    Raises:
+        ValueError: the network has no such block.
+
+    Source: Goyal et al. 2017, sec. 5.1; Yu et al. 2020 (BigNAS), sec. 3.2.
+    """
+    blocks = [module for module in net.modules() if isinstance(module, Residual)]
+    if not blocks:
+        raise ValueError(f"zero_scale: true needs the blocks of a ResNet, and {type(net).__name__} has none")
+    for block in blocks:
+        nn.init.zeros_(block.body[-1].weight)  # type: ignore[arg-type]
+
+
 def slims(depth: Depth, multiplier: float) -> list[Slims]:
     """Channels of the full network, layer by layer, the projection of a shortcut before the block's body."""
     return list(_slims(depth, multiplier))

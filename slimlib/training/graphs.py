@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -56,10 +57,11 @@ class Graphs:
     def stream(self) -> Iterator[None]:
         """Within the block everything runs on the stream that passes are recorded on."""
         self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
+        gc.collect()  # a view that still lives would lead gradients to the stream that it was made on
         slimming = self._net.__dict__.get("slim")
         with torch.cuda.stream(self._stream):
             if slimming is not None:
-                slimming.refresh()  # views lead their gradients back on the stream that they were made on
+                slimming.refresh()
             yield
         torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
 
@@ -68,7 +70,7 @@ class Graphs:
         leaves, spec = tree_flatten(batch)
         held = self._held.get(name)
         if held is None or held[1] != spec or list(map(_kind, held[0])) != list(map(_kind, leaves)):
-            self._seen.clear()
+            self._forget()
             self._held[name] = held = [x.clone() if isinstance(x, Tensor) else x for x in leaves], spec
         else:
             for place, leaf in zip(held[0], leaves, strict=True):
@@ -81,12 +83,14 @@ class Graphs:
         absent = [p for p in self._net.parameters() if p.requires_grad and p.grad is None]
         if absent:
             for parameter in absent:
-                parameter.grad = self._gradients.setdefault(parameter, torch.zeros_like(parameter))
+                if parameter not in self._gradients:
+                    self._gradients[parameter] = torch.zeros_like(parameter)
+                parameter.grad = self._gradients[parameter]
             torch._foreach_zero_([self._gradients[parameter] for parameter in absent])
         tensors = [t for p in self._net.parameters() for t in (p, p.grad) if t is not None]
         places = [tensor.data_ptr() for tensor in tensors]
         if places != self._places:
-            self._seen.clear()
+            self._forget()
             self._places = places
 
     def run(self, key: Hashable, work: Pass) -> tuple[Tensor, Any]:
@@ -99,7 +103,7 @@ class Graphs:
         if recorded is None:
             if key not in self._seen:
                 if len(self._seen) >= MOST:
-                    self._seen.clear()
+                    self._forget()
                 self._seen[key] = None
                 return work()
             recorded = self._seen[key] = self._record(work)
@@ -107,13 +111,13 @@ class Graphs:
 
     def _record(self, work: Pass) -> _Recorded:
         graph = torch.cuda.CUDAGraph()
-        torch.cuda.synchronize()
-        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-        try:
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             made = work()
-        finally:
-            graph.capture_end()
         return _Recorded(graph, made)
+
+    def _forget(self) -> None:
+        """What was recorded reads places that are no longer right; its memory cannot be shared with what follows."""
+        self._seen, self._pool = {}, torch.cuda.graph_pool_handle()
 
 
 class _Recorded:

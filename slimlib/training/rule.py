@@ -42,6 +42,7 @@ class Rule(ABC):
     Attributes:
         generator: what random widths are drawn with.
         lessons: what each width learns from.
+        sizes: height and width that images are scaled to for a width; all others see them as they are.
 
     Raises:
         ValueError: the lessons need the largest width in a step that may go without it.
@@ -59,6 +60,7 @@ class Rule(ABC):
         seed: int = 0,
     ) -> None:
         self.widths = widths
+        self.sizes: dict[Width, int] = {}
         self.generator = torch.Generator().manual_seed(seed)
         self._learn(as_lessons(distill, lesson))
 
@@ -129,14 +131,14 @@ class Rule(ABC):
                 taught = lesson.taught_by and lesson.taught_by.teach(step, self.widths.largest, width)
                 heard = any(teacher.hears(position) for teacher in self._teachers)
                 set_width(net, width)
-                last = position == len(step.widths) - 1
+                last, size = position == len(step.widths) - 1, self.sizes.get(width)
                 with _gradients_stay_local(net, last=last):
                     if graphs is None:
-                        losses[width], output = _pass(step, lesson, taught, width, heard, scaler)
+                        losses[width], output = _pass(step, lesson, taught, width, heard, scaler, size)
                     else:
-                        taught = graphs.hold(taught, "teacher")
-                        key = slimming_of(net).channels, lesson, len(step.widths), heard
-                        work = partial(_pass, step, lesson, taught, width, heard, scaler)
+                        taught = None if taught is None else graphs.hold(taught, "teacher")
+                        key = slimming_of(net).channels, lesson, len(step.widths), heard, size
+                        work = partial(_pass, step, lesson, taught, width, heard, scaler, size)
                         losses[width], output = graphs.run(key, work)
                 if heard:
                     step.keep(width, output)
@@ -183,12 +185,18 @@ class Rule(ABC):
 
 
 def _pass(
-    step: Step, lesson: Lesson, taught: Any, width: Width, heard: bool, scaler: GradScaler | None
+    step: Step,
+    lesson: Lesson,
+    taught: Any,
+    width: Width,
+    heard: bool,
+    scaler: GradScaler | None,
+    size: int | None,
 ) -> tuple[Tensor, Any]:
     """Run the width that is set forward and backward; its loss, and its output if a teacher is to hear it."""
     assert step.of_data is not None
     with adding_in_place(step.net) as run_backward:
-        output = step.run()
+        output = step.run(size)
         value = lesson.loss(output, taught, step.of_data, width, len(step.widths))
         kept = tree_map_only(Tensor, Tensor.detach, output) if heard else None
         del output  # its graph goes with the backward pass, before the next width runs

@@ -19,11 +19,14 @@ from slimlib.training.sandwich import (
     Sandwich,
     SmallestAndRandom,
 )
+from slimlib.training.variants import GrowingSandwich, MultiResolutionSandwich
 
 RULES: Mapping[str, type[Rule]] = MappingProxyType(
     {
         "sandwich": Sandwich,
         "nonuniform": NonuniformSandwich,
+        "growing": GrowingSandwich,
+        "resolutions": MultiResolutionSandwich,
         "random": RandomWidths,
         "smallest-random": SmallestAndRandom,
         "largest-random": LargestAndRandom,

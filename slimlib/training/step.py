@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map_only
@@ -49,11 +50,12 @@ class Step:
         self._forward, self._autocast = net if forward is None else forward, autocast
         self._outputs: dict[tuple[Hashable, Width], Any] = {}
 
-    def run(self) -> Any:
-        """The output at the width that is set."""
+    def run(self, size: int | None = None) -> Any:
+        """The output at the width that is set, of images scaled to `size` x `size`; None: as they are."""
+        args = self._args if size is None else tuple(_scaled(arg, size) for arg in self._args)
         if self._autocast is None:
-            return self._forward(*self._args)
-        return in_lower_precision(self.net, self._args, self._autocast, self._forward)
+            return self._forward(*args)
+        return in_lower_precision(self.net, args, self._autocast, self._forward)
 
     def keep(self, width: Width, output: Any) -> None:
         """Let teachers know the output of a width."""
@@ -145,6 +147,13 @@ class Average:
     def _check(self, parameters: list[nn.Parameter]) -> None:
         if [value.shape for value in self._values] != [parameter.shape for parameter in parameters]:
             raise ValueError("the averaged teacher follows another network; a rule trains one network, from its start")
+
+
+def _scaled(arg: Any, size: int) -> Any:
+    """Images [N, C, H, W], scaled bilinearly; anything else as it is."""
+    if not isinstance(arg, Tensor) or arg.ndim != 4 or arg.shape[2:] == (size, size):
+        return arg
+    return F.interpolate(arg, (size, size), mode="bilinear", antialias=True)
 
 
 def _averaged(net: nn.Module) -> list[nn.Parameter]:

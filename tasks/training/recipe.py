@@ -10,6 +10,7 @@ from torch import nn
 
 import slimlib as slim
 from slimlib.core.norms import NORMS
+from slimlib.models.resnet import zero_last_scales
 from slimlib.training.distillation import DISTILLATIONS, LESSON, Distillation, Lessons, lesson_settings, lessons_named
 from slimlib.training.named import make, parameters_of
 from slimlib.training.rule import Rule
@@ -78,6 +79,7 @@ class Recipe(Choosing):
     rule: str | None = setting(None, f"which widths a step trains: {', '.join(RULES)}")
     distill: str = setting("none", f"what all but the largest width are distilled by: {', '.join(DISTILLED)}")
     norm: str = setting("universal", f"what becomes of BatchNorm: {', '.join(NORMS)}; or group: GroupNorm instead")
+    zero_scale: bool | None = setting(None, "true: the last norm of each residual block begins with scale 0")
     calibrate: int = setting(
         16, "training batches that statistics are computed from afterwards; 0: those of the full width for all", ge=0
     )
@@ -238,7 +240,10 @@ class Recipe(Choosing):
 
     def build(self, task: Problem, width: float = 1.0) -> nn.Module:
         """The task's dense network, with the normalisation that the recipe asks for."""
-        return task.build(width, norm=NORM_KINDS[self.norm][0])
+        net = task.build(width, norm=NORM_KINDS[self.norm][0])
+        if self.zero_scale:
+            zero_last_scales(net)
+        return net
 
     def convert(self, dense: nn.Module, task: Problem, widths: slim.Switches | None = None) -> nn.Module:
         """Make the task's network slimmable, in place; `widths` in place of the recipe's."""

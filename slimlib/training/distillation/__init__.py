@@ -11,6 +11,7 @@ from slimlib.training.distillation.lessons import LESSON, Lesson, Lessons, as_le
 from slimlib.training.distillation.losses import (
     DISTILLATIONS,
     Distillation,
+    alpha_divergence,
     kl_divergence,
     l1,
     mse,
@@ -29,6 +30,7 @@ __all__ = [
     "Lesson",
     "Lessons",
     "Teacher",
+    "alpha_divergence",
     "as_lessons",
     "kl_divergence",
     "l1",

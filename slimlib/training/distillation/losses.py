@@ -14,6 +14,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -58,6 +59,32 @@ def kl_divergence(temperature: float = 1.0) -> Distillation:
     return partial(_softened_kl, temperature=temperature)
 
 
+def alpha_divergence(smallest: float = -1.0, largest: float = 1.0, clip: float = 5.0) -> Distillation:
+    """The larger of two alpha-divergences of each sample: one punishes a student too sure, one a student too unsure.
+
+    With p of the teacher and q of the student, D_alpha = E_q[(p / q)^alpha - 1] / (alpha (alpha - 1)); at alpha = 1 it
+    is KL(p, q). Its gradient is that of -E_q[(p / q)^alpha log q] / alpha with E_q and the ratio held fixed; powers of
+    the ratio are clipped.
+
+    Args:
+        smallest, largest: the two values of alpha; not 0.
+        clip: greatest power of the ratio that counts.
+
+    Returns:
+        A loss of logits [N, classes, ...]. Its gradient is as above; its value is the weighted log-likelihood.
+
+    Raises:
+        ValueError: an alpha is 0, or `clip` is not above 0.
+
+    Source: Wang et al. 2021 (AlphaNet), sec. 3.2 and 3.3.
+    """
+    if not smallest or not largest or not math.isfinite(smallest * largest):
+        raise ValueError(f"alpha_divergence needs two finite values of alpha that are not 0; got {smallest}, {largest}")
+    if not clip > 0:
+        raise ValueError(f"clip={clip} must be above 0, for example 5.0")
+    return partial(_alpha, alphas=(smallest, largest), clip=clip)
+
+
 def l1(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean absolute difference: for images and other real outputs trained with L1."""
     _check_shapes(student, teacher)
@@ -81,6 +108,20 @@ def _softened_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
     return divergence.sum(1).mean() * temperature**2
 
 
+def _alpha(student: Tensor, teacher: Tensor, alphas: tuple[float, float], clip: float) -> Tensor:
+    _check_shapes(student, teacher)
+    log_q, log_p = student.log_softmax(1), teacher.log_softmax(1)
+    q, log_ratio = log_q.detach().exp(), (log_p - log_q).detach()
+    values, surrogates = [], []
+    for alpha in alphas:
+        power = (alpha * log_ratio).exp().clamp(max=clip)
+        value = (log_ratio * power if alpha == 1 else (power - 1) / (alpha * (alpha - 1))) * q
+        # A constant added to the power changes no gradient: the probabilities of the student sum to 1.
+        values.append(value.sum(1))
+        surrogates.append(-(q * power * log_q).sum(1) / alpha)
+    return torch.where(values[0] > values[1], surrogates[0], surrogates[1]).mean()
+
+
 def _check_shapes(student: Tensor, teacher: Tensor) -> None:
     if student.shape != teacher.shape:
         raise ValueError(
@@ -93,6 +134,7 @@ DISTILLATIONS: Mapping[str, Callable[..., Distillation]] = MappingProxyType(
     {
         "soft_cross_entropy": constant(soft_cross_entropy),
         "kl_divergence": kl_divergence,
+        "alpha_divergence": alpha_divergence,
         "l1": constant(l1),
         "mse": constant(mse),
     }

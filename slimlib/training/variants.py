@@ -1,0 +1,108 @@
+"""Rules beyond the papers of slimmable networks: a range that grows, and widths that see smaller images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from slimlib.core.width import Width, WidthRange
+from slimlib.training.distillation import Distillation, Lesson, Lessons
+from slimlib.training.sandwich import Sandwich
+from slimlib.training.step import Step
+
+
+class GrowingSandwich(Sandwich):
+    """The sandwich rule on a range that begins with the largest width alone, and grows downwards.
+
+    Args:
+        widths: the whole range.
+        alone: steps in which the largest width trains alone.
+        growth: steps, after these, in which the smallest width that is trained falls linearly to that of the range.
+        samples, distill, lesson, seed: see `Sandwich`.
+
+    Raises:
+        ValueError: `widths` is no range, or a number of steps is below 0.
+
+    Source: Cao et al. 2023 (US3L), dynamic sampling, there without the sandwich rule.
+    """
+
+    def __init__(
+        self,
+        widths: WidthRange,
+        samples: int = 4,
+        distill: Distillation | None = None,
+        *,
+        alone: int = 1000,
+        growth: int = 1000,
+        lesson: Lesson | Lessons | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.range = _range(widths, "GrowingSandwich")
+        super().__init__(widths, samples, distill, lesson=lesson, seed=seed)
+        if alone < 0 or growth < 0:
+            raise ValueError(f"alone={alone} and growth={growth} must be numbers of steps, at least 0")
+        self.alone, self.growth, self.steps = alone, growth, 0
+
+    def draw(self, step: Step | None = None) -> list[Width]:
+        whole = self.range
+        grown = 1.0 if self.steps >= self.alone + self.growth else max(self.steps - self.alone, 0) / self.growth
+        self.steps += 1
+        if not grown:
+            return [whole.largest]
+        if grown == 1:
+            return super().draw(step)
+        low = whole.largest - grown * (whole.largest - whole.smallest)
+        uniform = torch.rand(self.samples - 2, generator=self.generator, dtype=torch.float64).tolist()
+        between = [low + (whole.largest - low) * u for u in uniform]
+        return list[Width](sorted({whole.largest, low, *between}, reverse=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.steps = int(state["steps"])
+
+
+class MultiResolutionSandwich(Sandwich):
+    """The sandwich rule in which all but the largest width see their images at a random size.
+
+    Args:
+        widths, samples, distill, lesson, seed: see `Sandwich`.
+        sizes: height and width in pixels that a narrow width's images are scaled to, drawn anew for each.
+
+    Raises:
+        ValueError: there is no size, or one below 1.
+
+    Source: Yang et al. 2020 (MutualNet), sec. 3.2.
+    """
+
+    def __init__(
+        self,
+        widths: WidthRange,
+        samples: int = 4,
+        distill: Distillation | None = None,
+        *,
+        sizes: Sequence[int] = (32, 28, 24, 20),
+        lesson: Lesson | Lessons | None = None,
+        seed: int = 0,
+    ) -> None:
+        _range(widths, "MultiResolutionSandwich")
+        super().__init__(widths, samples, distill, lesson=lesson, seed=seed)
+        if not sizes or any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in sizes):
+            raise ValueError(f"sizes={sizes!r} must be sides of images in pixels, such as [32, 28, 24, 20]")
+        self.choice = tuple(sizes)
+
+    def draw(self, step: Step | None = None) -> list[Width]:
+        widths = super().draw(step)
+        drawn = torch.randint(len(self.choice), (len(widths),), generator=self.generator).tolist()
+        self.sizes = {width: self.choice[index] for width, index in zip(widths[1:], drawn[1:], strict=True)}
+        return widths
+
+
+def _range(widths: object, rule: str) -> WidthRange:
+    if not isinstance(widths, WidthRange):
+        raise ValueError(f"{rule} trains a range of widths, such as WidthRange(0.25, 1.0); got {widths!r}")
+    return widths
