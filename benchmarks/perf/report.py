@@ -130,7 +130,7 @@ def draw(rows: Rows) -> dict[str, bytes]:
             _panel(panel, machine, measured[::-1])
         panels[-1].axvline(1.0, color="black", linestyle="--", linewidth=1, label="dense networks")
         panels[-1].plot([], [], "|", color="black", label="limit")
-        figure.supxlabel("time or memory, slimlib / dense (median; bar: quartiles)", fontsize=9)
+        panels[-1].set_xlabel("time or memory, slimlib / dense (median; bar: quartiles)", loc="right")
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
         figure.suptitle(finding(_all(rows)), fontsize=10)
         return image_files(figure)
