@@ -25,18 +25,19 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
+from typing import Annotated, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import InstanceOf
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.records.environment import host_class
 from benchmarks.records.folder import ResultsFolder
-from benchmarks.running.command import DONE, FAILED, INTERRUPTED, command, key_values, say
+from benchmarks.running.command import DONE, FAILED, INTERRUPTED, command, read_words, say
 from benchmarks.running.jobs import Job, plan
 from benchmarks.running.launchers.in_processes import InProcesses
 from benchmarks.running.launchers.stopping import stopping
@@ -45,30 +46,53 @@ from benchmarks.running.launchers.work import Assigned, Work
 from benchmarks.settings.choices import CONF
 from benchmarks.settings.run import RunSettings, read_settings
 from benchmarks.settings.task import make_task
-from tasks.settings import unknown
+from tasks.settings import Lax, Settings, Words, setting, unknown
 
 CAMPAIGNS = CONF / "campaign"
-KEYS = ("name", "hours", "jobs", "nice", "data", "results", "device", "archive", "show")
 RETRIES = 2  # of a job whose worker died
 ROOM = 15e6  # bytes of an archive
 
 
-class Planned(BaseModel):
-    """A run of a campaign: the arguments of benchmarks.run, and what a job of it takes on one core."""
+class Planned(Settings):
+    """A run of a campaign."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    run: str
-    minutes: float = Field(gt=0, description="of one core, for one recipe and seed; records tell better when there are")
-    priority: int = 1
+    group: ClassVar[str] = "runs"
+
+    run: str = setting(..., "the arguments of benchmarks.run", min_length=1)
+    minutes: float = setting(..., "of one core for a recipe and seed; records tell better when there are any", gt=0)
+    priority: int = setting(1, "1 comes first")
 
 
-class Campaign(BaseModel):
+class Campaign(Settings):
     """The question that a campaign answers, and its runs."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    question: str
-    first: tuple[str, ...] = Field((), description="modules with arguments that are run before, one after another")
-    runs: tuple[Planned, ...] = Field(min_length=1)
+    question: str = setting(..., "that it answers", min_length=1)
+    first: Words = setting((), "modules with arguments that are run before, one after another")
+    runs: Annotated[tuple[InstanceOf[Planned], ...], Lax] = setting(..., "that answer it")
+
+
+class Options(Settings):
+    """What the command line says."""
+
+    name: str = setting(..., "a file of benchmarks/conf/campaign, or the path of one of your own")
+    hours: float | None = setting(None, "start no job that would end later; null: until all is done", ge=0)
+    jobs: int = setting(1, "how many at once", ge=1)
+    nice: int = setting(0, "19 leaves the machine to whatever else it has to do", ge=0, le=19)
+    data: str = setting("data", "what `{data}` in the runs of the campaign stands for")
+    results: str = setting("results", "the folder that all results lie in")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "of every run")
+    archive: str | None = setting(None, "a .tar.gz that what was recorded is packed into")
+    show: bool = setting(False, "whether it only says what is done, and what it still needs")
+
+    @cached_property
+    def campaign(self) -> Campaign:
+        """The one of this name; ValueError where there is none, or its file has something wrong in it."""
+        return read_campaign(self.name)
+
+    @property
+    def given(self) -> list[str]:
+        """What is passed on to every run."""
+        return [f"{key}={getattr(self, key)}" for key in ("results", "device") if key in self.model_fields_set]
 
 
 @dataclass(frozen=True)
@@ -95,22 +119,6 @@ class Progress:
     left: tuple[tuple[Job, float], ...]
 
 
-@dataclass(frozen=True)
-class Options:
-    """What the command line says."""
-
-    campaign: Campaign
-    seconds: float
-    jobs: int
-    nice: int
-    given: tuple[str, ...]
-    data: str
-    results: Path
-    device: str
-    archive: Path | None
-    show: bool
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Work through a campaign; returns the exit code, as `benchmarks.running.command` has them."""
     return command(arguments, __doc__, _look_at_all, _work_through, interrupted="the same command goes on")
@@ -129,12 +137,12 @@ def _work_through(given: tuple[Options, list[Progress]]) -> int:
         console.print(overview(progress))
         return DONE
     os.nice(options.nice)
-    end = time.monotonic() + options.seconds
+    end = time.monotonic() + 3600 * (float("inf") if options.hours is None else options.hours)
     began = time.time()
     failed = [words for words in options.campaign.first if not _begin(words, options, console)]
     code = work(progress, options, end, console)
     if options.archive is not None:
-        pack(options.archive, options.results, progress, began)
+        pack(Path(options.archive), Path(options.results), progress, began)
     elif code != INTERRUPTED:
         for one in progress:
             _write_tables(one)
@@ -146,7 +154,7 @@ def _begin(words: str, options: Options, console: Console) -> bool:
     """Run a module; what it prints is kept beside the results."""
     filled = words.format(device=options.device, results=options.results, data=options.data)
     say(console, f"python -m {filled}")
-    log = options.results / "campaign" / f"{shlex.split(filled)[0]}.log"
+    log = Path(options.results) / "campaign" / f"{shlex.split(filled)[0]}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file:
         done = subprocess.run([sys.executable, "-m", *shlex.split(filled)], stdout=file, stderr=subprocess.STDOUT)
@@ -159,32 +167,11 @@ def read_options(given: Sequence[str]) -> Options:
     """What `key=value` words ask for.
 
     Raises:
-        ValueError: an unknown key or campaign, a number that is none, or a file with something wrong in it.
+        ValueError: in one line: an unknown key or campaign, or a value that is impossible.
     """
-    words = key_values(given, KEYS, example="name=evidence hours=3")
-    passed = [f"{key}={words[key]}" for key in ("results", "device") if key in words]
-    return Options(
-        campaign=read_campaign(words.get("name", "")),
-        seconds=3600 * _number(words, "hours", float("inf")),
-        jobs=int(_number(words, "jobs", 1)),
-        nice=int(_number(words, "nice", 0)),
-        given=tuple(passed),
-        data=words.get("data", "data"),
-        results=Path(words.get("results", "results")),
-        device=words.get("device", "auto"),
-        archive=Path(words["archive"]) if "archive" in words else None,
-        show=words.get("show", "false") == "true",
-    )
-
-
-def _number(words: dict[str, str], key: str, default: float) -> float:
-    try:
-        value = float(words.get(key, default))
-    except ValueError:
-        raise ValueError(f"{key}={words[key]} must be a number") from None
-    if not value >= 0 or (key == "jobs" and (value < 1 or value % 1)):
-        raise ValueError(f"{key}={words[key]} must be a {'whole number, at least 1' if key == 'jobs' else 'number'}")
-    return value
+    options = read_words(Options, given, example="name=evidence hours=3")
+    assert options.campaign  # what is wrong with it is told now
+    return options
 
 
 def read_campaign(name: str) -> Campaign:
@@ -197,13 +184,13 @@ def read_campaign(name: str) -> Campaign:
     if not path.is_file():
         raise unknown("campaign", name, sorted(p.stem for p in CAMPAIGNS.glob("*.yaml")))
     try:
-        return Campaign.model_validate(yaml.safe_load(path.read_text()))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{path.name}: {place}: {first['msg']}") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path.name}: {error}") from None
+        said = yaml.safe_load(path.read_text())
+        runs = said.get("runs") if isinstance(said, dict) else None
+        if not runs or not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
+            raise ValueError("a campaign has a question, and runs: a list of {run: ..., minutes: ...}")
+        return Campaign(**said | {"runs": [Planned(**run) for run in runs]})
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path.name}: {' '.join(str(error).split())}") from None
 
 
 def look(planned: Planned, options: Options) -> Progress:

@@ -87,6 +87,11 @@ class Settings(BaseModel):
         schema = cls.schema_of_keys()[name]
         return any(part.get("type") == "object" for part in schema.get("anyOf", [schema]))
 
+    @classmethod
+    def values_of(cls, name: str) -> list[Any]:
+        """The values that a key can have, where they are a fixed list; else, or where there is no such key, none."""
+        return _options(cls.schema_of_keys().get(name, {}))
+
     _schema: ClassVar[Mapping[str, Schema]]
 
 

@@ -7,22 +7,25 @@ Exit codes: 0 all is done. 1 something failed, or a file is damaged; the rest is
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
+import yaml
 from rich.console import Console
 
 from benchmarks.records.folder import FolderInUse
-from tasks.settings import unknown
+from tasks.settings import Settings, keys_of, unknown
 from tasks.training.ranks import ALONE, Ranks
 
 DONE, FAILED, WRONG_SETTINGS, IN_USE, INTERRUPTED = 0, 1, 2, 3, 130
 HELP = {"-h", "--help", "help"}
 
 Read = TypeVar("Read")
+Words = TypeVar("Words", bound=Settings)
 
 
 def command(
@@ -120,6 +123,25 @@ def key_values(arguments: Sequence[str], keys: Collection[str], *, example: str)
             raise ValueError(f"{key}= is given twice: {given[key]} and {value}")
         given[key] = value
     return given
+
+
+def read_words(settings: type[Words], arguments: Sequence[str], *, example: str) -> Words:
+    """The settings that `key=value` arguments describe.
+
+    Raises:
+        ValueError: in one line: as of `key_values`, or a value is wrong.
+    """
+    given = key_values(arguments, settings.model_fields, example=example)
+    texts = {key.name for key in keys_of(settings) if key.allowed.startswith("text")}
+    return settings(**{key: value if key in texts else _plain(value) for key, value in given.items()})
+
+
+def _plain(word: str) -> object:
+    """A number, true, false or null as YAML has them; else the word."""
+    try:
+        return float(word) if re.fullmatch(r"\d+e\d+", word) else yaml.safe_load(word)
+    except yaml.YAMLError:
+        return word
 
 
 def settings_want_traces() -> bool:

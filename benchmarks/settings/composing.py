@@ -5,6 +5,7 @@ A key is what the command line says; else what the data, then what the scale say
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -117,8 +118,15 @@ def _check_keys(overrides: Iterable[Override], chosen: Mapping[str, str], config
 def _check_key(key: str, known: Sequence[str], free: set[str]) -> None:
     parents = [key[:end] for end, letter in enumerate(key) if letter == "."]
     if key not in known and free.isdisjoint(parents):
-        near = [name for name in known if parents and name.rpartition(".")[0] == parents[-1]]
-        raise unknown("key", key, near or [name for name in known if "." not in name])
+        near = ([name for name in known if name.startswith(f"{parent}.")] for parent in reversed(parents))
+        raise unknown("key", key, next(filter(None, near), [name for name in known if "." not in name]))
+
+
+def _check_below(key: str, given: Iterable[str], allowed: Iterable[str]) -> None:
+    """Raise ValueError where a mapping has a key that nothing reads."""
+    known = [key, *(f"{key}.{name}" for name in allowed)]
+    for name in given:
+        _check_key(f"{key}.{name}", known, set())
 
 
 def _apply(overrides: Iterable[Override], config: DictConfig) -> None:
@@ -140,9 +148,13 @@ def _fill(config: DictConfig, chosen: Mapping[str, str], algorithm: object) -> N
             raise ValueError(f"data={chosen['data']} needs data.{key}=<a value>. {question('data', chosen['data'])}")
     own = Data(**{key: data.pop(key) for key in Data.model_fields if key in data})
     of_task = model_of("task", task).model_fields
+    _check_below("data.steps", own.steps, choices("scale"))
+    algorithms = model_of("task", task).values_of("algorithm")
+    if own.algorithms and not algorithms:
+        raise ValueError(f"data.algorithms has no meaning for task={task}, which has no task.algorithm")
+    _check_below("data.algorithms", own.algorithms, algorithms)
     for name, said in own.algorithms.items():
-        for key in said:
-            _check_key(f"data.algorithms.{name}.{key}", [f"data.algorithms.{name}.{field}" for field in of_task], set())
+        _check_below(f"data.algorithms.{name}", said, of_task)
     data |= dict(own.algorithms.get(str(algorithm or data.get("algorithm")), {}))
     data |= {"steps": own.steps[scale]} if scale in own.steps else {}
     for key, value in (section | data | {"data": chosen["data"]}).items():
@@ -160,6 +172,9 @@ def _list_switches(config: DictConfig) -> None:
         if named not in SWITCHES:
             raise unknown("switches", named, SWITCHES)
         config.switches = SWITCHES[named]
+    elif isinstance(named, DictConfig):
+        read = re.findall(r"\$\{switches\.(\w+)\}", OmegaConf.to_yaml(config.ablation))
+        _check_below("switches", map(str, named), dict.fromkeys([*SWITCHES["quarters"], *read]))
 
 
 @cache

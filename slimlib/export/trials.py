@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from slimlib.core.structures import tensors
+from slimlib.core.tolerance import Tolerance
 from slimlib.export.inputs import Inputs, shapes
-from slimlib.serving.agreement import Tolerance
 
 
 @dataclass(frozen=True)

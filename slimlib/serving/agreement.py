@@ -5,40 +5,15 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from slimlib.core.structures import map_tensors, tensors
+from slimlib.core.tolerance import Tolerance
 
-ROUNDINGS = 64  # that outputs may be off, in types in which they are more than the usual tolerance
 Outputs = dict[tuple[str, int], list[Tensor]]  # (name of a module, number of its call) -> what it returned
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How far outputs may be off: relative to each, and absolute, as a part of the largest one."""
-
-    relative: float = 1e-3
-    absolute: float = 1e-4
-
-    @staticmethod
-    def of(net: nn.Module) -> Tolerance:
-        """For a network that computes in the types of its parameters."""
-        coarsest = max([0.0, *(torch.finfo(p.dtype).eps for p in net.parameters() if p.is_floating_point())])
-        usual = Tolerance()
-        return Tolerance(max(usual.relative, ROUNDINGS * coarsest), max(usual.absolute, ROUNDINGS * coarsest))
-
-    def differ(self, expected: Tensor, got: Tensor) -> bool:
-        """Whether outputs are further off; whole numbers, the better one of two equal scores say, are not compared."""
-        if expected.shape != got.shape:
-            return True
-        if not expected.is_floating_point() or expected.numel() == 0:
-            return False
-        largest = float(expected.abs().nan_to_num(0.0, 0.0, 0.0).max())
-        return not torch.allclose(got, expected, self.relative, self.absolute * largest, equal_nan=True)
 
 
 def check_same_outputs(

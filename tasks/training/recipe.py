@@ -269,5 +269,11 @@ class Recipe(Choosing):
 
 
 def evenly_spaced(smallest: float, largest: float, count: int) -> list[float]:
-    """`count` widths from `smallest` to `largest`, in the four digits that tables and records show."""
+    """`count` widths from `smallest` to `largest`, in the four digits that tables and records show.
+
+    Raises:
+        ValueError: fewer than the two ends are asked for.
+    """
+    if count < 2:
+        raise ValueError(f"count={count} must be at least 2: the smallest and the largest width are among them")
     return [round(smallest + (largest - smallest) * i / (count - 1), 4) for i in range(count)]

@@ -77,8 +77,15 @@ def test_every_run_of_a_campaign_that_ships_can_be_composed(path: Path, tmp_path
     ("words", "says"),
     [
         (["name=nothing"], "unknown campaign 'nothing'"),
-        (["name=evidence", "hours=many"], "hours=many must be a number"),
+        (["hours=3"], "name must be given: text (a file of benchmarks/conf/campaign"),
+        (["name=evidence", "hours=many"], "hours='many' must be a number, at least 0"),
+        (["name=evidence", "hours=-1"], "hours=-1 must be a number, at least 0"),
+        (["name=evidence", "hours=nan"], "hours='nan' must be a number, at least 0"),
         (["name=evidence", "jobs=0"], "jobs=0 must be a whole number, at least 1"),
+        (["name=evidence", "jobs=1.5"], "jobs=1.5 must be a whole number, at least 1"),
+        (["name=evidence", "nice=20"], "nice=20 must be a whole number from 0 to 19"),
+        (["name=evidence", "show=yess"], "show='yess' must be true or false"),
+        (["name=evidence", "device=gpu"], "unknown device 'gpu'"),
         (["name=evidence", "hour=3"], "did you mean 'hours'?"),
     ],
 )
@@ -89,7 +96,22 @@ def test_what_is_wrong_is_told_in_one_line(words: list[str], says: str, capsys: 
     assert told.count("\n") == 1
 
 
-def test_a_file_with_something_wrong_names_the_place(file: Path) -> None:
-    file.write_text(FILE.replace("minutes: 1", "minutes: -1"))
-    with pytest.raises(ValueError, match=r"mine.yaml: runs.0.minutes: Input should be greater than 0"):
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (FILE.replace("minutes: 1", "minutes: -1"), r"mine.yaml: runs.minutes=-1 must be a number above 0"),
+        (FILE.replace("priority", "priorty"), r"mine.yaml: unknown key 'runs.priorty'; did you mean 'runs.priority'"),
+        (
+            FILE.replace("question", "quesion"),
+            r"mine.yaml: (unknown key 'quesion'; did you mean|question must be given)",
+        ),
+        ("question: What?\nruns: []", r"mine.yaml: a campaign has a question, and runs"),
+        ("question: What?\nruns: [3]", r"mine.yaml: a campaign has a question, and runs"),
+        ("- 1", r"mine.yaml: a campaign has a question, and runs"),
+        ("runs: [", r"mine.yaml: while parsing a flow node"),
+    ],
+)
+def test_a_file_with_something_wrong_names_the_place(file: Path, content: str, says: str) -> None:
+    file.write_text(content)
+    with pytest.raises(ValueError, match=says):
         read_campaign(str(file))

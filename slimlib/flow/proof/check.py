@@ -16,6 +16,7 @@ from slimlib.core.layout import Layout, axis_size
 from slimlib.core.numbers import held_numbers
 from slimlib.core.setting import set_width
 from slimlib.core.swapping import Gathers, gathered
+from slimlib.core.tolerance import Tolerance
 from slimlib.core.width import Width, WidthPlan
 from slimlib.flow.ids import AtomKey, Shadow, WeightRef, distinct, tracked
 from slimlib.flow.proof.known_ties import KnownTies, Mixture, active_ties
@@ -244,12 +245,7 @@ class Proof:
             ) from error
 
     def _close(self, a: Tensor, b: Tensor) -> bool:
-        if a.shape != b.shape:
-            return False
-        if not a.is_floating_point():
-            return True
-        scale = float(b.nan_to_num().abs().max()) if b.numel() else 0.0
-        return torch.allclose(a, b, rtol=0, atol=self.subject.exact.tolerance * (scale + 1e-30), equal_nan=True)
+        return not Tolerance(0.0, self.subject.exact.tolerance).differ(b, a)
 
     def _locate(self, training: bool, width: Width) -> Failure:
         """The first operation whose result is not that of the masked network."""

@@ -152,6 +152,15 @@ def test_every_file_opens_with_its_question(group: str) -> None:
         ("+data.trian_sets=[a]", "unknown key 'data.trian_sets'; did you mean 'data.train_sets'?"),
         ("+scale.sr.stepz=3", "unknown key 'scale.sr.stepz'; did you mean 'scale.sr.steps'?"),
         ("+task._target_=os.system", "unknown key 'task._target_'"),
+        ("scale.question=what", "unknown key 'scale.question'; did you mean 'scale."),
+        ("scale.classification.batch=3", "unknown key 'scale.classification.batch'; did you mean 'scale.sr.batch'?"),
+        ("+scale.sr.switches={tow: [1.0]}", "unknown key 'switches.tow'; did you mean 'switches.two'?"),
+        ("switches={tow: [1.0]}", "unknown key 'switches.tow'; did you mean 'switches.two'?"),
+        ("switches.tow=[1.0]", "unknown key 'switches.tow'; did you mean 'switches.two'?"),
+        ("+data.steps.tinny=5", "unknown key 'data.steps.tinny'; did you mean 'data.steps.tiny'?"),
+        ("+data.steps={tinny: 5}", "unknown key 'data.steps.tinny'; did you mean 'data.steps.tiny'?"),
+        ("+data.steps.tiny.x=5", "steps={'x': 5} must be a whole number"),
+        ("+data.algorithms.ppo.gae=1", "data.algorithms has no meaning for task=sr"),
         ("task.name=rl", "task.name belongs to task=<name>, and cannot be changed"),
         ("ablation.name=../up", "ablation.name belongs to ablation=<name>, and cannot be changed"),
         ("data.tasks=[rl]", "data.tasks belongs to data=<name>, and cannot be changed"),
@@ -285,6 +294,10 @@ def test_hyperparameters_are_those_of_the_algorithm_and_can_be_changed_one_by_on
     assert given("task.hyperparameters={gamma: 0.5}") == {"gamma": 0.5}
     with pytest.raises(ValueError, match="'data.algorithms.ppo.gamma'; choose one of"):
         given("data.algorithms.ppo.gamma=0.5")
+    with pytest.raises(ValueError, match="'data.algorithms.pp'; did you mean 'data.algorithms.ppo'"):
+        given("data.algorithms.pp.environments=5")
+    with pytest.raises(ValueError, match="did you mean 'data.algorithms.dqn.frame_stack'"):
+        given("data.algorithms.dqn.frame_stak=5")
 
 
 def test_lists_of_switches_have_names() -> None:
@@ -294,6 +307,7 @@ def test_lists_of_switches_have_names() -> None:
     assert widths() == widths("switches=quarters") == [SWITCHES["quarters"]["two"], SWITCHES["quarters"]["four"]]
     assert widths("task=rl") == widths("switches=sixteenths")
     assert widths("task=rl", "data=pong") == widths()
+
     assert widths("switches.four=[0.5,1.0]") == [(0.25, 1.0), (0.5, 1.0)]
     with pytest.raises(ValueError, match="unknown switches 'quarter'; did you mean 'quarters'"):
         widths("switches=quarter")
@@ -303,3 +317,11 @@ def test_data_can_say_what_they_share_with_others_once() -> None:
     breakout, pong = content("data", "breakout"), content("data", "pong")
     own = ("about", "name", "environment")
     assert {key for key in breakout if breakout[key] != pong[key]} == set(own) and "like" not in pong
+
+
+def test_a_list_of_switches_that_a_recipe_reads_may_have_any_name() -> None:
+    recipe = "{name: mine, range: null, switches: ${switches.mine}, rule: sandwich, norm: switchable}"
+    given = [f"ablation.recipes=[{recipe}]", "+switches.mine=[0.5,1.0]"]
+    assert [recipe.switches for recipe in read_settings(given).recipes] == [(0.5, 1.0)]
+    with pytest.raises(ValueError, match="unknown key 'switches.mien'; did you mean 'switches.mine'"):
+        read_settings([*given, "+switches.mien=[0.5,1.0]"])

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import slimlib as slim
+from slimlib.core.tolerance import Tolerance
 from slimlib.export import folder as folder_module
 from slimlib.export.folder import new_folder
 from slimlib.export.manifest import Manifest, read_manifest
 from slimlib.export.trials import Trial
-from slimlib.serving.agreement import Tolerance
 from tests.networks import MLP
 
 X = torch.randn(2, 8)

@@ -16,7 +16,7 @@ from slimlib.training.rules import RULES, rule_parameters
 from tasks.points import PointResult
 from tasks.training.checkpoint import Checkpoint, HostileCheckpointError
 from tasks.training.choosing import Choosing
-from tasks.training.recipe import DISTILLED, LESSON, MEASURED, Recipe
+from tasks.training.recipe import DISTILLED, LESSON, MEASURED, Recipe, evenly_spaced
 from tasks.training.run import Interrupted, TrainingFailed, TrainingRun, Watch
 from tasks.training.scoring import score
 from tasks.training.seeds import derive_seed
@@ -183,6 +183,13 @@ def test_a_spectrum_is_scored_at_evenly_spaced_widths() -> None:
     results = train(BASE.replace(spectrum=5))
     assert [r.width for r in results] == [0.5, 0.625, 0.75, 0.875, 1.0]
     assert {r.width: r for r in train(BASE)}[0.75] == results[2]
+
+
+def test_evenly_spaced_widths_hold_both_ends() -> None:
+    assert evenly_spaced(0.25, 1.0, 2) == [0.25, 1.0]
+    for count in (1, 0, -3):
+        with pytest.raises(ValueError, match=f"count={count} must be at least 2"):
+            evenly_spaced(0.25, 1.0, count)
 
 
 def test_a_non_uniform_test_is_the_mean_over_plans_around_the_width() -> None:
