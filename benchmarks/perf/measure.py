@@ -67,13 +67,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; all by default")
     parser.add_argument("--network", action="append", choices=NETWORKS, help="all by default")
     parser.add_argument("--rounds", type=int, default=30, help="turns that each side gets (training: a third)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: all parts but export, policies")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda", "auto"), default="cpu", help="cuda: all parts but export, policies"
+    )
     parser.add_argument("--results", type=Path, default=Path("results/perf"))
     chosen = parser.parse_args(arguments)
     if unknown := set(chosen.parts) - set(PARTS):
         parser.error(f"unknown part {sorted(unknown)[0]!r}; choose from {', '.join(PARTS)}")
     if chosen.rounds < 1:
         parser.error(f"--rounds {chosen.rounds} must be at least 1")
+    if chosen.device == "auto":
+        chosen.device = "cuda" if torch.cuda.is_available() else "cpu"
     if chosen.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: this torch finds no GPU")
     parts = [part for part in chosen.parts or PARTS if chosen.device == "cpu" or part not in ON_CPU]

@@ -320,7 +320,7 @@ def test_data_can_say_what_they_share_with_others_once() -> None:
 
 
 def test_a_list_of_switches_that_a_recipe_reads_may_have_any_name() -> None:
-    recipe = "{name: mine, range: null, switches: ${switches.mine}, rule: sandwich, norm: switchable}"
+    recipe = "{name: mine, range: null, samples: 2, switches: ${switches.mine}, rule: sandwich, norm: switchable}"
     given = [f"ablation.recipes=[{recipe}]", "+switches.mine=[0.5,1.0]"]
     assert [recipe.switches for recipe in read_settings(given).recipes] == [(0.5, 1.0)]
     with pytest.raises(ValueError, match="unknown key 'switches.mien'; did you mean 'switches.mine'"):
