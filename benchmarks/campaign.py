@@ -37,10 +37,9 @@ from rich.table import Table
 
 from benchmarks.records.environment import host_class
 from benchmarks.records.folder import ResultsFolder
-from benchmarks.running.command import DONE, FAILED, INTERRUPTED, command, read_words, say
+from benchmarks.running.command import DONE, FAILED, INTERRUPTED, command, read_words, say, stopping
 from benchmarks.running.jobs import Job, plan
 from benchmarks.running.launchers.in_processes import InProcesses
-from benchmarks.running.launchers.stopping import stopping
 from benchmarks.running.launchers.supervising import outcomes, wanting
 from benchmarks.running.launchers.work import Assigned, Work
 from benchmarks.settings.choices import CONF

@@ -30,7 +30,7 @@ from tasks.points import AS_IT_IS, OperatingPoint, Scores
 from tasks.task import Showcase, SupervisedTask
 from tasks.training.problem import CPU
 from tasks.training.ranks import WHOLE, Shard
-from tasks.training.seeds import derive_seed
+from tasks.training.run import derive_seed
 
 EVALUATION_BATCH = 256
 SHOWN = ("digits",)  # data whose images may be shown in a figure: their licence says so

@@ -13,7 +13,7 @@ from slimlib.core.setting import at_width
 from tasks.points import OperatingPoint, PerInput
 from tasks.rl.environments import make_environments, play, share_statistics
 from tasks.rl.settings import RlSettings
-from tasks.training.seeds import derive_seed
+from tasks.training.run import derive_seed
 
 TOGETHER = 16
 """Episodes that are played side by side."""

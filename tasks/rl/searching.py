@@ -15,8 +15,7 @@ from tasks.rl.evaluation import Judge, mean
 from tasks.rl.models import Acting, one_observation
 from tasks.training.choosing import SEARCHES
 from tasks.training.recipe import Recipe
-from tasks.training.run import Interrupted, TrainingRun
-from tasks.training.seeds import derive_seed
+from tasks.training.run import Interrupted, TrainingRun, derive_seed
 
 EPISODES = 4
 """That stand for a batch of a search."""

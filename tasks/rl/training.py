@@ -19,9 +19,8 @@ from tasks.rl.searching import searched_plans
 from tasks.rl.settings import RlSettings
 from tasks.rl.state import load_draws, load_training_state, training_state
 from tasks.training.recipe import Recipe
-from tasks.training.run import Interrupted, TrainingFailed, TrainingRun
+from tasks.training.run import Interrupted, TrainingFailed, TrainingRun, derive_seed
 from tasks.training.saved import Saved, UnusableState, read_saved
-from tasks.training.seeds import derive_seed
 
 METRIC = "return"
 SHOWN_EVERY = 0.2  # seconds between two calls of `watch.step`; a rollout of DQN is a single step

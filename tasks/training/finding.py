@@ -20,9 +20,8 @@ from slimlib.search.plan_file import FoundPlans
 from slimlib.search.scores import ChannelScores
 from tasks.training.choosing import SEARCHES
 from tasks.training.problem import Problem
-from tasks.training.run import Interrupted
+from tasks.training.run import Interrupted, derive_seed
 from tasks.training.scoring import example_on
-from tasks.training.seeds import derive_seed
 from tasks.training.supervised import Loop
 
 T = TypeVar("T")

@@ -18,9 +18,8 @@ from tasks.training.choosing import HELD_OUT
 from tasks.training.finding import Finder
 from tasks.training.problem import Problem
 from tasks.training.recipe import Recipe
-from tasks.training.run import TrainingRun
+from tasks.training.run import TrainingRun, derive_seed
 from tasks.training.scoring import score
-from tasks.training.seeds import derive_seed
 from tasks.training.supervised import Loop, Training, begin, fresh, resumed, start, train_recipe
 
 

@@ -19,7 +19,7 @@ from tasks.points import OperatingPoint
 from tasks.settings import Width, Widths, setting, unknown
 from tasks.training.choosing import OF_INDIVIDUALS, Choosing
 from tasks.training.problem import Problem
-from tasks.training.seeds import derive_seed
+from tasks.training.run import derive_seed
 
 MEASURED = ("calibrate", "average", "calibrate_on", "tested", "spectrum")
 """Keys that decide how a trained network is scored, and nothing of its training."""

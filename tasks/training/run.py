@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -85,3 +86,12 @@ class TrainingRun:
     alone: Callable[[str], AbstractContextManager[None]] = _nothing_held
     watch: Watch = Watch()
     ranks: Ranks = ALONE
+
+
+def derive_seed(seed: int, purpose: str) -> int:
+    """A seed in [0, 2**31) that is unrelated for each purpose, and the same on every machine.
+
+    One seed decides everything: those of data, weights and widths derive from it.
+    """
+    digest = hashlib.sha256(f"{purpose} of {seed}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1

@@ -20,8 +20,7 @@ from tasks.points import AS_IT_IS, OperatingPoint, PointResult, mean_at, name_of
 from tasks.training.problem import Problem
 from tasks.training.ranks import ALONE, Ranks
 from tasks.training.recipe import Recipe
-from tasks.training.run import TrainingFailed
-from tasks.training.seeds import derive_seed
+from tasks.training.run import TrainingFailed, derive_seed
 
 PLANS = 4
 """Random plans that a non-uniform test takes the mean over, at each width."""

@@ -26,10 +26,9 @@ from tasks.training.checkpoint import Checkpoint
 from tasks.training.problem import Problem
 from tasks.training.ranks import Ranks
 from tasks.training.recipe import Recipe
-from tasks.training.run import PRECISIONS, Interrupted, TrainingFailed, TrainingRun
+from tasks.training.run import PRECISIONS, Interrupted, TrainingFailed, TrainingRun, derive_seed
 from tasks.training.saved import Saved, UnusableState, read_saved
 from tasks.training.scoring import score
-from tasks.training.seeds import derive_seed
 
 
 @dataclass

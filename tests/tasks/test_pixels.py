@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps
 
-from tasks.classification.decoding import decode
+from tasks.classification.encoded import decode
 from tasks.classification.folders import list_folder
 from tasks.pixels import pixels, size
 from tasks.sr.folders import find_pairs

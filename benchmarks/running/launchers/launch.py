@@ -11,9 +11,8 @@ from typing import NoReturn
 from rich.console import Console
 
 from benchmarks.records.folder import ResultsFolder
-from benchmarks.running.command import one_line, settings_want_traces
+from benchmarks.running.command import one_line, settings_want_traces, stopping
 from benchmarks.running.jobs import Job, MakeTask, Outcome, chains, run_job
-from benchmarks.running.launchers.stopping import stopping
 from benchmarks.running.launchers.supervising import Workers, supervise
 from benchmarks.running.progress import LineReporter, LiveReporter, Reporter
 from benchmarks.settings.launcher import Joblib, Ray, Slurm

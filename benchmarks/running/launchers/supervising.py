@@ -12,9 +12,8 @@ from typing import Protocol
 from rich.console import Console
 
 from benchmarks.records.folder import ResultsFolder
-from benchmarks.running.command import say
+from benchmarks.running.command import say, stopping
 from benchmarks.running.jobs import Job, MakeTask, Outcome, chains
-from benchmarks.running.launchers.stopping import stopping
 from benchmarks.running.launchers.work import Assigned, Work
 from benchmarks.settings.launcher import Many
 from benchmarks.settings.run import RunSettings

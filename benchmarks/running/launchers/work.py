@@ -15,9 +15,8 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.records.folder import ResultsFolder
-from benchmarks.running.command import notes, one_line
+from benchmarks.running.command import notes, one_line, stopping
 from benchmarks.running.jobs import Job, MakeTask, Outcome, run_job
-from benchmarks.running.launchers.stopping import stopping
 from benchmarks.running.progress import LineReporter
 from benchmarks.settings.run import RunSettings
 from tasks.task import Task

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tasks.classification.decoding import decode, image_size
+from tasks.classification.encoded import decode, image_size
 from tasks.pixels import UNREADABLE
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (10, 12, 3), dtype=np.uint8)

@@ -16,8 +16,7 @@ from tasks.points import PointResult
 from tasks.training.checkpoint import Checkpoint
 from tasks.training.choosing import ORDERS, SEARCHES
 from tasks.training.recipe import Recipe
-from tasks.training.run import Interrupted, TrainingRun, Watch
-from tasks.training.seeds import derive_seed
+from tasks.training.run import Interrupted, TrainingRun, Watch, derive_seed
 from tests.tasks.training.toy import ToyTask
 
 STEPS = 6

@@ -17,9 +17,8 @@ from tasks.points import PointResult
 from tasks.training.checkpoint import Checkpoint, HostileCheckpointError
 from tasks.training.choosing import Choosing
 from tasks.training.recipe import DISTILLED, LESSON, MEASURED, Recipe, evenly_spaced
-from tasks.training.run import Interrupted, TrainingFailed, TrainingRun, Watch
+from tasks.training.run import Interrupted, TrainingFailed, TrainingRun, Watch, derive_seed
 from tasks.training.scoring import score
-from tasks.training.seeds import derive_seed
 from tasks.training.supervised import train_recipe
 from tests.tasks.training.toy import ToyTask
 
