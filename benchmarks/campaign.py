@@ -33,6 +33,7 @@ from typing import Annotated, ClassVar, Literal
 import yaml
 from pydantic import InstanceOf
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.records.environment import host_class
@@ -305,7 +306,8 @@ def overview(progress: Sequence[Progress]) -> Table:
         table.add_column(head, justify="left" if head == "run" else "right")
     for one in sorted(progress, key=lambda one: one.planned.priority):
         jobs, minutes = one.done + len(one.left), sum(minutes for _, minutes in one.left)
-        table.add_row(str(one.planned.priority), one.planned.run, str(one.done), str(jobs), f"{minutes:.0f}")
+        run = escape(one.planned.run)  # [..] is no markup
+        table.add_row(str(one.planned.priority), run, str(one.done), str(jobs), f"{minutes:.0f}")
     table.add_row("", "all, each once", "", "", f"{sum(chain.minutes for chain in in_order(progress)):.0f}")
     return table
 

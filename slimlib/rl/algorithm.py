@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from torch import Tensor
+from torch import Tensor, nn
 
 from slimlib.core.layout import Layout
 from slimlib.core.slimming import Slimming
@@ -23,9 +23,10 @@ from slimlib.rl.loading import check_algorithm, check_environment_fits, read_saf
 from slimlib.rl.narrowing import narrow_policy_kwargs
 from slimlib.rl.paths import check_rows, same_random_numbers
 from slimlib.rl.policies import make_slimmable
+from slimlib.rl.stability import STABILITY
 from slimlib.saving import widths_from_json, widths_to_json
 from slimlib.serving.extraction import extract
-from slimlib.training.distillation import lessons_named
+from slimlib.training.distillation import LARGEST, AveragedTeacher, lessons_named
 from slimlib.training.rule import Rule
 from slimlib.training.rules import rule_named, rule_parameters, takes_lessons
 
@@ -43,6 +44,7 @@ OWN = (
     "distill",
     "distill_values",
     "lesson",
+    "stability",
     "behaviour",
     "convert_options",
 )
@@ -66,7 +68,13 @@ class SlimAlgorithm:
             A2C it shares the limit on the norm of the gradient with the policy, which it can starve.
         lesson: more of what the widths learn from, as plain data: `data`, `weight` and `teacher` of a
             `slimlib.Lesson`, and those of the `smallest` and the `largest` width where they differ, for example
-            {"data": 0.5, "weight": "balanced", "teacher": {"averaged": {"decay": 0.997}}}.
+            {"data": 0.5, "weight": 1.0, "teacher": {"averaged": {"decay": 0.997}}}. By default the weight of
+            distillation is "balanced": the narrow widths together pull as hard as the data.
+        stability: how the narrow widths are kept from slowing down the full one, which shares its weights with them.
+            certainty (by default, but in DQN): they make it no surer of its actions than its returns do; clip (not in
+            SAC): the gradient of each width is clipped by itself; conflict: what points against the gradient of the
+            full width is taken out; late: they begin after half of the training; ratio (PPO): each width is compared
+            with old probabilities of its own; none (by default in DQN). See `slimlib.rl.stability`.
         behaviour: the width that acts in training: full, smallest, a number, or sampled: another for each rollout.
         convert_options: further arguments of `slimlib.convert`; by default {"divisor": 4}.
 
@@ -79,6 +87,8 @@ class SlimAlgorithm:
     plain: ClassVar[type[BaseAlgorithm]]
     values_apart: ClassVar[bool] = True
     """Whether there are values beside what the policy acts by."""
+    stabilities: ClassVar[tuple[str, ...]] = ("none", "clip", "conflict", "late")
+    """What `stability` may be; first the default."""
     slim_layout: dict[str, Any] | None = None
     slim_random: Mapping[str, Any] | None = None
     rule_options: Mapping[str, Any] = {}
@@ -95,20 +105,26 @@ class SlimAlgorithm:
         distill: bool = True,
         distill_values: float = 0.0,
         lesson: Mapping[str, Any] | None = None,
+        stability: str | None = None,
         behaviour: str | float = "full",
         convert_options: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.slim_widths, self.samples = widths_to_json(widths), samples
-        self.rule_name = rule or ("every" if isinstance(widths, Switches) else "sandwich")
+        self.rule_name = rule or _default_rule(widths)
         self.rule_options, self.lesson = dict(rule_options or {}), dict(lesson or {})
         self.distill, self.distill_values, self.behaviour = distill, distill_values, behaviour
+        self.stability = stability or self.stabilities[0]
         self.convert_options = DIVISOR | dict(convert_options or {})
         self._check()
         super().__init__(*args, **kwargs)
 
     def _check(self) -> None:
         self._make_rule(seed=0)
+        if self.stability not in self.stabilities:
+            raise ValueError(
+                f"stability {self.stability!r} must be one of {', '.join(self.stabilities)} for {type(self).__name__}"
+            )
         if isinstance(self.behaviour, str) and self.behaviour not in BEHAVIOURS:
             raise ValueError(f"behaviour {self.behaviour!r} must be full, smallest, sampled, or a width such as 0.5")
         if not isinstance(self.behaviour, str):
@@ -138,6 +154,7 @@ class SlimAlgorithm:
         make_slimmable(policy, widths=self.widths, options=self.convert_options, layout=known)
         self.slim_layout = self.slimming.layout.to_json()
         self.rule = self._make_rule(self._seed)
+        self.stabilizer = STABILITY[self.stability](self)
         if self.slim_random is not None:
             self.rule.load_state_dict(from_plain(self.slim_random))
 
@@ -148,18 +165,30 @@ class SlimAlgorithm:
         return state
 
     @property
+    def narrow_actors_alone(self) -> bool:
+        """Whether the narrow widths learn from nothing but the actions of the full one."""
+        _, *narrow = self.rule.lessons.all
+        teachers = all(isinstance(lesson.teacher, type(LARGEST) | AveragedTeacher) for lesson in narrow)
+        return self.distill and not self.distill_values and teachers and not any(lesson.data for lesson in narrow)
+
+    @property
     def _seed(self) -> int:
         return self.seed or 0  # type: ignore[attr-defined]
 
     def _make_rule(self, seed: int) -> Rule:
         lessons = None
         if self.lesson or (self.distill and takes_lessons(self.rule_name)):
-            lessons = lessons_named(self.distillation if self.distill else None, **self.lesson)
+            weight = {"weight": "balanced"} if self.distill else {}
+            lessons = lessons_named(self.distillation if self.distill else None, **weight | dict(self.lesson))
         options: dict[str, Any] = {"samples": self.samples} if "samples" in rule_parameters(self.rule_name) else {}
         return rule_named(self.rule_name, self.widths, lessons=lessons, seed=seed, **options | dict(self.rule_options))
 
     def distillation(self, student: Any, teacher: Any) -> Tensor:
         """How far the outputs of a narrow width are from those of the largest: a scalar."""
+        raise NotImplementedError
+
+    def uncertainties(self, output: Any) -> list[tuple[nn.Module, Tensor]]:
+        """How unsure the outputs of a policy are: a scalar of each layer that makes its actions."""
         raise NotImplementedError
 
     # -- the width that acts
@@ -199,7 +228,7 @@ class SlimAlgorithm:
         super().save(*args, **kwargs)  # type: ignore[misc]
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "rule"]  # type: ignore[misc]
+        return [*super()._excluded_save_params(), "rule", "stabilizer"]  # type: ignore[misc]
 
     @classmethod
     def load(
@@ -242,6 +271,8 @@ class SlimAlgorithm:
             replaced = {name: value for name, value in kwargs.items() if name != "policy_kwargs"}  # those must agree
             data = read_safely(path, allow=allow, custom_objects=replaced | given)
             cls._check_arguments(arguments, data)
+            if "widths" in arguments and "rule_name" not in data:  # an ordinary model
+                kwargs.setdefault("rule_name", _default_rule(arguments["widths"]))
             check_algorithm(path, data, cls.plain)
             if env is not None:
                 check_environment_fits(path, data, env)
@@ -299,6 +330,10 @@ def from_plain(plain: Mapping[str, Any]) -> dict[str, Any]:
     if "averages" in plain:
         state["averages"] = torch.load(io.BytesIO(base64.b64decode(plain["averages"])), weights_only=True)
     return state
+
+
+def _default_rule(widths: Widths) -> str:
+    return "every" if isinstance(widths, Switches) else "sandwich"
 
 
 def _as_attributes(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,3 +42,9 @@ def divergence(student: Parameters, teacher: Parameters, kind: Any, *, own_scale
         pairs = [(made(logits=t), made(logits=s)) for s, t in zip(student, teacher, strict=True)]
     each = [kl_divergence(true, narrow) for true, narrow in pairs]
     return torch.stack([d.sum(1) if d.dim() > 1 else d for d in each]).sum(0).mean()
+
+
+def nearness(parameters: Parameters) -> Tensor:
+    """How near normally distributed actions are to the middle: -(mean / deviation)^2 / 2, mean over the batch."""
+    mean, deviation = parameters
+    return -((mean / deviation.detach()) ** 2).sum(1).mean() / 2

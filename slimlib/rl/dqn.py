@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from stable_baselines3 import DQN
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from slimlib.rl.algorithm import SlimAlgorithm
+from slimlib.rl.update import Update
 
 
 class SlimDQN(SlimAlgorithm, DQN):
@@ -54,7 +55,8 @@ class SlimDQN(SlimAlgorithm, DQN):
             return F.smooth_l1_loss(values.gather(1, data.actions.long()), target)
 
         self.policy.optimizer.zero_grad()
-        losses = self.rule.backward(self.policy, (data.observations,), loss, forward=self.q_net)
-        nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        parameters, limit = list(self.policy.parameters()), self.max_grad_norm
+        update = Update(self.rule, self.policy, (data.observations,), loss, self.q_net, parameters, limit)
+        losses = self.stabilizer.backward(update)
         self.policy.optimizer.step()
         return [value.item() for value in losses.values()]

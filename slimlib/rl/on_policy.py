@@ -4,58 +4,84 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from gymnasium import spaces
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.utils import explained_variance
 from torch import Tensor, nn
+from torch.distributions import Normal
 from torch.nn import functional as F
 
 from slimlib.core.width import Width
 from slimlib.rl.algorithm import SlimAlgorithm
-from slimlib.rl.distributions import Parameters, divergence, parameters_of
-from slimlib.rl.update_log import UpdateLog
+from slimlib.rl.distributions import Parameters, divergence, nearness, parameters_of
+from slimlib.rl.update import Update, UpdateLog
+
+
+class Actor(NamedTuple):
+    """Parameters of the distribution of actions for some observations, [N, ...] each: what distillation compares."""
+
+    action: Parameters
 
 
 class Evaluated(NamedTuple):
-    """What a policy says of some observations and the actions that were taken: [N] each.
+    """That, and what a policy says of the actions that were taken: [N] each.
 
     Attributes:
-        action: parameters of the action distribution, [N, ...] each.
         entropy: None where the distribution has no closed form.
     """
 
+    action: Parameters
     values: Tensor
     log_prob: Tensor
     entropy: Tensor | None
-    action: Parameters
 
 
 def evaluate(policy: Any, observations: Any, actions: Tensor) -> Evaluated:
     """The policy's `evaluate_actions`, and the distribution that it made."""
     values, log_prob, entropy = policy.evaluate_actions(observations, actions)
-    return Evaluated(values.flatten(), log_prob, entropy, parameters_of(policy.action_dist.distribution))
+    return Evaluated(parameters_of(policy.action_dist.distribution), values.flatten(), log_prob, entropy)
+
+
+def evaluate_actor(policy: Any, observations: Any) -> Actor:
+    """The distribution of the policy's actions alone."""
+    return Actor(parameters_of(policy.get_distribution(observations).distribution))
 
 
 class _TooFar(Exception):
     """The policy has moved as far from the one that acted as `target_kl` allows."""
 
 
-PolicyLoss = Callable[[Evaluated, Tensor, bool], Tensor]
-"""(outputs of a width, advantages [N], whether it tells of the policy, for the log and `target_kl`) -> scalar."""
+PolicyLoss = Callable[[Evaluated, Tensor, Tensor, Width], Tensor]
+"""(outputs of a width, actions [N, ...], advantages [N], the width) -> scalar."""
 
 
 class _OnPolicy(SlimAlgorithm):
     """What PPO and A2C share: a step of the optimizer on a batch of a rollout."""
 
-    def distillation(self, student: Evaluated, teacher: Evaluated) -> Tensor:
+    stabilities: ClassVar[tuple[str, ...]] = ("certainty", "none", "clip", "conflict", "late")
+
+    def _tells(self, width: Width) -> bool:
+        """Whether a width tells of the policy, for the log and `target_kl`."""
+        return width == self.rule.widths.largest or not self.rule.trains_largest
+
+    def distillation(self, student: Evaluated | Actor, teacher: Evaluated | Actor) -> Tensor:
         policy: Any = self.policy  # type: ignore[attr-defined]
         loss = divergence(student.action, teacher.action, policy.action_dist.distribution, own_scale=False)
         if self.distill_values:
+            assert isinstance(student, Evaluated)
+            assert isinstance(teacher, Evaluated)
             loss = loss + self.distill_values * F.mse_loss(student.values, teacher.values)
         return loss
+
+    def uncertainties(self, output: Evaluated) -> list[tuple[nn.Module, Tensor]]:
+        policy: Any = self.policy  # type: ignore[attr-defined]
+        if isinstance(policy.action_dist.distribution, Normal):
+            return [(policy.action_net, nearness(output.action))]
+        assert output.entropy is not None
+        return [(policy.action_net, output.entropy.mean())]
 
     def _step(self, data: Any, policy_loss: PolicyLoss, log: UpdateLog, *, clip_values: float | None = None) -> None:
         """One step of the optimizer on the gradients of all widths that the rule draws.
@@ -71,22 +97,29 @@ class _OnPolicy(SlimAlgorithm):
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
 
         def loss(output: Evaluated, width: Width) -> Tensor:
-            tells = width == self.rule.widths.largest or not self.rule.trains_largest
-            policy_part = policy_loss(output, advantages, tells)
+            policy_part = policy_loss(output, actions, advantages, width)
             values = output.values
             if clip_values is not None:
                 values = data.old_values + (values - data.old_values).clamp(-clip_values, clip_values)
             value_part = F.mse_loss(data.returns, values)
             entropy_part = torch.mean(output.log_prob) if output.entropy is None else -torch.mean(output.entropy)
-            if tells:
+            if self._tells(width):
                 log.add(policy=policy_part, value=value_part, entropy=entropy_part)
             total: Tensor = policy_part + model.ent_coef * entropy_part + model.vf_coef * value_part
             return total
 
         model.policy.optimizer.zero_grad()
         arguments = data.observations, actions
-        losses = self.rule.backward(model.policy, arguments, loss, forward=partial(evaluate, model.policy))
-        nn.utils.clip_grad_norm_(model.policy.parameters(), model.max_grad_norm)
+        widest, actor_alone = self.rule.widths.largest, self.narrow_actors_alone
+
+        def forward(observations: Any, taken: Tensor) -> Evaluated | Actor:
+            if actor_alone and self.slimming.width != widest:
+                return evaluate_actor(model.policy, observations)
+            return evaluate(model.policy, observations, taken)
+
+        parameters = list(model.policy.parameters())
+        update = Update(self.rule, model.policy, arguments, loss, forward, parameters, model.max_grad_norm)
+        losses = self.stabilizer.backward(update)
         model.policy.optimizer.step()
         first, *others = losses.values()
         log.add(loss=first)
@@ -115,6 +148,7 @@ class SlimPPO(_OnPolicy, PPO):
     """
 
     plain = PPO
+    stabilities = (*_OnPolicy.stabilities, "ratio")
 
     def train(self) -> None:
         """Update the policy with the rollout that was collected."""
@@ -124,11 +158,12 @@ class SlimPPO(_OnPolicy, PPO):
         clip_range: float = self.clip_range(progress)  # type: ignore[operator]
         clip_values = None if self.clip_range_vf is None else self.clip_range_vf(progress)  # type: ignore[operator]
         log = UpdateLog()
+        self.stabilizer.begin()
         for _ in range(self.n_epochs):
             self._n_updates += 1
             try:
                 for data in self.rollout_buffer.get(self.batch_size):
-                    loss = partial(self._clipped, old=data.old_log_prob, clip_range=clip_range, log=log)
+                    loss = partial(self._clipped, data=data, clip_range=clip_range, log=log)
                     self._step(data, loss, log, clip_values=clip_values)
             except _TooFar:
                 break
@@ -144,12 +179,20 @@ class SlimPPO(_OnPolicy, PPO):
             self.logger.record("train/clip_range_vf", clip_values)
 
     def _clipped(
-        self, output: Evaluated, advantages: Tensor, tells: bool, *, old: Tensor, clip_range: float, log: UpdateLog
+        self,
+        output: Evaluated,
+        actions: Tensor,
+        advantages: Tensor,
+        width: Width,
+        *,
+        data: Any,
+        clip_range: float,
+        log: UpdateLog,
     ) -> Tensor:
         """The clipped surrogate objective. Source: Schulman et al. 2017, eq. 7."""
-        log_ratio = output.log_prob - old
+        log_ratio = output.log_prob - self.stabilizer.old_log_prob(data, actions, width)
         ratio = torch.exp(log_ratio)
-        if tells:
+        if self._tells(width):
             with torch.no_grad():
                 far = torch.mean((torch.exp(log_ratio) - 1) - log_ratio)
                 log.add(divergence=far, clipped=torch.mean((torch.abs(ratio - 1) > clip_range).float()))
@@ -177,5 +220,5 @@ class SlimA2C(_OnPolicy, A2C):
         self._log(log, {"policy": "policy_loss"})
 
 
-def _policy_gradient(output: Evaluated, advantages: Tensor, tells: bool) -> Tensor:
+def _policy_gradient(output: Evaluated, actions: Tensor, advantages: Tensor, width: Width) -> Tensor:
     return -(advantages * output.log_prob).mean()

@@ -7,23 +7,29 @@ from typing import Any, NamedTuple
 import torch
 from stable_baselines3 import SAC
 from stable_baselines3.common.utils import polyak_update
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimlib.core.setting import at_width
 from slimlib.rl.algorithm import SlimAlgorithm
-from slimlib.rl.distributions import Parameters, divergence, parameters_of
-from slimlib.rl.update_log import UpdateLog
+from slimlib.rl.distributions import Parameters, divergence, nearness, parameters_of
+from slimlib.rl.update import Update, UpdateLog
 from slimlib.training.distillation import Lesson, Lessons
 from slimlib.training.sandwich import SingleWidth
 
 
-class Acted(NamedTuple):
-    """Actions drawn for some observations [N, ...], their log-probabilities [N, 1], and what they were drawn from."""
+class Undrawn(NamedTuple):
+    """What actions for some observations are drawn from: all that distillation compares."""
 
+    distribution: Parameters
+
+
+class Acted(NamedTuple):
+    """That, and actions that were drawn [N, ...], with their log-probabilities [N, 1]."""
+
+    distribution: Parameters
     actions: Tensor
     log_prob: Tensor
-    distribution: Parameters
 
 
 class SlimSAC(SlimAlgorithm, SAC):
@@ -37,6 +43,7 @@ class SlimSAC(SlimAlgorithm, SAC):
     """
 
     plain = SAC
+    stabilities = ("certainty", "none", "conflict", "late")  # stable-baselines3 clips no gradient of SAC
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Update actor, critics and entropy coefficient with samples of the replay buffer."""
@@ -56,9 +63,17 @@ class SlimSAC(SlimAlgorithm, SAC):
         names = ("ent_coef", "actor_loss", "critic_loss", "ent_coef_loss", "loss_of_narrow_widths")
         log.write_to(self.logger, {name: name for name in names})
 
-    def distillation(self, student: Acted, teacher: Acted) -> Tensor:
+    def distillation(self, student: Acted | Undrawn, teacher: Acted | Undrawn) -> Tensor:
         kind = self.actor.action_dist.distribution
         return divergence(student.distribution, teacher.distribution, kind, own_scale=True)
+
+    def uncertainties(self, output: Any) -> list[tuple[nn.Module, Tensor]]:
+        if not isinstance(output, Acted):  # of the critics
+            return []
+        of_mean: list[tuple[nn.Module, Tensor]] = [(self.actor.mu, nearness(output.distribution))]
+        if not isinstance(self.actor.log_std, nn.Module):
+            return of_mean
+        return [*of_mean, (self.actor.log_std, torch.log(output.distribution[1]).sum(1).mean())]
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -97,7 +112,11 @@ class SlimSAC(SlimAlgorithm, SAC):
 
     def _act(self, observations: Any) -> Acted:
         actions, log_prob = self.actor.action_log_prob(observations)
-        return Acted(actions, log_prob.reshape(-1, 1), parameters_of(self.actor.action_dist.distribution))
+        return Acted(parameters_of(self.actor.action_dist.distribution), actions, log_prob.reshape(-1, 1))
+
+    def _undrawn(self, observations: Any) -> Undrawn:
+        mean, log_std, more = self.actor.get_action_dist_params(observations)
+        return Undrawn(parameters_of(self.actor.action_dist.proba_distribution(mean, log_std, **more).distribution))
 
     def _tune_entropy(self, acted: Acted, log: UpdateLog) -> Tensor:
         """The entropy coefficient, and a step of it where it is learned. Source: Haarnoja et al. 2018b, sec. 5."""
@@ -128,22 +147,30 @@ class SlimSAC(SlimAlgorithm, SAC):
 
         self.critic.optimizer.zero_grad()
         arguments = data.observations, data.actions
-        losses = self.critic_rule.backward(self.policy, arguments, loss, forward=self.critic)
+        parameters = list(self.critic.parameters())
+        update = Update(self.critic_rule, self.policy, arguments, loss, self.critic, parameters)
+        losses = self.stabilizer.backward(update)
         self.critic.optimizer.step()
         log.add(critic_loss=next(iter(losses.values())))
 
     def _train_actor(self, data: Any, acted: Acted, ent_coef: Tensor, log: UpdateLog) -> None:
-        def act(observations: Any) -> Acted:
+        alone = self.narrow_actors_alone
+
+        def act(observations: Any) -> Acted | Undrawn:
             # Without gradient it may be another network that acts: an average of this one.
-            again = torch.is_grad_enabled() and self.slimming.width == self.slimming.widths.largest
-            return acted if again else self._act(observations)
+            full = self.slimming.width == self.slimming.widths.largest
+            if full and torch.is_grad_enabled():
+                return acted
+            return self._undrawn(observations) if alone else self._act(observations)
 
         def loss(output: Acted) -> Tensor:
             values = torch.cat(self.critic(data.observations, output.actions), dim=1)
             return (ent_coef * output.log_prob - values.min(dim=1, keepdim=True).values).mean()
 
         self.actor.optimizer.zero_grad()
-        first, *others = self.rule.backward(self.policy, (data.observations,), loss, forward=act).values()
+        parameters = list(self.actor.parameters())
+        update = Update(self.rule, self.policy, (data.observations,), loss, act, parameters)
+        first, *others = self.stabilizer.backward(update).values()
         self.actor.optimizer.step()
         log.add(actor_loss=first)
         if others:

@@ -50,7 +50,8 @@ def make_model(
             "rule_options": recipe.of_rule(),
             "distill": recipe.distill != "none",
             **recipe.of_distillation(),
-            "lesson": recipe.lesson,
+            "lesson": ({"weight": 1.0} if recipe.distill != "none" else {}) | recipe.lesson,  # as published
+            "stability": recipe.stability or "none",
             "behaviour": recipe.behaviour,
             "convert_options": {"divisor": settings.divisor},
         }

@@ -44,7 +44,7 @@ class RlSettings(Settings):
     curve_episodes: int = setting(10, "episodes played for each point of it", ge=1)
     deterministic: bool = setting(True, "whether evaluation takes the likeliest action, not a random one")
     data: Literal[
-        "cartpole", "acrobot", "lunarlander", "pendulum", "halfcheetah", "hopper", "breakout", "pong",
+        "cartpole", "acrobot", "lunarlander", "pendulum", "halfcheetah", "hopper", "breakout", "pong", "identity",
         "minatar-breakout", "minatar-asterix", "minatar-freeway", "minatar-seaquest", "minatar-spaceinvaders",
         "environment",
     ] = setting("cartpole", "which environment", group="")  # fmt: skip

@@ -23,7 +23,7 @@ from tasks.training.run import derive_seed
 
 MEASURED = ("calibrate", "average", "calibrate_on", "tested", "spectrum")
 """Keys that decide how a trained network is scored, and nothing of its training."""
-ACTING = ("behaviour",)
+ACTING = ("behaviour", "stability")
 """Keys that only a policy has a meaning for."""
 NORM_KINDS: dict[str, tuple[str, Any]] = {name: ("batch", name) for name in NORMS}
 NORM_KINDS |= {"group": ("group", "universal")}
@@ -91,6 +91,9 @@ class Recipe(Choosing):
     spectrum: int = setting(0, "so many evenly spaced widths are scored in place of the task's; 0: the task's", ge=0)
     behaviour: Literal["full", "smallest", "sampled"] | Width = setting(
         "full", "the width of a policy that acts in training; sampled: another for each rollout"
+    )
+    stability: Literal["none", "certainty", "clip", "conflict", "late", "ratio"] | None = setting(
+        None, "how the narrow widths of a policy are kept from slowing down the full one; null: not at all"
     )
 
     def __init__(self, name: str | None = None, /, **given: Any) -> None:

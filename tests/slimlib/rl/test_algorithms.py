@@ -90,6 +90,7 @@ def plain_loss(slimmable, data, clip):
 def test_gradient_is_the_sum_over_the_widths(name, distill_values):
     distill = distill_values is not None
     settings = {"distill": distill, "distill_values": distill_values or 0.0, "ent_coef": 0.02, "max_grad_norm": 1e9}
+    settings |= {"stability": "none", "lesson": {"weight": 1.0} if distill else {}}
     settings |= {"n_epochs": 1, "batch_size": 16} if name == "PPO" else {}
     slimmable, data = collected(name, **settings)
     clip = 0.2 if name == "PPO" else None
@@ -125,9 +126,7 @@ def test_narrow_means_learn_towards_the_largest_and_leave_the_deviation_alone():
     with slim.at_width(slimmable.policy, 0.25):
         student = evaluate(slimmable.policy, seen, actions)
     slimmable.policy.zero_grad()
-    detached = type(teacher)(
-        *[None if part is None else part for part in teacher[:3]], tuple(p.detach() for p in teacher.action)
-    )
+    detached = teacher._replace(action=tuple(p.detach() for p in teacher.action))
     loss = slimmable.distillation(student, detached)
     loss.backward()
     assert slimmable.policy.log_std.grad is None
@@ -138,7 +137,8 @@ def test_narrow_means_learn_towards_the_largest_and_leave_the_deviation_alone():
 
 def test_q_values_learn_from_the_largest_or_from_the_target():
     for distill in (True, False):
-        slimmable = model("DQN", distill=distill, max_grad_norm=1e9)
+        lesson = {"weight": 1.0} if distill else {}
+        slimmable = model("DQN", distill=distill, lesson=lesson, max_grad_norm=1e9)
         slimmable.learn(60)
         data = slimmable.replay_buffer.sample(16)
         with torch.no_grad():
