@@ -30,12 +30,14 @@ class Spent:
         macs: multiply-adds; params: of the parameters in use.
         milliseconds: where it was timed.
         shares: name of a width -> share of the inputs that ran at it, where each input has a width of its own.
+        at_batch: size of a batch -> milliseconds of an input in it.
     """
 
     macs: float
     params: int
     milliseconds: float | None = None
     shares: Mapping[str, float] = field(default_factory=dict)
+    at_batch: Mapping[str, float] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -52,6 +54,13 @@ class PerInput(Protocol):
     def spent(self, net: nn.Module, example: Any) -> Spent:
         """What the inputs since the last call have cost; `example`: one input, as `slimlib.cost` takes it."""
         ...
+
+
+@runtime_checkable
+class KnowsTargets(Protocol):
+    """A rule that is told the targets of a batch before it computes it: an oracle."""
+
+    targets: Any
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import nn
 
 import slimlib as slim
 from tasks.points import PointResult, Scores
+from tasks.training.per_input import train_per_input
 from tasks.training.planned import train_planned
 from tasks.training.problem import Problem
 from tasks.training.recipe import Recipe
@@ -130,8 +131,9 @@ class SupervisedTask(Problem):
 
     def train(self, recipe: Recipe, run: TrainingRun) -> list[PointResult]:
         """By the training loop that all supervised tasks share; see `Task.train`."""
-        train = train_recipe if recipe.budgets is None else train_planned
-        return train(self, recipe, run)
+        if recipe.per_input is not None:
+            return train_per_input(self, recipe, run)
+        return (train_recipe if recipe.budgets is None else train_planned)(self, recipe, run)
 
     def keep(self, trained: nn.Module, recipe: Recipe, path: Path) -> None:
         """Write the slimmable network to `<path>.safetensors`."""

@@ -9,6 +9,7 @@ import pandas as pd
 
 from benchmarks.analysis.aggregates import CONFIDENCE
 from benchmarks.analysis.grid import Grid, escaped, latex, markdown
+from benchmarks.analysis.per_input import chooses_for_inputs, grid_of_spent
 from benchmarks.analysis.results import SPREAD_SEEDS, Cell, Results
 from benchmarks.records.record import MetricInfo
 from tasks.points import Spent
@@ -16,7 +17,7 @@ from tasks.points import Spent
 COLUMNS = (
     "recipe", "point", "kind", "width", "macs", "params", "dataset", "metric", "mean", "std", "seeds", "values",
 )  # fmt: skip
-OWN_COLUMNS = ("channels", "milliseconds", "shares")
+OWN_COLUMNS = ("channels", "milliseconds", "shares", "at_batch")
 """Added where an operating point has them."""
 
 SAMPLED_COLUMNS = ("iqm", "iqm_low", "iqm_high")
@@ -60,6 +61,8 @@ def _point(results: Results, recipe: str, point: str) -> dict[str, object]:
         found["milliseconds"] = cost.milliseconds
     if cost.shares:
         found["shares"] = ";".join(f"{name}:{share!r}" for name, share in cost.shares.items())
+    if cost.at_batch:
+        found["at_batch"] = ";".join(f"{size}:{time!r}" for size, time in cost.at_batch.items())
     return found
 
 
@@ -105,6 +108,8 @@ def _grid_of_means(results: Results, dataset: str, metric: MetricInfo) -> Grid:
     places = decimals(metric)
     unit = f" ({metric.unit})" if metric.unit else ""
     title = f"{shown_name(metric)}{unit} on {dataset}, {metric.better} is better"
+    if chooses_for_inputs(results):
+        return grid_of_spent(results, dataset, metric, title, places)
     rows = cost_rows(results)
     for name, scores in results.baselines.items():
         value = scores.get(dataset, {}).get(metric.name)

@@ -263,7 +263,13 @@ def _mean_cost(rows: Sequence[Row]) -> Spent:
         round(statistics.fmean(row.params for row in rows)),
         statistics.fmean(timed) if timed else None,
         {name: statistics.fmean(row.shares.get(name, 0.0) for row in rows) for row in rows for name in row.shares},
+        {size: statistics.fmean(row.at_batch[size] for row in rows) for size in _sizes(rows)},
     )
+
+
+def _sizes(rows: Sequence[Row]) -> list[str]:
+    """The sizes of batches that all rows were timed at."""
+    return [size for size in rows[0].at_batch if all(size in row.at_batch for row in rows)]
 
 
 def network_name(settings: Mapping[str, Any]) -> str:

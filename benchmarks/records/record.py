@@ -56,6 +56,7 @@ class Row(_Strict):
         macs: multiply-adds of an input, on average; params: of the parameters in use.
         milliseconds: of an input, where it was timed.
         shares: name of a width -> share of the inputs that ran at it, where each has a width of its own.
+        at_batch: size of a batch -> milliseconds of an input in it, where it was timed.
         metrics: set -> metric -> value.
         samples: what a metric is the mean of, where that is known: the return of each episode.
         curve: [steps trained, value] of a metric in the course of the training.
@@ -70,6 +71,7 @@ class Row(_Strict):
     params: Count
     milliseconds: Cost | None = None
     shares: dict[str, Share] = Field(default_factory=dict)
+    at_batch: dict[str, Cost] = Field(default_factory=dict)
     metrics: dict[str, dict[str, Number]]
     samples: dict[str, dict[str, list[Number]]] = Field(default_factory=dict)
     curve: dict[str, dict[str, list[Moment]]] = Field(default_factory=dict)
@@ -173,7 +175,7 @@ def _json(record: Record) -> str:
     """Indented, but a list of numbers, of which a curve has hundreds, is on one line; what is empty is left out."""
     plain = record.model_dump()
     for row in plain["rows"]:
-        for key in ("width", "channels", "milliseconds", "shares", "samples", "curve", "found"):
+        for key in ("width", "channels", "milliseconds", "shares", "at_batch", "samples", "curve", "found"):
             if not row[key]:
                 del row[key]
     if plain["step_unit"] == "steps":

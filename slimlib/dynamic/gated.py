@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -39,6 +40,10 @@ class Gated(nn.Module):
         stem_width: of the stem; by default the narrowest of the widths.
         smallest_group: as of `slimlib.route`.
 
+    Attributes:
+        price: the run-time knob: what a width costs, as a share of the widest, lowers its score by so much. 0: the
+            gate as it was trained; `price_for` finds the price of a mean cost.
+
     Raises:
         ValueError: widths out of order or not allowed, another number of them than the gate's choices, or a tail that
             is not slimmable.
@@ -72,6 +77,8 @@ class Gated(nn.Module):
             raise ValueError(f"the gate chooses from {choices} widths; there are {len(self.widths)}: {list(widths)}")
         check_widths(tail, self.tail_widths)
         self.stem, self.tail, self.gate = stem, tail, gate
+        self.price = 0.0
+        self._shares: tuple[float, ...] = ()
         self.train(self.training)
 
     @classmethod
@@ -124,7 +131,7 @@ class Gated(nn.Module):
     def answer(self, *args: Any) -> Answer:
         """The outputs, and the width of each sample, by the highest scores."""
         features, scores = self.scores(*args)
-        chosen = scores.argmax(1).tolist()
+        chosen = self._chosen(scores, self.price)
         groups = self._groups(features, chosen, self.smallest_group)
         ran = {sample: self.widths[self.tail_widths.index(g.width)] for g in groups for sample in g.samples}
         output = run_groups(self.tail, (features,), groups)
@@ -183,6 +190,41 @@ class Gated(nn.Module):
         fixed = macs_at(self.gate, (features,), 1.0)
         fixed += macs_at(self.stem, args, self.stem_width if self._stem_slims() else 1.0)
         return [fixed + macs_at(self.tail, (features,), width) for width in self.tail_widths]
+
+    @torch.no_grad()
+    def price_for(self, batches: Iterable[Any], macs: float, example: Any) -> float | None:
+        """The lowest price by which a sample costs no more multiply-adds, on average over held-out inputs.
+
+        It is below 0 where the gate as it was trained costs less. None: even the narrowest costs more.
+
+        Args:
+            batches: inputs that neither network nor gate has learned from.
+            macs: the most that a sample may cost on average.
+            example: an input, for counting.
+        """
+        costs = self.macs(*(example if isinstance(example, tuple) else (example,)))
+        self._shares = tuple(cost / costs[-1] for cost in costs)
+        given = [batch if isinstance(batch, tuple) else (batch,) for batch in batches]
+        scores = torch.cat([self.scores(*args)[1] for args in given])
+
+        def spent(price: float) -> float:
+            return sum(costs[choice] for choice in self._chosen(scores, price)) / len(scores)
+
+        if costs[0] > macs:
+            return None
+        step = 2 * max(1.0, float(scores.amax() - scores.amin())) / min(b - a for a, b in pairwise(self._shares))
+        low, high = -step, step  # all samples at the widest, and at the narrowest
+        if spent(low) <= macs:
+            return low
+        for _ in range(50):
+            middle = (low + high) / 2
+            low, high = (low, middle) if spent(middle) <= macs else (middle, high)
+        return high
+
+    def _chosen(self, scores: Tensor, price: float) -> list[int]:
+        if price:
+            scores = scores - price * scores.new_tensor(self._shares)
+        return scores.argmax(1).tolist()
 
     def freeze(self) -> Gated:
         """A snapshot that serves fast: stem and tail frozen (see `slimlib.freeze`), the gate copied, in eval mode."""

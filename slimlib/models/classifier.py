@@ -31,6 +31,11 @@ class Classifier(nn.Module):
         self.classifier = nn.Sequential(nn.Linear(channels, classes))
         initialise(self)
 
+    @property
+    def gate_before(self) -> str:
+        """The name of the module before which a gate may choose a width for each image (see `slimlib.Gated.at`)."""
+        return f"features.{len(self.features) // 2}"
+
     def forward(self, x: Tensor) -> Tensor:  # [N, 3, H, W] -> [N, classes]
         scores: Tensor = self.classifier(self.features(x).mean((2, 3)))
         return scores

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.classification.augment import scale
-from tasks.points import AS_IT_IS, OperatingPoint, runs_at
+from tasks.points import AS_IT_IS, KnowsTargets, OperatingPoint, runs_at
 from tasks.task import Metric
 
 TOPS = {"top1_error": 1, "top5_error": 5}
@@ -66,6 +66,9 @@ def errors(
         with runs_at(net, points) as runs:
             for x, labels in batches:
                 count += len(labels)
+                for point in points:
+                    if isinstance(point.what, KnowsTargets):
+                        point.what.targets = labels
                 wrong = [before + misses(run(x), labels, tops) for before, run in zip(wrong, runs, strict=True)]
     finally:
         net.train(training)

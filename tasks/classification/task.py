@@ -129,6 +129,10 @@ class Classification(SupervisedTask):
             part._train = images
         return parts
 
+    def gate_before(self, net: nn.Module) -> str:
+        """As the model says."""
+        return str(net.gate_before)
+
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy with the labels, smoothed."""
         return F.cross_entropy(output, target, label_smoothing=self.settings.label_smoothing)

@@ -63,6 +63,14 @@ class Problem(Protocol):
         """
         raise ValueError(f"{type(self).__name__} does not say how a part of its training data is held out")
 
+    def gate_before(self, net: nn.Module) -> str:
+        """The name of the module before which a network of the task has a gate, if it has one.
+
+        Raises:
+            ValueError: its networks have none.
+        """
+        raise ValueError(f"{type(self).__name__} does not say where its networks may have a gate")
+
     @abstractmethod
     def loss(self, output: Any, target: Any) -> Tensor:
         """What the network learns from the data, a scalar: of its output in training, and the target of the batch."""

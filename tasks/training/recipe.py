@@ -18,10 +18,11 @@ from slimlib.training.rules import RULES, rule_named, rule_parameters, takes_les
 from tasks.points import OperatingPoint
 from tasks.settings import Width, Widths, setting, unknown
 from tasks.training.choosing import OF_INDIVIDUALS, Choosing
+from tasks.training.deciding import HELD_OUT, Deciding
 from tasks.training.problem import Problem
 from tasks.training.run import derive_seed
 
-MEASURED = ("calibrate", "average", "calibrate_on", "tested", "spectrum")
+MEASURED = ("calibrate", "average", "calibrate_on", "tested", "spectrum", "per_input", "costs")
 """Keys that decide how a trained network is scored, and nothing of its training."""
 ACTING = ("behaviour", "stability")
 """Keys that only a policy has a meaning for."""
@@ -55,10 +56,10 @@ DISTILLED: Mapping[str, Callable[..., Distillation | None]]
 DISTILLED = {"none": lambda: None, **DISTILLATIONS, "outputs": outputs}
 
 
-class Recipe(Choosing):
+class Recipe(Choosing, Deciding):
     """How one network (slimmable), or one for each evaluated width (individual), is trained.
 
-    Beside the keys here and those of `Choosing` it has those of its rule (`samples`), of its distillation
+    Beside the keys here, of `Choosing` and of `Deciding` it has those of its rule (`samples`), of its distillation
     (`temperature` of kl_divergence, `distill_values` of outputs), and of its lesson: `data`, `weight`, `teacher`, and
     `smallest` and `largest`, which hold those three where they differ; see `lessons_named` of slimlib.
 
@@ -122,6 +123,7 @@ class Recipe(Choosing):
         self._check_parameters()
         self._check_scoring()
         self.check_choosing(individual=False)
+        self.check_deciding()
         self.make_rule(0)
         return self
 
@@ -181,7 +183,8 @@ class Recipe(Choosing):
 
     def training(self) -> dict[str, Any]:
         """What of the settings decides the trained network; recipes that agree in it can share one."""
-        return {key: value for key, value in self.settings().items() if key not in MEASURED}
+        held_out = {} if self.per_input is None else {"held_out": HELD_OUT}
+        return {key: value for key, value in self.settings().items() if key not in MEASURED} | held_out
 
     def begins_with(self) -> dict[str, Any]:
         """What decides the network that channels are chosen in; empty where none are."""

@@ -55,7 +55,7 @@ def score(
     points = recipe.points(task) if points is None else points
     tested = [_tested(recipe, net, point, generator) for point in points]
     every = [point for tests in tested for point in tests]
-    _calibrate(task, recipe, net, every, derive_seed(seed, "calibration"), device, ranks)
+    calibrate(task, recipe, net, every, derive_seed(seed, "calibration"), device, ranks)
     results = iter(measured_together(task, net, every, ranks))
     found = [[next(results) for _ in tests] for tests in tested]
     return checked([mean_at(p, of) if len(of) > 1 else of[0] for p, of in zip(points, found, strict=True)])
@@ -115,7 +115,7 @@ def _tested(recipe: Recipe, net: nn.Module, point: OperatingPoint, generator: to
     return [OperatingPoint(f"{point.name}, plan {n}", random_plan(net, around, generator)) for n in range(PLANS)]
 
 
-def _calibrate(
+def calibrate(
     task: Problem,
     recipe: Recipe,
     net: nn.Module,
@@ -124,6 +124,7 @@ def _calibrate(
     device: torch.device,
     ranks: Ranks,
 ) -> None:
+    """Compute the BatchNorm statistics of the widths of some points, as the recipe says."""
     widths: list[Width] = [width for point in points for width in point.widths]
     if slimming_of(net).norm.learns_statistics:
         return

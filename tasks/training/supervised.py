@@ -134,6 +134,26 @@ def _train_networks(loop: Loop, saved: Saved) -> list[PointResult]:
     return sorted(results, key=by_cost)
 
 
+def trained_once(loop: Loop) -> nn.Module:
+    """The slimmable network of a recipe after its training, which recipes that agree in it share."""
+    run = loop.run
+
+    def make() -> Training:
+        training = start(loop, None)
+        _take_trained(run, training)
+        saved = read_saved(run.checkpoint).training
+        if saved is not None and "gate" in saved:  # a second stage has begun, which needs no more of the first
+            training.net.load_state_dict(saved["net"])
+            training.step = run.steps
+        return training
+
+    training = make()
+    if training.step < run.steps:
+        training = resumed(loop, make)
+    _keep_trained(run, training)
+    return training.net
+
+
 def resumed(loop: Loop, make: Callable[[], Training]) -> Training:
     """The training of a single network to its last step, from the run's checkpoint if there is one."""
     saved, training = read_saved(loop.run.checkpoint), make()

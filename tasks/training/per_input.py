@@ -1,0 +1,182 @@
+"""Recipes that choose a width for each input: one network, and rules found on training data that it did not see."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+import slimlib as slim
+from slimlib.core.width import WidthRange
+from slimlib.dynamic.confidence import CONFIDENCES
+from slimlib.search.budgets import Budget
+from slimlib.serving.cost import wait_for
+from tasks.points import OperatingPoint, PointResult, by_cost, name_of_width
+from tasks.training.deciding import HELD_OUT
+from tasks.training.gating import train_gate
+from tasks.training.problem import Problem
+from tasks.training.recipe import Recipe
+from tasks.training.run import TrainingRun
+from tasks.training.scoring import calibrate, checked, example_on, measured
+from tasks.training.seeds import derive_seed
+from tasks.training.supervised import Loop, trained_once
+from tasks.training.width_rules import AtRandom, ByConfidence, ByGate, Constant, Oracle, WidthRule
+
+FITTED_ON = 20  # batches of what was held out
+TIMED_AT = (1, 8, 64)
+ROUNDS = 5
+
+
+def train_per_input(task: Problem, recipe: Recipe, run: TrainingRun) -> list[PointResult]:
+    """Train the network of a recipe without the data that are held out, find its rules on these, and score them.
+
+    Returns:
+        A result for each mean cost, cheapest first, with the share of the inputs at each width, and the milliseconds
+        of an input, routing included, in batches of 1, 8 and 64.
+
+    Raises:
+        ValueError: several ranks.
+        Interrupted, TrainingFailed, HostileCheckpointError: as `tasks.training.supervised.train_recipe`.
+    """
+    if run.ranks.count > 1:
+        raise ValueError(f"recipe '{recipe.name}' chooses widths in one process; start without torchrun")
+    learned, held_out = task.split(HELD_OUT)
+    loop = Loop(learned, recipe, run)
+    net = trained_once(loop)
+    widths = sorted(recipe.evaluated(task))
+    needed = [OperatingPoint.of_width(width) for width in widths]
+    calibrate(learned, recipe, net, needed, derive_seed(run.seed, "calibration"), run.device, run.ranks)
+    points = _Found(loop, held_out, net.eval(), widths).points()
+    results = measured(task, net, points)
+    timed = [replace(one, **_milliseconds(point, net, task)) for one, point in zip(results, points, strict=True)]
+    run.watch.trained(None, net)
+    return sorted(checked(timed), key=by_cost)
+
+
+class _Found:
+    """The rules of a recipe."""
+
+    def __init__(self, loop: Loop, held_out: Problem, net: nn.Module, widths: Sequence[float]) -> None:
+        self.loop, self.recipe, self.run, self.net, self.widths = loop, loop.recipe, loop.run, net, widths
+        self.held_out = held_out
+        self.example = example_on(loop.task, loop.run.device)
+        self.full = float(slim.cost(net, self.example).macs)
+
+    def points(self) -> list[OperatingPoint]:
+        """One for each mean cost that can be kept; of uniform widths also those that are evaluated."""
+        if self.recipe.per_input == "oracle":
+            return [OperatingPoint("oracle", Oracle(self.widths))]
+        make = self._rules()
+        found = [(cost, make(cost)) for cost in self.recipe.costs or ()]
+        points = [OperatingPoint(f"cost {cost:g}", rule) for cost, rule in found if rule is not None]
+        if self.recipe.per_input == "uniform":
+            points += [OperatingPoint.of_width(width) for width in self.widths]
+        if not points:
+            costs = list(self.recipe.costs or ())
+            raise ValueError(f"recipe '{self.recipe.name}': no mean cost of {costs} can be kept")
+        return points
+
+    def _rules(self) -> Callable[[float], Any]:
+        """From a mean cost to the rule that keeps it; None where that cannot be."""
+        if self.recipe.per_input in CONFIDENCES:
+            batches = self._held_out_batches()
+            return lambda cost: self._cascade(batches, cost)
+        if self.recipe.per_input == "gate":
+            return self._gate()
+        return {"uniform": self._uniform, "random": self._random}[str(self.recipe.per_input)]
+
+    def _held_out_batches(self) -> list[tuple[Any, Any]]:
+        seed = derive_seed(self.run.seed, "fitting of rules")
+        return list(self.held_out.batches(range(FITTED_ON), seed, device=self.run.device, augmented=False))
+
+    def _cascade(self, batches: Sequence[tuple[Any, Any]], cost: float) -> ByConfidence | None:
+        if cost * self.full < slim.cost(self.net, self.example, self.widths[0]).macs:
+            return None
+        return ByConfidence(
+            slim.fit_cascade(
+                self.net,
+                self.widths,
+                [x for x, _ in batches],
+                [target for _, target in batches],
+                budget=Budget(cost * self.full),
+                confidence=str(self.recipe.per_input),
+            )
+        )
+
+    def _gate(self) -> Callable[[float], ByGate | None]:
+        gated = train_gate(self.loop, self.net, self.widths)
+        batches = [x for x, _ in self._held_out_batches()]
+
+        def within(cost: float) -> ByGate | None:
+            price = gated.price_for(batches, cost * self.full, self.example)
+            return None if price is None else ByGate(gated, price)
+
+        return within
+
+    def _uniform(self, cost: float) -> Constant | None:
+        """The widest width that costs no more."""
+        allowed = self.recipe.widths()
+        if isinstance(allowed, WidthRange):
+            steps = [allowed.smallest + (allowed.largest - allowed.smallest) * i / 256 for i in range(257)]
+        else:
+            steps = [float(w) for w in allowed.widths if isinstance(w, float)]
+        within = [w for w in steps if slim.cost(self.net, self.example, w).macs <= cost * self.full]
+        if not within:
+            return None
+        self._calibrate([max(within)])
+        return Constant([max(within)])
+
+    def _random(self, cost: float) -> AtRandom | None:
+        """The two neighbours of a cost, mixed."""
+        costs = [slim.cost(self.net, self.example, width).macs / self.full for width in self.widths]
+        if cost < costs[0]:
+            return None
+        above = next((i for i, each in enumerate(costs) if each >= cost), len(costs) - 1)
+        below = max(above - 1, 0)
+        gap = costs[above] - costs[below]
+        share = (cost - costs[below]) / gap if gap else 0.0
+        return AtRandom([self.widths[below], self.widths[above]], share, derive_seed(self.run.seed, "random widths"))
+
+    def _calibrate(self, widths: Sequence[float]) -> None:
+        points = [OperatingPoint(name_of_width(width), width) for width in widths]
+        seed = derive_seed(self.run.seed, "calibration")
+        calibrate(self.loop.task, self.recipe, self.net, points, seed, self.run.device, self.run.ranks)
+
+
+def _milliseconds(point: OperatingPoint, net: nn.Module, task: Problem) -> dict[str, Any]:
+    """Of an input in batches of several sizes, by a frozen network, on inputs of the training data as they are."""
+    if isinstance(point.what, Oracle):
+        return {}
+    device = next(net.parameters()).device
+    seed, found, count = derive_seed(0, "timing"), [], 0
+    for inputs, _ in task.batches(range(max(TIMED_AT)), seed, device=device, augmented=False):
+        found.append(inputs)
+        count += len(inputs)
+        if count >= max(TIMED_AT):
+            break
+    every: Tensor = torch.cat(found)[: max(TIMED_AT)]
+    rule = point.what if isinstance(point.what, WidthRule) else Constant(point.widths)
+    serve = rule.served_by(net)
+    times = {str(size): _time(serve, every, size, device) for size in TIMED_AT}
+    return {"milliseconds": times["1"], "at_batch": times}
+
+
+def _time(serve: Callable[..., Any], every: Tensor, size: int, device: torch.device) -> float:
+    """Median over the rounds of the milliseconds of an input."""
+    batches = tree_map_only(Tensor, lambda tensor: tensor.split(size), every)
+    rounds = []
+    with torch.inference_mode():
+        for _ in range(ROUNDS + 1):
+            wait_for(device)
+            begin = time.perf_counter()
+            for batch in batches:
+                serve(batch)
+            wait_for(device)
+            rounds.append(time.perf_counter() - begin)
+    return 1e3 * statistics.median(rounds[1:]) / len(every)
