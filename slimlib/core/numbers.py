@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+LARGE = 2**15  # numbers in a kernel from which the copy of it takes longer than the calls that avoid it
 Size = Callable[[int], int]  # dimension of the layer's weight -> active length
 
 
@@ -45,7 +46,7 @@ def layer_numbers(layer: nn.Module, size: Size, channels: int | None) -> dict[st
     return {}
 
 
-def _conv_numbers(conv: _ConvNd, size: Size) -> dict[str, int]:
+def _conv_numbers(conv: _ConvNd, size: Size) -> dict[str, Any]:
     """Depthwise: the groups follow the channels. Otherwise the groups stay, and each slims inside."""
     groups = conv.groups
     if isinstance(conv, _ConvTransposeNd):  # weight [C_in, C_out / groups, ...]
@@ -54,7 +55,11 @@ def _conv_numbers(conv: _ConvNd, size: Size) -> dict[str, int]:
         return {"in_channels": size(0), "out_channels": size(1) * groups, "groups": groups}
     if 1 < groups == conv.in_channels:  # weight [C_out, C_in / groups, ...]
         groups = size(0) * groups // conv.out_channels
-    return {"in_channels": size(1) * groups, "out_channels": size(0), "groups": groups}
+    numbers = {"in_channels": size(1) * groups, "out_channels": size(0), "groups": groups}
+    if hasattr(conv, "as_matrix"):  # a slimmable layer, not the plain one that is extracted
+        pointwise = conv.groups == 1 and set(conv.kernel_size + conv.stride) == {1} and not any(conv.padding)
+        numbers["as_matrix"] = pointwise and size(1) < conv.in_channels and size(0) * size(1) >= LARGE
+    return numbers
 
 
 def held_numbers(module: nn.Module, sizes: Mapping[str, int]) -> dict[str, Any]:
