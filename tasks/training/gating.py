@@ -13,10 +13,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import slimlib as slim
 from tasks.points import OperatingPoint
-from tasks.training.run import Interrupted, TrainingFailed
+from tasks.training.run import Interrupted, TrainingFailed, derive_seed
 from tasks.training.saved import Saved, read_saved
 from tasks.training.scoring import calibrate
-from tasks.training.seeds import derive_seed
 from tasks.training.supervised import Loop
 
 SHARE = 0.2  # of the steps of the network: 30 epochs after 150

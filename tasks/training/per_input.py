@@ -22,9 +22,8 @@ from tasks.training.deciding import HELD_OUT
 from tasks.training.gating import train_gate
 from tasks.training.problem import Problem
 from tasks.training.recipe import Recipe
-from tasks.training.run import TrainingRun
+from tasks.training.run import TrainingRun, derive_seed
 from tasks.training.scoring import calibrate, checked, example_on, measured
-from tasks.training.seeds import derive_seed
 from tasks.training.supervised import Loop, trained_once
 from tasks.training.width_rules import AtRandom, ByConfidence, ByGate, Constant, Oracle, WidthRule
 
