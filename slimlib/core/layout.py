@@ -66,6 +66,7 @@ class Layout:
     statistics: name of a module ("" for the whole) -> the operations in it that take statistics over channels, which
         are those of the active ones.
     contiguous: names of parameters whose active part must lie together in memory, since forward views it otherwise.
+    caches: paths of attributes in which forward keeps what it made of its weights, of one width, for the next call.
     followed: its channels were followed, so that nothing but a unit's own channels depends on where the unit is.
     """
 
@@ -77,6 +78,7 @@ class Layout:
     numbers: Mapping[str, Mapping[str, Axis]] = field(default_factory=dict)
     statistics: Mapping[str, str] = field(default_factory=dict)
     contiguous: tuple[str, ...] = ()
+    caches: tuple[str, ...] = ()
     followed: bool = field(default=False, compare=False)
 
     @property
@@ -99,6 +101,7 @@ class Layout:
             },
             "statistics": dict(self.statistics),
             "contiguous": list(self.contiguous),
+            "caches": list(self.caches),
             "followed": self.followed,
         }
 
@@ -119,6 +122,7 @@ class Layout:
             idle=tuple(data["idle"]),
             statistics=dict(data.get("statistics", {})),
             contiguous=tuple(data.get("contiguous", ())),
+            caches=tuple(data.get("caches", ())),
             numbers={
                 name: {attribute: _axis(axis) for attribute, axis in found.items()}
                 for name, found in data.get("numbers", {}).items()

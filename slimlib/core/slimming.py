@@ -36,6 +36,7 @@ class Slimming:
     trained: tuple[int, ...] | None = None
     _net: Callable[[], nn.Module | None]
     _parts: list[Part] | None
+    _caches: Sequence[tuple[nn.Module, str]] = ()
     _ready: dict[Width, Ready]
     _shared: dict[tuple[int, ...], Ready]
     _channels: dict[Width, tuple[int, ...]]
@@ -91,7 +92,13 @@ class Slimming:
         if ready is None or self.dirty:
             ready = self._prepare(width)
         swap_in(ready)
+        self.empty_caches()
         self.width, self.channels = width, self._channels[width]
+
+    def empty_caches(self) -> None:
+        """Forget what forward kept for its next call, which is of one width."""
+        for module, attribute in self._caches:
+            module.__dict__[attribute] = {} if isinstance(module.__dict__[attribute], dict) else None
 
     def __str__(self) -> str:
         """The report: how many layers slim, which do not, and why."""
@@ -114,6 +121,8 @@ class Slimming:
     def bind(self, net: nn.Module) -> None:
         """Belong to `net`: find the modules that the layout names."""
         self._net = weakref.ref(net)
+        found = [path.rpartition(".") for path in self.layout.caches]
+        self._caches = [(net.get_submodule(owner), attribute) for owner, _, attribute in found]
         self._forget()
 
     def net(self) -> nn.Module:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from slimlib.core.arguments import arguments
 from slimlib.core.layout import Layout, axis_size
+from slimlib.flow import caches
 from slimlib.flow.example import smallest, twice
 from slimlib.flow.proof.check import Failure, Followed, Proof
 from slimlib.flow.proof.proposals import agree, numbers
@@ -52,6 +53,7 @@ def follow(
             must agree have several.
     """
     args = arguments(net, example)
+    caches.empty(net, args)
     search = Search(net, _kept_parameters(net, keep), Rounding(divisor, dict(divisors or {})))
     small = smallest(search.copied, args)
     if small is not args:

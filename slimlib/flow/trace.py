@@ -10,12 +10,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slimlib.core.structures import opaque, outputs, tensors
+from slimlib.flow import caches
 from slimlib.flow.context import Context, plain_modules
 from slimlib.flow.functions import FunctionsAsOperations, python_functions_in_parts
-from slimlib.flow.ids import Shadow, WeightRef, everywhere
+from slimlib.flow.ids import Shadow, WeightRef, everywhere, tracked
 from slimlib.flow.operations import Operation, apply_rule, each_tensor
 from slimlib.flow.steps import Choices, FlowError, Step
 from slimlib.flow.ties import Ties
@@ -49,7 +51,10 @@ class Trace(TorchDispatchMode):
             FunctionsAsOperations(self.context, self.step, self.attention_scale),
             self,
         ):
+            before = {path: caches.held(value) for path, _, _, value in caches.attributes(self.net)}
             returned = self.net(*args)
+            with no_dispatch():
+                self.ties.caches.update(caches.filled(self.net, before, self._follows))
         for name in assigned:
             if name in self.context.tensors:
                 self.ties.fix_all(self.context.shadow(self.context.tensors[name]), ASSIGNED)
@@ -125,6 +130,11 @@ class Trace(TorchDispatchMode):
     def finished(self, op: Operation, outs: list[Any]) -> None:
         """Called after every operation, which is the last of `log`."""
 
+    def _follows(self, x: Tensor) -> bool:
+        """Whether a tensor follows channels."""
+        shadow = self.context.shadow(x)
+        return isinstance(shadow, WeightRef) or tracked(shadow)
+
     def _use_positions(self, op: Operation) -> None:
         """Where the largest of all channels lies is known for one width; where that is computed with, they stay."""
         for _, x in op.operands:
@@ -174,7 +184,7 @@ def unchanged(net: nn.Module) -> Iterator[list[str]]:
         (held, dict(held))
         for module in net.modules()
         for key, held in module.__dict__.items()
-        if key.startswith("_forward_") and isinstance(held, dict)
+        if isinstance(held, dict) and (key.startswith("_forward_") or key not in caches.BARE)
     ]
     assigned: list[str] = []
     try:

@@ -51,6 +51,7 @@ def extract(net: nn.Module, width: Width, example: Any = None, *, fold: bool = F
     root = source.net()
     if source.channels_at(width) != source.layout.full:
         _refuse_layers_by_hand(root)
+    source.empty_caches()
     plain = copy.deepcopy(root)
     slimming = slimming_of(plain)
     slimming.set(width)

@@ -137,8 +137,8 @@ class Operation:
         operands = [untracked(ids.shape) if self._is_stretched(ids, operands, shape) else ids for ids in operands]
         full = [ids.expand(shape) for ids in operands]
         out = torch.zeros((), dtype=torch.long).expand(shape)
-        for i, ids in enumerate(operands):
-            if self._repeated(i, ids, full):
+        for i in range(len(operands)):
+            if self._repeated(i, operands, full):
                 continue
             a, b = torch.broadcast_tensors(distinct(out), distinct(full[i]))
             self.tie(a, b)
@@ -167,23 +167,28 @@ class Operation:
         if bool(own.any()) and not bool(own.all()) and bool((other[own] > 0).any()):
             self.fix(other[own], "meets channels that forward adds by itself")
 
-    def _repeated(self, i: int, ids: Tensor, full: Sequence[Tensor]) -> bool:
+    def _repeated(self, i: int, operands: Sequence[Tensor], full: Sequence[Tensor]) -> bool:
         """Whether an operand is repeated over the channels of the others: a gate [N, 1, H, W], a norm of each head.
 
-        It stays, unless it lies along channels, too, and these turn out to shrink.
+        It stays, unless it lies along channels, too, and these turn out to shrink. Of an outer product, in which each
+        is repeated over the other, only the fewer channels stay.
         """
-        shape = full[i].shape
-        offset = len(shape) - ids.dim()
-        repeated = {d for d in range(len(shape)) if shape[d] > 1 and (d < offset or ids.shape[d - offset] == 1)}
-        over = [other for j, other in enumerate(full) if j != i and repeated & set(varying(other))]
+        ids, repeated = operands[i], _broadcast(operands[i], full[i].shape)
+        over = [j for j, other in enumerate(full) if j != i and repeated & set(varying(other))]
         if not over or not tracked(ids):
             return False
-        own = set(range(offset, len(shape))) - repeated
-        whole = next((other for other in over if own & set(varying(other))), None)
-        if whole is None:
-            self.context.ties.keep_apart(distinct(ids), f"broadcast over other channels: {self.context.here}")
-        else:
+        own = set(range(full[i].dim())) - repeated
+        whole = next((full[j] for j in over if own & set(varying(full[j]))), None)
+        if whole is not None:
             self._leave_open(distinct(full[i]), whole, sorted(own & set(varying(whole))))
+            return True
+        along, size = set(varying(full[i])), distinct(ids).numel()
+        outer = [
+            j for j in over if along <= _broadcast(operands[j], full[j].shape) and distinct(operands[j]).numel() < size
+        ]
+        if along and outer == over:
+            return False
+        self.context.ties.keep_apart(distinct(ids), f"broadcast over other channels: {self.context.here}")
         return True
 
     def _leave_open(self, vector: Tensor, whole: Tensor, dims: Sequence[int]) -> None:
@@ -191,6 +196,12 @@ class Operation:
         meets = partial(ties.tie, vector, distinct(whole), here)
         stays = partial(ties.keep_apart, vector, f"the same for all heads: {here}")
         ties.leave_open(Repeated(whole, dims, whole=stays, alike=meets, likeliest=meets))
+
+
+def _broadcast(ids: Tensor, shape: torch.Size) -> set[int]:
+    """The dimensions of a shape over which a tensor is repeated."""
+    begin = len(shape) - ids.dim()
+    return {d for d in range(len(shape)) if shape[d] > 1 and (d < begin or ids.shape[d - begin] == 1)}
 
 
 def each_tensor(change: Callable[[Tensor], Any], x: Any) -> Any:

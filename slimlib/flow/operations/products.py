@@ -168,6 +168,16 @@ def baddbmm(op: Operation) -> Result:
     return meet(op, [(out, op.first), (op.x, op.args[0])])
 
 
+def grouped(op: Operation) -> Result:
+    """x [T, C], of which some rows each go to one expert of weight [E, C, O]."""
+    x, ref = op.data(op.ids[0], op.args[0]), op.ids[1]
+    if not isinstance(ref, WeightRef) or len(ref.dims) != 3 or x.dim() != 2:
+        return no_rule(op)
+    for axis in ref.dims[0]:
+        op.fix(axis.ids, "experts")
+    return _contract(op, x, ref, None, inputs=1, outputs=2, along=1)
+
+
 def batched(op: Operation, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor | None:
     """A product of two tensors that both follow channels, as attention has it."""
     canonical = op.context.ties.canonical
@@ -183,6 +193,10 @@ def batched(op: Operation, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor | 
         op.tie(x, x[..., :1])
     elif varies(y, 1) and varies(y, 2) and not varies(x, 2):
         op.tie(y, y[:, :1])
+    elif varies(x, 1) and varies(y, 1):  # for each channel of x, what has none is multiplied with those of y
+        op.fix(y, "added up with what follows no channels")
+    elif varies(y, 2) and varies(x, 2):
+        op.fix(x, "added up with what follows no channels")
     elif varies(x, 2) or varies(y, 1):
         op.tie(op.column(x, 2), op.column(y, 1))
     if varies(x, 1):
@@ -247,6 +261,7 @@ OPERATIONS = table(
     (addmm, "addmm _sparse_addmm"),
     (bmm, "bmm"),
     (baddbmm, "baddbmm"),
+    (grouped, "_grouped_mm transformers.grouped_mm_fallback"),
     (embedding, "embedding _embedding_bag _embedding_bag_forward_only"),
     (bilinear, "bilinear"),
     (distances, "cdist _cdist_forward _euclidean_dist"),

@@ -124,8 +124,23 @@ class Proof:
         try:
             self._attempt(self._sliced(self.slim, training, width), self.subject.quick)
         except Failure as failure:
-            failure.training, failure.width = training, width
-            raise
+            if not self._takes_another_way(failure):
+                raise
+
+    def _takes_another_way(self, failure: Failure) -> bool:
+        """Whether forward runs other operations for a group of one unit, and its numbers are right all the same."""
+        full = self.found.layout.full
+        one = any(count == 1 < units for count, units in zip(self.channels(failure.width), full, strict=True))
+        if not one or not isinstance(failure.__cause__, Misfit):
+            return False
+        sliced = self._sliced(self._exact(), failure.training, failure.width)
+        sliced.expected = {}
+        try:
+            got = self._attempt(sliced, self.subject.exact)
+        except Failure:
+            return False
+        expected = self._masked(failure.training, failure.width)
+        return len(got) == len(expected) and all(map(self._close, got, expected))
 
     def progress(self, failure: Failure, width: Width, held: Held) -> int:
         """How many operations run as the layout says, where modules hold these numbers; END for some beyond it."""
@@ -135,7 +150,7 @@ class Proof:
     def agrees(self, failure: Failure, width: Width, held: Held) -> bool:
         """Whether what runs gives the numbers of the masked network, as far as sums of all results show."""
         channels, training = self.channels(width), failure.training
-        key, limit = (training, channels, self.subject.casts), failure.position + AHEAD
+        key, limit = (training, channels), failure.position + AHEAD
         if self.found.sums.get(key, (0, {}))[0] < limit:
             sums = partial(_sums, self.found.solution.active(channels))
             self.found.sums[key] = limit, _by_moment(self._masked(training, width, sums, limit))
@@ -180,15 +195,28 @@ class Proof:
     def _compare(self, training: bool, width: Width) -> None:
         """Run the sliced network, and compare its numbers."""
         try:
-            got = self._attempt(self._sliced(self._exact(), training, width), self.subject.exact)
-        except Failure:
-            self._runs(training, width)  # raises, unless the network casts to float32 by itself
-            self.subject.compare_in_float32()
-            self._slim_exact, self._gathered = None, {}
-            got = self._attempt(self._sliced(self._exact(), training, width), self.subject.exact)
-        expected = self._masked(training, width)
-        if not all(self._close(a, b) for a, b in zip(got, expected, strict=True)):
+            right = self._is_right(training, width)
+        except Failure as failure:
+            if self._takes_another_way(failure):
+                return
+            self._runs(training, width)  # raises, unless it is double precision alone that the network cannot take
+            self._compare_in_float32()
+            right = self._is_right(training, width)
+        if not right:
             raise self._locate(training, width)
+
+    def _is_right(self, training: bool, width: Width) -> bool:
+        """Whether the sliced network gives the numbers of the masked one."""
+        single = self.subject.casts
+        got = self._attempt(self._sliced(self._exact(), training, width), self.subject.exact)
+        expected = self._masked(training, width)
+        if self.subject.casts != single:
+            return self._is_right(training, width)
+        return len(got) == len(expected) and all(map(self._close, got, expected))
+
+    def _compare_in_float32(self) -> None:
+        self.subject.compare_in_float32()
+        self._slim_exact, self._gathered = None, {}
 
     def _exact(self) -> Any:
         """The slimmable network whose numbers are compared."""
@@ -203,7 +231,9 @@ class Proof:
         self._gather_now(slim, channels)
         ties = active_ties(found.ties, found.units, found.layout, channels, self.shapes)
         active = found.solution.active(channels)
-        return Sliced(slim, ties, self.choices, self.subject.origin, found.expected[training], active, record)
+        sliced = Sliced(slim, ties, self.choices, self.subject.origin, found.expected[training], active, record)
+        sliced.at = training, width
+        return sliced
 
     def _gather_now(self, slim: Any, channels: tuple[int, ...]) -> None:
         """Do now what `Gathers` does in each forward, so that the gathered tensors can be followed."""
@@ -224,6 +254,13 @@ class Proof:
             outputs = masked.follow(copy.deepcopy(copied.args))
         except Beyond:
             return masked
+        except FlowError:
+            raise
+        except Exception:
+            if self.subject.casts:
+                raise
+            self._compare_in_float32()
+            return self._masked(training, width, record, limit)
         return outputs if record is None else masked
 
     def channels(self, width: Width) -> tuple[int, ...]:
@@ -240,9 +277,9 @@ class Proof:
             if isinstance(error, FlowError | Beyond) or (sliced.phase == "rule" and not told):
                 raise
             at_step = told or sliced.phase == "operation"
-            raise Failure(
-                first_line(error), sliced.step_of_full, at_step, sliced.context.module, len(sliced.log)
-            ) from error
+            failure = Failure(first_line(error), sliced.step_of_full, at_step, sliced.context.module, len(sliced.log))
+            failure.training, failure.width = sliced.at
+            raise failure from error
 
     def _close(self, a: Tensor, b: Tensor) -> bool:
         return not Tolerance(0.0, self.subject.exact.tolerance).differ(b, a)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._mode_utils import no_dispatch
 
+from slimlib.core.width import Width
 from slimlib.flow.functions import RECURRENT
 from slimlib.flow.ids import Shadow, WeightRef, compact, distinct, tracked, untracked, varies, varying
 from slimlib.flow.operations import Operation, recurrent
@@ -26,6 +27,7 @@ NOISE = {"bernoulli", "normal", "uniform", "rand", "randn", "rand_like", "randn_
 PRODUCTS = {
     "convolution": (0, 1), "linear": (0,), "bilinear": (0, 1), "mm": (0, 1), "addmm": (1, 2), "bmm": (0, 1),
     "baddbmm": (1, 2), "_sparse_mm": (0, 1), "_sparse_addmm": (1, 2), "cdist": (0, 1), "einsum": (1, 2),
+    "_grouped_mm": (0,), "transformers.grouped_mm_fallback": (0,),
 }  # fmt: skip
 """Operation -> the arguments whose channels are added up in it."""
 
@@ -91,6 +93,7 @@ class Sliced(Replay):
     ) -> None:
         super().__init__(net, ties, choices, origin, record)
         self.known, self.expected, self.active = ties, expected, active
+        self.at: tuple[bool, Width] = (False, 1.0)  # training or eval mode, and the width
 
     @property
     def step_of_full(self) -> Step | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from slimlib.core.apply import apply_layout
 from slimlib.core.layout import Layout
@@ -64,9 +65,9 @@ def duplicate(net: nn.Module, share: bool = False) -> nn.Module:
     """
     memo: dict[int, Any] = {id(p): p for p in net.parameters()} if share else {}
     for module in net.modules():
-        for value in module.__dict__.values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
+        for x in tree_leaves(list(module.__dict__.values())):
+            if isinstance(x, Tensor) and not x.is_leaf:
+                memo[id(x)] = x.detach().clone()
     return copy.deepcopy(net, memo)
 
 

@@ -1,0 +1,61 @@
+"""What forward makes of its weights and keeps for its next call is made again for another width."""
+
+import pytest
+import torch
+from torch import nn
+
+import slimlib as slim
+from tests.slimlib.flow.judging import Net, parameter, tokens
+
+
+def in_a_dict(net):
+    if "bias" not in net.kept:
+        net.kept["bias"] = net.table[:, net.places]  # as LeViT does
+    return net.kept["bias"]
+
+
+def in_an_attribute(net):
+    if net.made is None:
+        net.made = net.table[:, net.places]
+    return net.made
+
+
+def network(bias):
+    def forward(net, x):
+        q, k, v = (layer(x).view(*x.shape[:2], -1, 4).transpose(1, 2) for layer in (net.q, net.k, net.v))
+        y = (q @ k.transpose(-1, -2) + bias(net)).softmax(-1) @ v
+        return net.last(y.transpose(1, 2).flatten(2))
+
+    layers = {name: nn.Linear(16, 32) for name in "qkv"}
+    places = (torch.arange(5)[:, None] - torch.arange(5)).abs()
+    net = Net(forward, **layers, table=parameter(8, 5), places=places, last=nn.Linear(32, 3))
+    net.kept, net.made = {}, None
+    return net.eval()
+
+
+@pytest.mark.parametrize("bias", [in_a_dict, in_an_attribute])
+@pytest.mark.parametrize("used", [False, True], ids=["fresh", "used before"])
+def test_a_cache_of_one_width_does_not_meet_another(bias, used):
+    net, x = network(bias), tokens()
+    if used and bias is in_a_dict:
+        net(x)
+    slim.convert(net, x)
+    assert "q" in {layer for group in net.slim.layout.groups for layer in group.layers}
+    full = net(x)
+    slim.set_width(net, 0.5)
+    half = net(x)
+    assert torch.allclose(slim.extract(net, 0.5)(x), half, atol=1e-6)
+    slim.set_width(net, 1.0)
+    assert torch.equal(net(x), full)
+    slim.set_width(net, 0.5)
+    assert torch.equal(net(x), half)
+
+
+def test_a_dict_that_is_no_cache_keeps_what_is_in_it():
+    net = network(in_a_dict)
+    net.kept["bias"] = torch.ones(1, 5, 5)
+    x = tokens()
+    before = net(x)
+    slim.convert(net, x)
+    assert torch.equal(net(x), before)
+    assert torch.equal(net.kept["bias"], torch.ones(1, 5, 5))
