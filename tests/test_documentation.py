@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import re
 import runpy
@@ -15,11 +16,13 @@ import pytest
 import yaml
 
 from benchmarks.settings.run import read_recipes, read_settings
+from tests.families.packages import torchvision
 
 ROOT = Path(__file__).parent.parent
 GENERATED = ("ablations.md",)  # its commands are composed where it is made
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 REFERENCE = (ROOT / "docs/reference.md").read_text()
+NEEDED = {name: name.removesuffix(".md") for name in ("transformers.md", "timm.md", "accelerate.md")}  # a package
 GUIDES = [page for page in PAGES if page.name != "README.md" and "```python" in page.read_text()]
 
 
@@ -31,6 +34,11 @@ def blocks(page: Path, language: str) -> list[str]:
 def test_the_blocks_of_a_guide_run_one_after_another(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if page.name in NEEDED:
+        if importlib.util.find_spec(NEEDED[page.name]) is None:
+            pytest.skip(f"needs {NEEDED[page.name]}: pip install -e '.[families]'")
+        if importlib.util.find_spec("torchvision"):
+            torchvision()  # before the package imports it
     monkeypatch.chdir(tmp_path)
     seen: dict[str, Any] = {"__name__": "guide"}
     for number, code in enumerate(blocks(page, "python"), start=1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -10,15 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 import slimlib as slim
 from slimlib.core.layout import Layout
+from slimlib.core.structures import map_tensors, outputs
 from tests.families.members import Member
 from tests.families.slices import DenseOfSlices, active_elements
 
 WIDTHS = (0.25, 0.5, 0.75)
 TOLERANCE = 1e-9  # of the largest output, in double precision
+SINGLE = 1e-4  # the same of transformers, whose networks compute in single precision here and there
 OUTPUT = "reaches the network's output"  # the reason that any classifier has
 
 
@@ -36,6 +38,8 @@ class Finding:
         gradients: difference of the gradients then; infinite where others than the active weights have any.
         extracted: difference of what `extract` returns.
         still: layers that slim and have no gradient at all.
+        seconds: of processor time that `convert` took.
+        tolerance: of all differences.
         same_when_full: at width 1.0 outputs and gradients are the dense network's, bit for bit.
     """
 
@@ -51,6 +55,13 @@ class Finding:
     extracted: float = 0.0
     still: tuple[str, ...] = ()
     same_when_full: bool = True
+    seconds: float = 0.0
+    tolerance: float = TOLERANCE
+
+    @property
+    def left(self) -> float:
+        """The share of the parameters that is left at width 0.5, all of them where the member was refused."""
+        return 1.0 if self.refused else self.parameters
 
     @property
     def difference(self) -> float:
@@ -60,7 +71,7 @@ class Finding:
     def verdict(self) -> str:
         if self.refused:
             return "refused"
-        if self.difference > TOLERANCE or not self.same_when_full:
+        if self.difference > self.tolerance or not self.same_when_full:
             return "wrong"
         return "slims" if all(why == OUTPUT for why in self.kept.values()) else "slims in part"
 
@@ -68,18 +79,19 @@ class Finding:
 @cache
 def finding(member: Member) -> Finding:
     """Convert a member and compare; done once for each."""
-    dense, x = randomised(member.build()), member.images()
-    net = copy.deepcopy(dense)
+    dense, args = randomised(member.build()), member.example()
+    net, begin = copy.deepcopy(dense), time.process_time()
     try:
-        slim.convert(net, x, norm="shared")
+        slim.convert(net, args, norm="shared")
     except ValueError as error:
-        return Finding(refused=str(error))
+        return Finding(refused=str(error), seconds=time.process_time() - begin)
+    seconds = time.process_time() - begin
     layout: Layout = net.slim.layout
-    same, full, half = same_when_full(dense, net, x), slim.cost(net, x), slim.cost(net, x, width=0.5)
+    same, full, half = same_when_full(dense, net, args), slim.cost(net, args), slim.cost(net, args, width=0.5)
     pair = Pair(dense, net, layout)
-    x = x.double()
-    outputs, extracted = pair.outputs(x), pair.extracted(x)
-    in_training, gradients, still = pair.gradients(x)
+    args = map_tensors(lambda x: x.double() if x.is_floating_point() else x, args)
+    in_eval, extracted = pair.in_eval(args), pair.extracted(args)
+    in_training, gradients, still = pair.gradients(args)
     return Finding(
         layers=len({layer for group in layout.groups for layer in group.layers}),
         groups=len(layout.groups),
@@ -87,11 +99,13 @@ def finding(member: Member) -> Finding:
         parameters=pair.share(net.slim.channels_at(0.5)),
         macs=half.macs / full.macs,
         halves=pair.share(tuple(max(1, round(group.units / 2)) for group in layout.groups)),
-        outputs=outputs | {"training": in_training},
+        outputs=in_eval | {"training": in_training},
         gradients=gradients,
         extracted=extracted,
         still=still,
         same_when_full=same,
+        seconds=seconds,
+        tolerance=SINGLE if member.package == "transformers" else TOLERANCE,
     )
 
 
@@ -108,21 +122,22 @@ def randomised(net: nn.Module) -> nn.Module:
 def without_chance(net: nn.Module) -> None:
     """No dropout and no dropped paths: what they draw depends on the width."""
     for module in net.modules():
-        for name in ("p", "drop_prob", "drop_rate"):
-            if isinstance(module.__dict__.get(name), float):
+        for name, value in vars(module).items():
+            if isinstance(value, float) and (name == "p" or "drop" in name):
                 setattr(module, name, 0.0)
 
 
-def same_when_full(dense: nn.Module, net: nn.Module, x: Tensor) -> bool:
+def same_when_full(dense: nn.Module, net: nn.Module, args: tuple[Any, ...]) -> bool:
     """Whether outputs, gradients and running statistics are equal bit for bit, in eval and in training mode."""
     slim.set_width(net, 1.0)
     for training in (False, True):
         results = []
         for model in (dense, net):
             torch.manual_seed(3)
-            outputs = tensors_of(model.train(training)(x))
-            gradients = torch.autograd.grad(loss(outputs), list(model.parameters()), allow_unused=True)
-            results.append([*outputs, *gradients, *model.buffers()])
+            made = outputs(model.train(training)(*args))
+            trained = [p for p in model.parameters() if p.requires_grad]
+            gradients = torch.autograd.grad(loss(made), trained, allow_unused=True)
+            results.append([*made, *gradients, *model.buffers()])
         if not all(same(a, b) for a, b in zip(*results, strict=True)):
             return False
     return True
@@ -148,19 +163,19 @@ class Pair:
         self.slices.train(training).keep(active)
         return active
 
-    def outputs(self, x: Tensor) -> dict[str, float]:
+    def in_eval(self, args: tuple[Any, ...]) -> dict[str, float]:
         """Differences of the outputs in eval mode."""
         found = {}
         for width in WIDTHS:
             self.set(width, training=False)
             with torch.no_grad():
-                found[f"eval at {width}"] = difference(self.net(x), self.slices(x))
+                found[f"eval at {width}"] = difference(self.net(*args), self.slices(*args))
         return found
 
-    def gradients(self, x: Tensor, width: float = 0.5) -> tuple[float, float, tuple[str, ...]]:
+    def gradients(self, args: tuple[Any, ...], width: float = 0.5) -> tuple[float, float, tuple[str, ...]]:
         """In training mode the difference of the outputs, of the gradients, and which layers that slim have none."""
         active = self.set(width, training=True)
-        ours, theirs = tensors_of(self.net(x)), tensors_of(self.slices(x))
+        ours, theirs = outputs(self.net(*args)), outputs(self.slices(*args))
         loss(ours).backward()
         loss(theirs).backward()
         worst, still = 0.0, []
@@ -178,11 +193,11 @@ class Pair:
             worst = max(worst, float((a - b).abs().max() / b.abs().max().clamp(min=floor)))
         return difference(ours, theirs), worst, tuple(still)
 
-    def extracted(self, x: Tensor, width: float = 0.5) -> float:
+    def extracted(self, args: tuple[Any, ...], width: float = 0.5) -> float:
         """Difference of the plain network that `extract` makes."""
         slim.set_width(self.net.eval(), width)
         with torch.no_grad():
-            return difference(slim.extract(self.net, width).eval()(x), self.net(x))
+            return difference(slim.extract(self.net, width).eval()(*args), self.net(*args))
 
     def share(self, channels: tuple[int, ...]) -> float:
         """The share of the parameters that is active."""
@@ -196,14 +211,10 @@ def difference(ours: Any, theirs: Any) -> float:
     """The largest over all tensors of an output, in parts of the largest value."""
     found = [
         float((a - b).abs().max() / b.abs().max()) if a.shape == b.shape else torch.inf
-        for a, b in zip(tensors_of(ours), tensors_of(theirs), strict=True)
+        for a, b in zip(outputs(ours), outputs(theirs), strict=True)
     ]
     return max(torch.inf if value != value else value for value in found)
 
 
-def tensors_of(output: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
-
-
-def loss(outputs: list[Tensor]) -> Tensor:
-    return torch.stack([output.square().mean() for output in outputs]).sum()
+def loss(made: list[Tensor]) -> Tensor:
+    return torch.stack([output.square().mean() for output in made if output.is_floating_point()]).sum()

@@ -1,13 +1,13 @@
 """The dense network of the slices: the network as it was built, every weight outside of a width's slices zero.
 
-No other channel reaches those of the slices then, so its outputs are those of the active part. Only a LayerNorm
-would see the others; it is told which channels to count. Nothing of slimlib runs in it: the slices are all that it
-takes from a layout.
+No other channel reaches those of the slices then, so its outputs are those of the active part. Only a statistic
+over channels would see the others: norms are told which channels to count, and means written by hand count
+those that are not zero everywhere. Nothing of slimlib runs in it: the slices are all that it takes from a layout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,13 +51,13 @@ class DenseOfSlices(nn.Module):
             self.tensors[name].data.copy_(full * on)
         self.norms = OverActive({id(self.tensors[name]): on for name, on in active.items() if on.dim() == 1})
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, *args: Any) -> Any:
         with self.norms:
-            return self.net(x)
+            return self.net(*args)
 
 
 class OverActive(TorchFunctionMode):
-    """LayerNorm over the active channels, which are known by its weight; the others come out as zero."""
+    """Norms over the active channels, which are known by their weight, and means over them."""
 
     def __init__(self, active: Mapping[int, Tensor]) -> None:
         super().__init__()
@@ -66,27 +66,55 @@ class OverActive(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if getattr(func, "__name__", "") == "layer_norm":
-            return self.layer_norm(func, *args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        name, kwargs = getattr(func, "__name__", ""), dict(kwargs or {})
+        if name in MEANS and args and isinstance(args[0], Tensor) and self.active:
+            dims = kwargs.get("dim", args[1] if len(args) > 1 else None)
+            dims = range(args[0].dim()) if dims is None else [dims] if isinstance(dims, int) else dims
+            return func(not_zero(args[0], list(dims)), *args[1:], **kwargs)
+        if name == "batch_norm" and args[1] is None:
+            return standardised(func, *args, **kwargs)
+        if name in NORMS:
+            found = dict(zip(NORMS[name], args, strict=False)) | kwargs
+            on = self.active.get(id(found.get("weight")))
+            if on is not None and found.get("num_groups", 1) == 1:
+                return norm(name, on, **found)
+        return func(*args, **kwargs)
 
-    def layer_norm(
-        self,
-        func: Any,
-        x: Tensor,  # [..., C]
-        normalized_shape: Any,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        eps: float = 1e-5,
-        *rest: Any,
-    ) -> Tensor:
-        on = self.active.get(id(weight))
-        if weight is None or on is None:
-            out: Tensor = func(x, normalized_shape, weight, bias, eps, *rest)
-            return out
-        count = on.sum()
-        mean = (x * on).sum(-1, keepdim=True) / count
-        centred = (x - mean) * on
-        variance = centred.square().sum(-1, keepdim=True) / count
-        scaled = centred / (variance + eps).sqrt() * weight
-        return scaled if bias is None else scaled + bias
+
+MEANS = {"mean", "var", "std"}
+NORMS = {
+    "layer_norm": ("input", "shape", "weight", "bias", "eps"),
+    "rms_norm": ("input", "shape", "weight", "eps"),
+    "group_norm": ("input", "num_groups", "weight", "bias", "eps"),
+}
+
+
+def not_zero(x: Tensor, dims: Sequence[int]) -> Tensor:
+    """What is left of some dimensions without the places where everything is zero."""
+    for dim in dims:
+        on = (x != 0).movedim(dim, 0).flatten(1).any(1) if x.dim() > 1 else x != 0
+        x = x if bool(on.all()) or not bool(on.any()) else x.index_select(dim, on.nonzero()[:, 0])
+    return x
+
+
+def standardised(func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Weights [1, O, I], each of whose outputs is standardised over the inputs that are active."""
+    on = (x != 0).flatten(0, 1).any(0).nonzero()[:, 0]
+    out = torch.zeros_like(x)
+    return out.index_copy(2, on, func(x.index_select(2, on), *args, **kwargs))
+
+
+def norm(
+    name: str, on: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float | None = 1e-5, **_: Any
+) -> Tensor:
+    """A norm over the active channels: the last, or those of images in one group; the others come out as zero."""
+    channels = [-1] + [1] * (input.dim() - 2) if name == "group_norm" else [-1]
+    dims = list(range(1, input.dim())) if name == "group_norm" else [-1]
+    on, weight = on.view(channels), weight.view(channels)
+    count = (on.expand(input.shape[1:]) if name == "group_norm" else on).sum()
+    mean = 0.0 if name == "rms_norm" else (input * on).sum(dims, keepdim=True) / count
+    centred = (input - mean) * on
+    variance = centred.square().sum(dims, keepdim=True) / count
+    eps = torch.finfo(input.dtype).eps if eps is None else eps
+    scaled = centred / (variance + eps).sqrt() * weight
+    return scaled if bias is None else scaled + bias.view(channels)
