@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import pandas as pd
@@ -159,7 +159,7 @@ def shown_name(metric: MetricInfo) -> str:
 
 
 def cost_rows(results: Results) -> list[list[str]]:
-    """What each operating point costs, where all recipes agree; else a row for each recipe."""
+    """What each operating point costs, where all recipes agree; else a row for those that do."""
     costs = {recipe: [results.cost(recipe, point) for point in results.points] for recipe in results.recipes}
     known = [cost for row in costs.values() for cost in row if cost is not None]
     shown: dict[str, Callable[[Spent], str]] = {
@@ -177,8 +177,16 @@ def cost_rows(results: Results) -> list[list[str]]:
         if all(len(values) <= 1 for values in columns):
             rows.append([what, *("".join(values) for values in columns)])
         else:
-            rows += [[f"{what}, {recipe}", *row] for recipe, row in texts.items()]
+            rows += [[f"{what}, {names}", *row] for row, names in _of_equal_rows(texts).items()]
     return rows
+
+
+def _of_equal_rows(texts: Mapping[str, list[str]]) -> dict[tuple[str, ...], str]:
+    """A row of cells -> the recipe that has it, and how many have the same."""
+    names: dict[tuple[str, ...], list[str]] = {}
+    for recipe, row in texts.items():
+        names.setdefault(tuple(row), []).append(recipe)
+    return {row: f"{of[0]} and {len(of) - 1} like it" if len(of) > 1 else of[0] for row, of in names.items()}
 
 
 def _share(name: str, cost: Spent) -> str:

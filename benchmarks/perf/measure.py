@@ -16,6 +16,7 @@ from benchmarks.perf.networks import TRAINING_SIZES
 from benchmarks.perf.policies import MODELS, policies
 from benchmarks.perf.records import write
 from benchmarks.perf.report import write_report
+from benchmarks.perf.searching import latency_error, plan_evaluation
 from benchmarks.perf.spectrum import spectrum
 from benchmarks.perf.training import sandwich_memory, sandwich_step
 
@@ -23,7 +24,7 @@ CLASSIFIERS = ("MobileNet v1", "MobileNet v2", "ResNet-50")
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 INFERENCE_SIZES = {"MobileNet v1": 224, "MobileNet v2": 224, "ResNet-50": 224, "WDSR-A": 96}
 SPECTRUM_BATCHES = ((32, 2), (128, 1))  # images in a batch, batches
-ON_CPU = ("export", "policies")
+ON_CPU = ("export", "search", "latency", "policies")
 PARTS = ("inference", "folded", "training", "memory", "switching", "spectrum", *ON_CPU)
 NETWORKS = (*TRAINING_SIZES, *MODELS)
 GPU_BATCHES = 8
@@ -55,6 +56,10 @@ def measure(part: str, network: str, *, rounds: int, device: torch.device) -> It
             yield from spectrum(network, widths=30, size=64, batch=batch, batches=batches, rounds=rounds, device=device)
     elif part == "export" and network in CLASSIFIERS[:2]:
         yield from exporting(network, widths=WIDTHS, size=INFERENCE_SIZES[network], rounds=rounds)
+    elif part == "search" and network in CLASSIFIERS:
+        yield from plan_evaluation(network, size=size, batch=batch, rounds=max(rounds // 6, 1))
+    elif part == "latency" and network in CLASSIFIERS:
+        yield latency_error(network, size=INFERENCE_SIZES[network], rounds=max(rounds // 6, 1))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--network", action="append", choices=NETWORKS, help="all by default")
     parser.add_argument("--rounds", type=int, default=30, help="turns that each side gets (training: a third)")
     parser.add_argument(
-        "--device", choices=("cpu", "cuda", "auto"), default="cpu", help="cuda: all parts but export, policies"
+        "--device", choices=("cpu", "cuda", "auto"), default="cpu", help=f"cuda: all parts but {', '.join(ON_CPU)}"
     )
     parser.add_argument("--results", type=Path, default=Path("results/perf"))
     chosen = parser.parse_args(arguments)

@@ -28,6 +28,8 @@ ORDER = (
     "export",
     "spectrum",
     "calibration",
+    "plan evaluation",
+    "latency table error",
 )
 KEPT, OVER, FREE = "#55a868", "#c44e52", "0.4"
 HEAD = ("measured", "network", "setting", "value", "quartiles", "limit", "verdict", "dense takes")

@@ -22,6 +22,10 @@ class Spread:
     low: float
     high: float
 
+    def over(self, count: int) -> Spread:
+        """Of one of `count` equal parts."""
+        return Spread(self.median / count, self.low / count, self.high / count)
+
     @staticmethod
     def of(values: Sequence[float]) -> Spread:
         if len(values) < 2:

@@ -23,7 +23,7 @@ from slimlib.core.slimming import Slimming
 from slimlib.core.width import WidthPlan, round_channels
 from slimlib.search.costs import Axes
 from slimlib.search.weights import input_dim, is_depthwise, output_dim
-from slimlib.serving.cost import in_eval, timed, wait_for
+from slimlib.serving.cost import in_eval, wait_for
 
 NARROWEST = 0.1  # width of the lowest level
 WARMUP = 3  # passes of a plan that do not count
@@ -75,10 +75,14 @@ def device_name(device: torch.device) -> str:
 
 
 class Clock:
-    """Notes when each module without modules of its own begins and ends."""
+    """Notes when each module without modules of its own begins and ends.
+
+    One thread of a CPU is timed by the seconds that it computes, so that other processes matter less.
+    """
 
     def __init__(self, net: nn.Module, device: torch.device) -> None:
         self.net, self.device = net, device
+        self.now = time.thread_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
         self.modules: list[nn.Module] = []
         self._moments: list[float] = []
 
@@ -97,23 +101,26 @@ class Clock:
                 handle.remove()
 
     def time(self, args: tuple[Any, ...]) -> list[float]:
-        """Milliseconds of one forward, by place: before the first layer, the first layer, before the second, ..."""
+        """Milliseconds of one forward, by place: before the first layer, the first layer, before the second, ...
+
+        Where nothing is `running`, of the whole.
+        """
         self.modules, self._moments = [], []
         wait_for(self.device)
-        begin = time.perf_counter()
+        begin = self.now()
         self.net(*args)
         wait_for(self.device)
-        moments = [begin, *self._moments, time.perf_counter()]
+        moments = [begin, *self._moments, self.now()]
         return [1e3 * (after - before) for before, after in pairwise(moments)]
 
     def _enter(self, module: nn.Module, _args: Any) -> None:
         self.modules.append(module)
         wait_for(self.device)
-        self._moments.append(time.perf_counter())
+        self._moments.append(self.now())
 
     def _leave(self, *_: Any) -> None:
         wait_for(self.device)
-        self._moments.append(time.perf_counter())
+        self._moments.append(self.now())
 
 
 @contextmanager
@@ -220,7 +227,7 @@ def measured(
             with at_width(net, WidthPlan(plans[position])):
                 for _ in range(WARMUP):
                     net(*args)
-                whole[position] += [1e3 * timed(net, args, device) for _ in range(rounds)]
+                whole[position] += [sum(clock.time(args)) for _ in range(rounds)]
                 with clock.running():
                     by_place[position] += [clock.time(args) for _ in range(rounds)]
     medians = [[statistics.median(column) for column in zip(*passes, strict=True)] for passes in by_place]
