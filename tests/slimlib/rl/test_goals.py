@@ -39,6 +39,7 @@ def test_every_choice_of_goals_trains(kind, goals):
         evaluate_policy(trained, trained.env, 1)
 
 
+@pytest.mark.nightly
 def test_bits_are_flipped_to_the_goal():
     trained = model(SlimDQN, train_freq=1, target_update_interval=100).learn(2500)
     reward, _ = evaluate_policy(trained, trained.env, 20)

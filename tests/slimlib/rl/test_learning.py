@@ -54,13 +54,16 @@ ECHOES = {
 }
 
 
-@pytest.mark.parametrize("case", ECHOES)
+@pytest.mark.parametrize(
+    "case", [case if "A2C" in case else pytest.param(case, marks=pytest.mark.nightly) for case in ECHOES]
+)
 def test_full_width_answers_with_what_it_sees(case):
     kind, space, steps, settings = ECHOES[case]
     model = kind("MlpPolicy", DummyVecEnv([lambda: Echo(space)]), seed=0, device="cpu", **settings).learn(steps)
     assert of(1.0, model, Echo(space)) >= 45
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", [SlimPPO, SlimSAC])
 def test_full_width_comes_near_a_number_that_it_sees(kind):
     space = spaces.Box(-1, 1, (1,), np.float32)
@@ -102,13 +105,16 @@ VALUES = {
     "A2C": (SlimA2C, ONE, 3000, {"learning_rate": 0.01, "max_grad_norm": 10.0}),
     "DQN": (SlimDQN, spaces.Discrete(2), 1500, {"learning_rate": 0.005, "train_freq": 1, "target_update_interval": 10}),
     "SAC": (SlimSAC, ONE, 1000, {"learning_rate": 0.005, "ent_coef": 0.0, "tau": 0.05}),
+    "SAC, own loss": (SlimSAC, ONE, 1000, {"learning_rate": 0.005, "ent_coef": 0.0, "tau": 0.05, "distill": False}),
 }
 
 
-@pytest.mark.parametrize("name", VALUES)
+@pytest.mark.parametrize(
+    "name", [name if name in ("A2C", "DQN") else pytest.param(name, marks=pytest.mark.nightly) for name in VALUES]
+)
 def test_values_are_those_of_rewards_without_an_end(name):
     kind, actions, steps, settings = VALUES[name]
-    settings = settings | ({"learning_starts": 20} if name in ("DQN", "SAC") else {})
+    settings = settings | ({"learning_starts": 20} if kind in (SlimDQN, SlimSAC) else {})
     environment = DummyVecEnv([lambda: gymnasium.wrappers.TimeLimit(Forever(actions), 8)])
     kwargs = {"net_arch": [64]}
     model = kind("MlpPolicy", environment, gamma=0.9, seed=0, device="cpu", policy_kwargs=kwargs, **settings).learn(
@@ -116,9 +122,9 @@ def test_values_are_those_of_rewards_without_an_end(name):
     )
     seen, _ = model.policy.obs_to_tensor(np.arange(3))
     with torch.no_grad():
-        if name == "DQN":
+        if kind is SlimDQN:
             values = model.q_net(seen)
-        elif name == "SAC":
+        elif kind is SlimSAC:
             values = torch.cat(model.critic(seen, model.actor(seen, deterministic=True)), dim=1)
         else:
             values = model.policy.predict_values(seen)
