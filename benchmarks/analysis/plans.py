@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from benchmarks.analysis.ablation import decimals, shown_name
 from benchmarks.analysis.aggregates import CONFIDENCE
@@ -89,7 +89,7 @@ def _lead(results: Results, recipe: str, baseline: str, point: str) -> Lead | No
     gains = [sign * (ours[seed] - theirs[seed]) for seed in sorted(ours)]
     mean, reach = statistics.fmean(gains), None
     if len(gains) >= SPREAD_SEEDS:
-        reach = float(t.ppf((1 + CONFIDENCE) / 2, len(gains) - 1)) * statistics.stdev(gains) / len(gains) ** 0.5
+        reach = float(stdtrit(len(gains) - 1, (1 + CONFIDENCE) / 2)) * statistics.stdev(gains) / len(gains) ** 0.5
     fair = results.evaluations(recipe) <= results.evaluations(baseline) or "order" in results.of(recipe)[0].training
     low, high = (None, None) if reach is None else (mean - reach, mean + reach)
     return Lead(recipe, point, mean, low, high, fair)
