@@ -47,8 +47,8 @@ def interquartile_mean(scores: Sequence[Sequence[float]]) -> Aggregate:
     rng = np.random.default_rng(0)
     drawn = [of_set[rng.integers(0, len(of_set), (RESAMPLES, len(of_set)))] for of_set in strata]
     outside = (1 - CONFIDENCE) / 2
-    low, high = np.percentile(_of_all_sets(*drawn), [100 * outside, 100 * (1 - outside)])
-    return Aggregate(float(_of_all_sets(*strata)), float(low), float(high))
+    means = np.sort(_of_all_sets(*drawn))
+    return Aggregate(float(_of_all_sets(*strata)), _quantile(means, outside), _quantile(means, 1 - outside))
 
 
 def middle_mean(scores: np.ndarray, *, axis: int) -> np.ndarray:  # [..., seeds] -> [...]
@@ -57,6 +57,13 @@ def middle_mean(scores: np.ndarray, *, axis: int) -> np.ndarray:  # [..., seeds]
     cut = count // 4
     parted = np.moveaxis(np.partition(scores, (cut, count - cut - 1), axis), axis, -1)
     return np.asarray(parted[..., cut : count - cut].mean(-1))
+
+
+def _quantile(ordered: np.ndarray, share: float) -> float:
+    """Linear between the two nearest, as scipy has it; numpy's own differs in the last digit."""
+    place = share * len(ordered) + (1 - share)
+    below, part = int(place), place % 1
+    return float((1 - part) * ordered[below - 1] + part * ordered[min(below, len(ordered) - 1)])
 
 
 def _of_all_sets(*strata: np.ndarray, axis: int = -1) -> np.ndarray:
