@@ -9,7 +9,7 @@ from functools import partial
 from typing import Protocol, get_args
 
 from slimlib.core.width import round_channels
-from slimlib.models import mnasnet, mobilenet_v1, mobilenet_v2, resnet, shufflenet_v1
+from slimlib.models import ds_mobilenet, mnasnet, mobilenet_v1, mobilenet_v2, resnet, shufflenet_v1
 from slimlib.models.channels import NormKind, Outputs, Slims, channel_rule, layers_in_order
 from slimlib.models.classifier import LEFT_OUT, Classifier
 
@@ -25,6 +25,7 @@ class Family:
     slims: Callable[[float], list[Slims]]
     divisor: int
     network: Network
+    gate_before: str | None = None
 
 
 FAMILIES = {
@@ -37,6 +38,15 @@ FAMILIES = {
     ),
     "resnet50": Family(
         partial(resnet.slims, resnet.RESNET50), resnet.DIVISOR, partial(resnet.network, resnet.RESNET50)
+    ),
+    "ds_mobilenet": Family(
+        ds_mobilenet.slims, ds_mobilenet.DIVISOR, ds_mobilenet.network, gate_before=ds_mobilenet.GATE_BEFORE
+    ),
+    "ds_resnet50": Family(
+        partial(resnet.slims, resnet.DS_RESNET50),
+        resnet.DIVISOR,
+        partial(resnet.network, resnet.DS_RESNET50),
+        gate_before="features.8",
     ),
 }
 NAMES = (*FAMILIES, "shufflenet_v1")
@@ -80,6 +90,7 @@ def build(
     divisor = divisor or (max(family.divisor, GROUP_NORM_DIVISOR) if norm == "group" else family.divisor)
     outputs = [Outputs(s.at(width, divisor), s.group(divisor) if norm == "group" else None) for s in table]
     net = family.network(outputs, classes=classes, size=size)
+    net.gate_before = family.gate_before or net.gate_before
     net.layers = layers_in_order(net)
     net.channel_rule = channel_rule(net.layers[:-1], table, divisor)
     return net

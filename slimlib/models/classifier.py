@@ -19,6 +19,7 @@ class Classifier(nn.Module):
 
     Attributes:
         channel_rule: arguments for `slimlib.convert`, by which it rounds the channels as published.
+        gate_before: name of the module before which a gate may choose a width for each image (see `slimlib.Gated.at`).
         layers: names of the layers that make channels, in the order of the published plans.
     """
 
@@ -28,13 +29,9 @@ class Classifier(nn.Module):
     def __init__(self, features: nn.Sequential, channels: int, classes: int) -> None:
         super().__init__()
         self.features = features
+        self.gate_before = f"features.{len(features) // 2}"
         self.classifier = nn.Sequential(nn.Linear(channels, classes))
         initialise(self)
-
-    @property
-    def gate_before(self) -> str:
-        """The name of the module before which a gate may choose a width for each image (see `slimlib.Gated.at`)."""
-        return f"features.{len(self.features) // 2}"
 
     def forward(self, x: Tensor) -> Tensor:  # [N, 3, H, W] -> [N, classes]
         scores: Tensor = self.classifier(self.features(x).mean((2, 3)))

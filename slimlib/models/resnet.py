@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from slimlib.models.attention import ChannelAttention, reduced
 from slimlib.models.channels import Outputs, Slims, scaled
 from slimlib.models.classifier import Classifier, conv
 
@@ -20,6 +21,7 @@ class Depth:
 
     expansion: output channels over the block's inner ones.
     kernels: of its convolutions; the stride is in the first 3x3.
+    attention: whether channel attention stands before the last of them.
     stages: inner channels of the blocks of each; the stem has those of the first.
     """
 
@@ -27,10 +29,13 @@ class Depth:
     expansion: int
     kernels: tuple[int, ...]
     stages: tuple[int, ...] = (64, 128, 256, 512)
+    attention: bool = False
 
 
 RESNET18 = Depth((2, 2, 2, 2), expansion=1, kernels=(3, 3))
 RESNET50 = Depth((3, 4, 6, 3), expansion=4, kernels=(1, 3, 1))
+DS_RESNET50 = Depth((3, 4, 6, 3), expansion=4, kernels=(1, 3, 1), attention=True)
+"""Source: Li et al. 2021 (DS-Net), sec. 4.1. Their code has no ResNet: attention stands as in their other blocks."""
 RESNET8 = Depth((1, 1, 1), expansion=1, kernels=(3, 3), stages=(16, 32, 64))
 """The smallest of the networks for CIFAR-10.
 
@@ -45,14 +50,22 @@ class Residual(nn.Module):
     """
 
     def __init__(
-        self, inputs: Outputs, body: Sequence[Outputs], kernels: Sequence[int], stride: int, projection: Outputs | None
+        self,
+        inputs: Outputs,
+        body: Sequence[Outputs],
+        kernels: Sequence[int],
+        stride: int,
+        projection: Outputs | None,
+        attention: Outputs | None = None,
     ) -> None:
         super().__init__()
         # The shortcut is registered first, as published plans list it first.
         self.shortcut = nn.Sequential(*conv(inputs.channels, projection, 1, stride)) if projection else nn.Identity()
         layers: list[nn.Module] = []
         channels, left = inputs.channels, stride
-        for own, kernel in zip(body, kernels, strict=True):
+        for number, (own, kernel) in enumerate(zip(body, kernels, strict=True), start=1):
+            if attention is not None and number == len(body):
+                layers.append(ChannelAttention(channels, attention.channels))
             step, left = (left, 1) if kernel > 1 else (1, left)
             layers += [*conv(channels, own, kernel, step), nn.ReLU(inplace=True)]
             channels = own.channels
@@ -92,6 +105,8 @@ def _slims(depth: Depth, multiplier: float) -> Iterator[Slims]:
             if projects(depth, channels, repeat):
                 yield Slims(outputs)
             yield from [Slims(inner)] * (len(depth.kernels) - 1)
+            if depth.attention:
+                yield from (Slims(reduced(inner), stays=True), Slims(inner))
             yield Slims(outputs)
 
 
@@ -114,14 +129,16 @@ def network(depth: Depth, outputs: Sequence[Outputs], *, classes: int, size: int
     for stage, (channels, repeats) in enumerate(zip(depth.stages, depth.repeats, strict=True)):
         for repeat in range(repeats):
             projection = next(left) if projects(depth, channels, repeat) else None
-            body = [next(left) for _ in depth.kernels]
+            body = [next(left) for _ in depth.kernels[:-1]]
+            hidden = (next(left), next(left))[0] if depth.attention else None
+            body.append(next(left))
             if (projection or inputs) != body[-1]:
                 raise ValueError(
                     f"block features.{len(features)} adds a shortcut of {(projection or inputs).channels} channels "
                     f"to its output of {body[-1].channels}; they must be equal"
                 )
             stride = 2 if stage > 0 and repeat == 0 else 1
-            features.append(Residual(inputs, body, depth.kernels, stride, projection))
+            features.append(Residual(inputs, body, depth.kernels, stride, projection, hidden))
             inputs = body[-1]
     return Classifier(nn.Sequential(*features), inputs.channels, classes)
 

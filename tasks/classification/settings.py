@@ -32,9 +32,17 @@ class ClassificationSettings(Settings):
 
     group: ClassVar[str] = "task"
 
-    model: Literal["mobilenet_v1", "mobilenet_v2", "mnasnet", "shufflenet_v1", "resnet8", "resnet18", "resnet50"] = (
-        setting("mobilenet_v1", "a network of slimlib.models")
-    )
+    model: Literal[
+        "mobilenet_v1",
+        "mobilenet_v2",
+        "mnasnet",
+        "shufflenet_v1",
+        "resnet8",
+        "resnet18",
+        "resnet50",
+        "ds_mobilenet",
+        "ds_resnet50",
+    ] = setting("mobilenet_v1", "a network of slimlib.models")
     multiplier: float = setting(1.0, "channels, as a multiple of the published; widths are fractions of them", gt=0)
     divisor: int = setting(0, "channels are rounded to multiples of it; 0: as published for the model", ge=0)
     size: int = setting(224, "height and width of what enters the network, in pixels", ge=1)

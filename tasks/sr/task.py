@@ -14,18 +14,22 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
 from slimlib.core.width import round_channels
-from tasks.points import AS_IT_IS, OperatingPoint, Scores
+from tasks.points import AS_IT_IS, OperatingPoint, PointResult, Scores
 from tasks.sr.data import ImageSet, random_patches
 from tasks.sr.evaluate import bicubic_upscaler, evaluate, evaluate_upscaler
 from tasks.sr.metrics import PROTOCOLS
 from tasks.sr.networks import Edsr, wdsr_a, wdsr_b
 from tasks.sr.photos import EVALUATION
+from tasks.sr.routing import PatchRuleFinder
 from tasks.sr.settings import SrSettings
 from tasks.sr.showcase import compared
 from tasks.sr.sources import find_source
 from tasks.task import Metric, Showcase, SupervisedTask
+from tasks.training.per_input import train_per_input
 from tasks.training.problem import CPU
 from tasks.training.ranks import WHOLE, Shard
+from tasks.training.recipe import Recipe
+from tasks.training.run import TrainingRun
 
 
 class SuperResolution(SupervisedTask):
@@ -106,6 +110,17 @@ class SuperResolution(SupervisedTask):
         for step in steps:
             low, high = random_patches(self._train, patch=s.patch, batch=s.batch, seed=seed, step=step)
             yield low[shard.index :: shard.count].to(device), high[shard.index :: shard.count].to(device)
+
+    @property
+    def training_images(self) -> ImageSet:
+        """What networks are trained on."""
+        return self._train
+
+    def train(self, recipe: Recipe, run: TrainingRun) -> list[PointResult]:
+        """As all supervised tasks do; widths for inputs are chosen for patches of images."""
+        if recipe.per_input is not None:
+            return train_per_input(self, recipe, run, PatchRuleFinder)
+        return super().train(recipe, run)
 
     def split(self, share: float) -> tuple[Self, Self]:
         """Whole images are held out, evenly over the set."""

@@ -9,6 +9,7 @@ DECIDERS = (*CONFIDENCES, "uniform", "random", "gate", "table", "oracle")
 """Cascades by a confidence, one width for all, one of two by chance, a trained gate, a table of difficulty, and what
 knows the answers."""
 WITHOUT_COST = ("oracle",)
+"""It takes the narrowest right width where no cost is given."""
 HELD_OUT = 0.1
 """Share of the training data that thresholds, tables and gates' prices are found on; no network learns from it."""
 
@@ -31,7 +32,5 @@ class Deciding(Settings):
             raise unknown("per_input", self.per_input, DECIDERS)
         if self.costs is None and self.per_input not in WITHOUT_COST:
             raise ValueError(f"per_input: {self.per_input} needs mean costs, for example costs: [0.4, 0.6]")
-        if self.costs is not None and self.per_input in WITHOUT_COST:
-            raise ValueError(f"'costs' have no meaning for per_input: {self.per_input}")
         if not all(0 < cost <= 1 for cost in self.costs or ()) or len(set(self.costs or ())) < len(self.costs or ()):
             raise ValueError(f"costs={list(self.costs or ())} must be shares in (0, 1], each once")

@@ -32,7 +32,9 @@ TIMED_AT = (1, 8, 64)
 ROUNDS = 5
 
 
-def train_per_input(task: Problem, recipe: Recipe, run: TrainingRun) -> list[PointResult]:
+def train_per_input(
+    task: Problem, recipe: Recipe, run: TrainingRun, finder: Callable[..., RuleFinder] | None = None
+) -> list[PointResult]:
     """Train the network of a recipe without the data that are held out, find its rules on these, and score them.
 
     Returns:
@@ -51,15 +53,16 @@ def train_per_input(task: Problem, recipe: Recipe, run: TrainingRun) -> list[Poi
     widths = sorted(recipe.evaluated(task))
     needed = [OperatingPoint.of_width(width) for width in widths]
     calibrate(learned, recipe, net, needed, derive_seed(run.seed, "calibration"), run.device, run.ranks)
-    points = _Found(loop, held_out, net.eval(), widths).points()
+    found = (finder or RuleFinder)(loop, held_out, net.eval(), widths)
+    points = found.points()
     results = measured(task, net, points)
-    timed = [replace(one, **_milliseconds(point, net, task)) for one, point in zip(results, points, strict=True)]
+    timed = [replace(one, **found.milliseconds(point)) for one, point in zip(results, points, strict=True)]
     run.watch.trained(None, net)
     return sorted(checked(timed), key=by_cost)
 
 
-class _Found:
-    """The rules of a recipe."""
+class RuleFinder:
+    """Finds the rules of a recipe, and times them; a task may have its own."""
 
     def __init__(self, loop: Loop, held_out: Problem, net: nn.Module, widths: Sequence[float]) -> None:
         self.loop, self.recipe, self.run, self.net, self.widths = loop, loop.recipe, loop.run, net, widths
@@ -69,9 +72,9 @@ class _Found:
 
     def points(self) -> list[OperatingPoint]:
         """One for each mean cost that can be kept; of uniform widths also those that are evaluated."""
-        if self.recipe.per_input == "oracle":
+        if self.recipe.per_input == "oracle" and self.recipe.costs is None:
             return [OperatingPoint("oracle", Oracle(self.widths))]
-        make = self._rules()
+        make = self.rules()
         found = [(cost, make(cost)) for cost in self.recipe.costs or ()]
         points = [OperatingPoint(f"cost {cost:g}", rule) for cost, rule in found if rule is not None]
         if self.recipe.per_input == "uniform":
@@ -81,14 +84,17 @@ class _Found:
             raise ValueError(f"recipe '{self.recipe.name}': no mean cost of {costs} can be kept")
         return points
 
-    def _rules(self) -> Callable[[float], Any]:
+    def rules(self) -> Callable[[float], Any]:
         """From a mean cost to the rule that keeps it; None where that cannot be."""
         if self.recipe.per_input in CONFIDENCES:
             batches = self._held_out_batches()
             return lambda cost: self._cascade(batches, cost)
         if self.recipe.per_input == "gate":
             return self._gate()
-        return {"uniform": self._uniform, "random": self._random}[str(self.recipe.per_input)]
+        own: dict[str, Callable[[float], Any]] = {"uniform": self.uniform, "random": self._random}
+        if self.recipe.per_input not in own:
+            raise ValueError(f"per_input: {self.recipe.per_input} has no meaning for this task")
+        return own[self.recipe.per_input]
 
     def _held_out_batches(self) -> list[tuple[Any, Any]]:
         seed = derive_seed(self.run.seed, "fitting of rules")
@@ -118,7 +124,7 @@ class _Found:
 
         return within
 
-    def _uniform(self, cost: float) -> Constant | None:
+    def uniform(self, cost: float) -> Constant | None:
         """The widest width that costs no more."""
         allowed = self.recipe.widths()
         if isinstance(allowed, WidthRange):
@@ -147,23 +153,21 @@ class _Found:
         seed = derive_seed(self.run.seed, "calibration")
         calibrate(self.loop.task, self.recipe, self.net, points, seed, self.run.device, self.run.ranks)
 
-
-def _milliseconds(point: OperatingPoint, net: nn.Module, task: Problem) -> dict[str, Any]:
-    """Of an input in batches of several sizes, by a frozen network, on inputs of the training data as they are."""
-    if isinstance(point.what, Oracle):
-        return {}
-    device = next(net.parameters()).device
-    seed, found, count = derive_seed(0, "timing"), [], 0
-    for inputs, _ in task.batches(range(max(TIMED_AT)), seed, device=device, augmented=False):
-        found.append(inputs)
-        count += len(inputs)
-        if count >= max(TIMED_AT):
-            break
-    every: Tensor = torch.cat(found)[: max(TIMED_AT)]
-    rule = point.what if isinstance(point.what, WidthRule) else Constant(point.widths)
-    serve = rule.served_by(net)
-    times = {str(size): _time(serve, every, size, device) for size in TIMED_AT}
-    return {"milliseconds": times["1"], "at_batch": times}
+    def milliseconds(self, point: OperatingPoint) -> dict[str, Any]:
+        """Of an input in batches of several sizes, by a frozen network, on held-out inputs as they are."""
+        if isinstance(point.what, Oracle):
+            return {}
+        device, seed, found, count = self.run.device, derive_seed(0, "timing"), [], 0
+        for inputs, _ in self.held_out.batches(range(max(TIMED_AT)), seed, device=device, augmented=False):
+            found.append(inputs)
+            count += len(inputs)
+            if count >= max(TIMED_AT):
+                break
+        every: Tensor = torch.cat(found)[: max(TIMED_AT)]
+        rule = point.what if isinstance(point.what, WidthRule) else Constant(point.widths)
+        serve = rule.served_by(self.net)
+        times = {str(size): _time(serve, every, size, device) for size in TIMED_AT}
+        return {"milliseconds": times["1"], "at_batch": times}
 
 
 def _time(serve: Callable[..., Any], every: Tensor, size: int, device: torch.device) -> float:
