@@ -16,6 +16,7 @@ from slimlib.core.arguments import arguments
 from slimlib.core.layout import Layout, axis_size
 from slimlib.flow import caches
 from slimlib.flow.example import smallest, twice
+from slimlib.flow.progress import Progress
 from slimlib.flow.proof.check import Failure, Followed, Proof
 from slimlib.flow.proof.proposals import agree, numbers
 from slimlib.flow.proof.repair import repair
@@ -54,7 +55,14 @@ def follow(
     """
     args = arguments(net, example)
     caches.empty(net, args)
-    search = Search(net, _kept_parameters(net, keep), Rounding(divisor, dict(divisors or {})))
+    with Progress() as progress:
+        return _search(
+            Search(net, _kept_parameters(net, keep), Rounding(divisor, dict(divisors or {})), progress), args
+        )
+
+
+def _search(search: Search, args: tuple[Any, ...]) -> Layout:
+    """What slims, as the smallest example that will do shows it."""
     small = smallest(search.copied, args)
     if small is not args:
         try:
@@ -63,7 +71,7 @@ def follow(
             found = None
         if found is not None and search.shows_nothing_new(found, args):
             return found.layout
-        search = Search(net, search.kept, search.rounding)
+        search = Search(search.net, search.kept, search.rounding, search.progress)
     return search.run(args).layout
 
 
@@ -74,8 +82,9 @@ class Search:
     copied: a copy of the network; its parameters are shared when forward is known to leave them alone.
     """
 
-    def __init__(self, net: nn.Module, kept: Mapping[str, str], rounding: Rounding) -> None:
-        self.net, self.kept, self.rounding = net, kept, rounding
+    def __init__(self, net: nn.Module, kept: Mapping[str, str], rounding: Rounding, progress: Progress) -> None:
+        self.net, self.kept, self.rounding, self.progress = net, kept, rounding, progress
+        self.place = ""  # the module at which the last attempt failed
         self.copied, self.choices = duplicate(net), Choices()
         self._versions = [p._version for p in self.copied.parameters()]
         self.both_modes = True  # whether training runs other operations than eval, as far as is known
@@ -88,7 +97,8 @@ class Search:
         """
         subject: Subject | None = None
         found: Followed | None = None
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
+            self.progress.tell(attempt, self.place)
             try:
                 found = found or self.analyse(args, self.choices)
             except ValueError as error:
@@ -103,6 +113,7 @@ class Search:
             failure = _prove(proof)
             if failure is None:
                 return found
+            self.place = failure.module
             before = replace(copy.deepcopy(self.choices), numbers={})
             alternatives = repair(self.net, proof, failure, self.choices)
             self.choices = alternatives[0]

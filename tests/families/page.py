@@ -6,30 +6,34 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-
-import torch
+from statistics import fmean
 
 from tests.families.findings import OUTPUT, WIDTHS, Finding, finding
 from tests.families.members import MEMBERS, Member
-from tests.families.packages import module, torchvision
+from tests.families.packages import NAMES, module
 from tests.families.twins import TWINS
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "families.md"
 COMMAND = "tox exec -e unit -- python -m tests.families.page"
 COLUMNS = (
-    "network", "verdict", "layers that slim", "groups", "parameters", "multiply-adds", "difference", "stays full",
+    "network", "verdict", "layers that slim", "groups", "share", "multiply-adds", "seconds", "difference", "stays full",
 )  # fmt: skip
 
 HEAD = """\
-# Which classifiers `convert` makes slimmable
+# Which networks `convert` makes slimmable
 
-Made by `{command}`, which converts every network below and compares it; do not edit. torch {torch},
-torchvision {torchvision}, timm {timm}, random weights, two images of 64 x 64 (more where a network needs more).
+Made by `{command}`, which converts every network below and compares it; do not edit. {versions}; random weights,
+two images of 64 x 64 (more where a network needs more), small configurations of transformers.
 
-- *slims*: every layer but the one that gives the classes. *in part*: some other layers stay full, for the reason in
+**{count} networks; at width 0.5 a network is left with {mean:.3f} of its parameters, in the mean** (refused: 1). The
+list was fixed before it was measured.
+
+- *slims*: every layer but those that give the output. *in part*: some other layers stay full, for the reason in
   the last column (`print(net.slim)` gives it for each layer). *refused*: `convert` raised the error shown, and left the
   network as it was.
-- *parameters*, *multiply-adds*: the share that is left at width 0.5, channels rounded to multiples of 8.
+- *share*, *multiply-adds*: what is left of the parameters and of the multiply-adds at width 0.5, channels rounded to
+  multiples of 8.
+- *seconds*: of one core that `convert` took, on a machine with other work to do.
 - *difference*: the largest from the dense network of the slices (the same network with every other weight zero), of its
   outputs at widths {widths} and of its outputs and gradients in training mode at 0.5; in double precision, relative to
   the largest value. At width 1.0 every network is the dense one bit for bit, gradients included.
@@ -38,14 +42,17 @@ torchvision {torchvision}, timm {timm}, random weights, two images of 64 x 64 (m
 
 
 def page(findings: Mapping[Member, Finding]) -> str:
-    versions = {
-        "torch": torch.__version__,
-        "torchvision": torchvision().__version__,
-        "timm": module("timm").__version__,
-    }
-    plain = {name: version.partition("+")[0] for name, version in versions.items()}
-    lines = [HEAD.format(command=COMMAND, widths=", ".join(map(str, WIDTHS)), **plain), row(("family", *COLUMNS))]
-    lines.append("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |")
+    versions = [f"{name} {module(name).__version__.partition('+')[0]}" for name in ("torch", *NAMES)]
+    mean = fmean(found.left for found in findings.values())
+    head = HEAD.format(
+        command=COMMAND,
+        versions=", ".join(versions),
+        count=len(findings),
+        mean=mean,
+        widths=", ".join(map(str, WIDTHS)),
+    )
+    lines = [head, row(("family", *COLUMNS))]
+    lines.append("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
     for member, found in findings.items():
         star = "\\*" if member.family in TWINS else ""
         lines.append(row((f"{member.family}{star}", f"`{member.name}` ({member.package})", *cells(found))))
@@ -54,13 +61,14 @@ def page(findings: Mapping[Member, Finding]) -> str:
 
 def cells(found: Finding) -> Sequence[str]:
     if found.refused:
-        return found.verdict, "", "", "", "", "", found.refused.partition(": slimlib")[0]
+        return found.verdict, "", "", "1", "", f"{found.seconds:.1f}", "", found.refused.partition(": slimlib")[0]
     return (
         found.verdict,
         str(found.layers),
         str(found.groups),
         f"{found.parameters:.3f}",
         f"{found.macs:.3f}",
+        f"{found.seconds:.1f}",
         f"{found.difference:.0e}",
         stays_full(found.kept),
     )

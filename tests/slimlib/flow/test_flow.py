@@ -2,13 +2,14 @@
 
 import copy
 import json
+import sys
 
 import pytest
 import torch
 from torch import nn
 
 from slimlib.core.layout import Layout, Segment, axis_size
-from slimlib.flow import follow
+from slimlib.flow import follow, progress
 from tests import networks
 from tests.networks import NETWORKS
 
@@ -217,3 +218,12 @@ def test_the_example_is_left_as_it_was():
     before = x.clone()
     follow(net, x)
     assert torch.equal(x, before)
+
+
+def test_a_long_search_shows_where_it_is_and_leaves_no_trace(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    follow(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2)), torch.randn(2, 8))
+    shown = capsys.readouterr().err
+    assert "attempt 1 to slim all that can" in shown
+    assert shown.rsplit("\r", 2)[-2].strip() == ""
