@@ -84,9 +84,11 @@ def _within(recipe: Recipe, network: _Counted) -> float:
 def _of_rule(recipe: Recipe, network: _Counted) -> float:
     if recipe.rule == "every":
         return sum(network.at(width) for width in recipe.switches or ())
-    # Random plans count as random widths: their layers' widths are less alike, so it is somewhat too much.
-    uniform = recipe.replace(rule="sandwich") if recipe.rule == "nonuniform" else recipe
-    return _expected(uniform.make_rule(seed=0), network)
+    if recipe.rule == "nonuniform":
+        # Random plans count as random widths: their layers' widths are less alike, so it is somewhat too much.
+        samples = recipe.of_rule()["samples"]
+        recipe = Recipe(recipe.name, range=recipe.range, rule="sandwich", samples=samples)
+    return _expected(recipe.make_rule(seed=0), network)
 
 
 def _expected(rule: Rule, network: _Counted) -> float:
