@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 import zipfile
@@ -62,6 +63,13 @@ def size(image: Image.Image) -> tuple[int, int]:
     upright = image.format == "TIFF"  # Pillow has turned its size, and turns its pixels
     sideways = not late and not upright and _orientation(image) >= 5
     return (image.width, image.height) if sideways else (image.height, image.width)
+
+
+def png(array: np.ndarray) -> bytes:
+    """uint8 [H, W, 3] as a file."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(array)).save(buffer, "png", optimize=True)
+    return buffer.getvalue()
 
 
 def tell_left_out(folder: Path, names: Iterable[str | PurePath]) -> None:

@@ -240,4 +240,5 @@ def make_record(
 
 def _shape(example: Any) -> list[int]:
     """Of the largest tensor of an input."""
-    return list(max(tree_leaves(example), key=lambda leaf: leaf.numel()).shape)
+    tensors = (leaf for leaf in tree_leaves(example) if isinstance(leaf, torch.Tensor))
+    return list(max(tensors, key=torch.numel).shape)

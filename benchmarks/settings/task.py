@@ -16,11 +16,12 @@ if TYPE_CHECKING:  # it imports torch, which help does without
 TASKS = {
     "sr": ("SrSettings", "SuperResolution"),
     "classification": ("ClassificationSettings", "Classification"),
+    "detection": ("DetectionSettings", "Detection"),
     "rl": ("RlSettings", "ReinforcementLearning"),
 }
 """The classes of each task in tasks/<name>/settings.py and tasks/<name>/task.py, imported when it is chosen."""
 
-PLACES = ("root", "eval_sets")  # keys that say where on this machine the data lie
+PLACES = ("root", "eval_sets", "weights")  # keys that say where on this machine the data lie
 CONVENIENCES = ("cache_gb", "workers", "video")  # keys that change speed, and nothing of the result
 
 

@@ -20,7 +20,7 @@ from tasks.classification.cache import PixelCache
 from tasks.classification.evaluate import TOPS, CentreCrop, errors, metrics_for
 from tasks.classification.holding_out import hold_out_fraction
 from tasks.classification.images import LabelledImages
-from tasks.classification.loading import load, sampled
+from tasks.classification.loading import load
 from tasks.classification.normalise import IMAGENET, measured
 from tasks.classification.optimizer import make_optimizer
 from tasks.classification.settings import ClassificationSettings
@@ -31,6 +31,7 @@ from tasks.task import Showcase, SupervisedTask
 from tasks.training.problem import CPU
 from tasks.training.ranks import WHOLE, Shard
 from tasks.training.run import derive_seed
+from tasks.training.sampling import sampled
 
 EVALUATION_BATCH = 256
 SHOWN = ("digits",)  # data whose images may be shown in a figure: their licence says so

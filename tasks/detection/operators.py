@@ -8,11 +8,11 @@ the same results, and everything in torchvision that calls them finds them. On a
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 SCHEMAS = (
@@ -77,16 +77,15 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
         int64, the kept boxes by falling score.
     """
     order = scores.argsort(descending=True, stable=True)
-    sorted_boxes = boxes[order].to(torch.promote_types(boxes.dtype, torch.float32))  # half precision would overflow
-    corner, other = sorted_boxes[:, None], sorted_boxes[None]
-    sides = (torch.minimum(corner[..., 2:], other[..., 2:]) - torch.maximum(corner[..., :2], other[..., :2])).clamp(0)
-    overlap = sides.prod(-1)  # [N, N]
-    area = (sorted_boxes[:, 2:] - sorted_boxes[:, :2]).prod(-1)
-    suppresses = (overlap / (area[:, None] + area[None] - overlap) > iou_threshold).triu(1)  # an earlier one a later
+    left, top, right, bottom = boxes[order].to(torch.promote_types(boxes.dtype, torch.float32)).unbind(1)
+    width = (torch.minimum(right[:, None], right) - torch.maximum(left[:, None], left)).clamp(0)  # [N, N]
+    height = (torch.minimum(bottom[:, None], bottom) - torch.maximum(top[:, None], top)).clamp(0)
+    overlap, area = width * height, (right - left) * (bottom - top)
+    suppresses = (overlap / (area[:, None] + area - overlap) > iou_threshold).triu(1).float()  # an earlier one a later
     kept = torch.ones_like(order, dtype=torch.bool)
     while True:
         # The first k boxes are right after k rounds, since each depends on earlier ones alone; few rounds suffice.
-        now = ~(suppresses & kept[:, None]).any(0)
+        now = kept.float() @ suppresses == 0
         if torch.equal(now, kept):
             return order[kept]
         kept = now
@@ -110,41 +109,46 @@ def roi_align(
 
     Source: He et al. 2017 (Mask R-CNN), sec. 3.
     """
-    corners = rois[:, 1:] * spatial_scale - (0.5 if aligned else 0.0)
-    starts, sizes = corners[:, :2], corners[:, 2:] - corners[:, :2]  # [K, 2], x and y
-    cells = (sizes if aligned else sizes.clamp(min=1.0)) / sizes.new_tensor([width, height])
-    points = torch.full_like(cells, sampling_ratio) if sampling_ratio > 0 else cells.ceil()
     output = input.new_zeros(len(rois), input.shape[1], height, width)
-    alike = torch.cat([rois[:, :1], points], 1).long()  # regions of one image with as many points go together
-    for image, across, down in alike.unique(dim=0).tolist():
-        if across > 0 and down > 0:  # a region turned inside out has no point
-            own = (alike == alike.new_tensor([image, across, down])).all(1).nonzero()[:, 0]
-            x = _places(starts[own, 0], cells[own, 0], width, across)  # [K', width * across]
-            y = _places(starts[own, 1], cells[own, 1], height, down)  # [K', height * down]
-            values = _interpolated(input[image], x, y).to(input.dtype)  # [C, K', height * down, width * across]
-            output = output.index_copy(0, own, F.avg_pool2d(values, (down, across)).transpose(0, 1))
+    for image, own, down, across in _by_image(
+        rois, input.shape, (spatial_scale, height, width, sampling_ratio, aligned)
+    ):
+        rows = down.flatten(0, 1) @ input[image].to(down.dtype)  # [C, K' * height, W]
+        rows = rows.unflatten(1, (-1, height)).transpose(0, 1).flatten(1, 2)  # [K', C * height, W]
+        output[own] = (rows @ across.mT).unflatten(1, (-1, height)).to(input.dtype)
     return output
 
 
-def _places(start: Tensor, cell: Tensor, cells: int, points: int) -> Tensor:
-    """Coordinates [K, cells * points] of the sampling points on one axis."""
-    steps = (torch.arange(cells * points, device=start.device) + 0.5) / points
-    return start[:, None] + cell[:, None] * steps
+def _by_image(
+    rois: Tensor, shape: torch.Size, others: tuple[float, int, int, int, bool]
+) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    """Each image that has regions, which they are, and how much the rows [K', height, H] and columns [K', width, W] of
+    its pixels weigh in the rows and columns of their grids: bilinear weights are products of both."""
+    scale, height, width, ratio, aligned = others
+    corners = rois[:, 1:] * scale - (0.5 if aligned else 0.0)
+    x, y, right, bottom = corners.unbind(1)
+    across, down = (
+        _weights(x, right - x, width, shape[3], ratio, aligned),
+        _weights(y, bottom - y, height, shape[2], ratio, aligned),
+    )
+    for image in range(shape[0]):
+        own = (rois[:, 0] == image).nonzero()[:, 0]
+        if len(own):
+            yield image, own, down[own], across[own]
 
 
-def _interpolated(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """An image [C, H, W] at the points of K grids with columns x [K, X] and rows y [K, Y]: [C, K, Y, X]."""
-    (height, width), (regions, columns), rows = image.shape[1:], x.shape, y.shape[1]
-    grid = torch.stack(  # of the centres of pixels, in -1 to 1 from rim to rim
-        [
-            ((2 * x + 1) / width - 1)[:, None].expand(-1, rows, -1),
-            ((2 * y + 1) / height - 1)[:, :, None].expand(-1, -1, columns),
-        ],
-        dim=-1,
-    ).reshape(1, regions * rows, columns, 2)
-    found = F.grid_sample(image[None].to(grid.dtype), grid, padding_mode="border", align_corners=False)
-    inside = ((y >= -1) & (y <= height))[:, :, None] & ((x >= -1) & (x <= width))[:, None]  # [K, Y, X]
-    return found.view(-1, regions, rows, columns) * inside
+def _weights(start: Tensor, length: Tensor, cells: int, pixels: int, ratio: int, aligned: bool) -> Tensor:
+    """How much each pixel of an axis weighs in each cell of K regions: [K, cells, pixels]."""
+    cell = (length if aligned else length.clamp(min=1.0)) / cells
+    points = torch.full_like(cell, ratio) if ratio > 0 else cell.ceil().clamp(min=0)  # none where it is inside out
+    weights = start.new_zeros(len(start), cells, pixels)
+    numbers, at = torch.arange(cells, device=start.device), torch.arange(pixels, device=start.device)
+    for point in range(int(points.max()) if len(points) else 0):
+        place = start[:, None] + cell[:, None] * (numbers + (point + 0.5) / points.clamp(min=1)[:, None])
+        counts = (place >= -1) & (place <= pixels) & (point < points)[:, None]  # [K, cells]
+        near = (1 - (place.clamp(0, pixels - 1)[..., None] - at).abs()).clamp(0)
+        weights += near * counts[..., None]
+    return weights / points.clamp(min=1)[:, None, None]
 
 
 def _shape_of_roi_align(input: Tensor, rois: Tensor, _scale: float, height: int, width: int, *_: Any) -> Tensor:
@@ -158,9 +162,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    """RoIAlign is linear in its input, so that its gradient needs no values."""
     (rois,) = ctx.saved_tensors
-    with torch.enable_grad():
-        input = grad.new_zeros(ctx.shape).requires_grad_()
-        (found,) = torch.autograd.grad(roi_align(input, rois, *ctx.others), input, grad)
+    found = grad.new_zeros(ctx.shape)
+    for image, own, down, across in _by_image(rois, ctx.shape, ctx.others):
+        rows = (grad[own].to(down.dtype).flatten(1, 2) @ across).unflatten(1, (-1, down.shape[1]))  # [K', C, height, W]
+        found[image] = (down.flatten(0, 1).mT @ rows.transpose(1, 2).flatten(0, 1).transpose(0, 1)).to(grad.dtype)
     return (found, *[None] * (1 + len(ctx.others)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +9,9 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
+from tasks.pixels import png
 from tasks.sr.data import ImageSet
 from tasks.sr.evaluate import bicubic_upscaler, network_upscaler
 from tasks.sr.images import as_rgb
@@ -81,7 +80,7 @@ def _files(rows: Sequence[Sequence[Crop]], photos: Sequence[HeldOut], measured: 
         crops = []
         for crop in row:
             file = f"crops/{photo.name}/{crop.label.replace(' ', '-')}.png"
-            yield file, _png(crop.pixels)
+            yield file, png(crop.pixels.numpy())
             crops.append({"label": crop.label, "file": file, "psnr": crop.decibels})
         listed.append({"name": photo.name, "credit": photo.credit, "crops": crops})
     yield "crops/index.json", json.dumps({"measured": measured, "images": listed}, indent=1).encode() + b"\n"
@@ -104,12 +103,6 @@ def _finding(rows: Sequence[Sequence[Crop]]) -> str:
 def _detail(image: Tensor, photo: HeldOut) -> Tensor:  # [C, H, W] -> [DETAIL, DETAIL, 3]
     top, left = (int(f * size) for f, size in zip(photo.corner, image.shape[1:], strict=True))
     return as_rgb(image)[:, top : top + DETAIL, left : left + DETAIL].permute(1, 2, 0)
-
-
-def _png(pixels: Tensor) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.contiguous().numpy()).save(buffer, "png", optimize=True)
-    return buffer.getvalue()
 
 
 def _show(cell: Any, crop: Crop) -> None:

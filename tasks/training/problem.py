@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+import slimlib as slim
+from slimlib.core.norms import NormName
+from slimlib.core.width import Widths
 from tasks.points import AS_IT_IS, OperatingPoint, Scores
 from tasks.training.ranks import WHOLE, Shard
 
@@ -39,6 +42,10 @@ class Problem(Protocol):
     @abstractmethod
     def channel_rule(self, net: nn.Module) -> Mapping[str, Any]:
         """How the channels of a network that `build` made are rounded: arguments of `slimlib.convert`."""
+
+    def convert(self, net: nn.Module, widths: Widths, norm: NormName) -> nn.Module:
+        """Make a network that `build` made slimmable, in place."""
+        return slim.convert(net, self.example(), widths=widths, norm=norm, **self.channel_rule(net))
 
     @abstractmethod
     def example(self) -> Any:

@@ -52,8 +52,20 @@ def outputs(distill_values: float = 0.0) -> Any:
     return of_the_algorithm
 
 
+def pyramid() -> Distillation:
+    """What a detector distils by: the features of its pyramid."""
+    return lambda student, teacher: student.from_pyramid(teacher)
+
+
+def heads() -> Distillation:
+    """What a detector distils by: the outputs of its heads."""
+    return lambda student, teacher: student.from_heads(teacher)
+
+
 DISTILLED: Mapping[str, Callable[..., Distillation | None]]
-DISTILLED = {"none": lambda: None, **DISTILLATIONS, "outputs": outputs}
+DISTILLED = {"none": lambda: None, **DISTILLATIONS, "outputs": outputs, "pyramid": pyramid, "heads": heads}
+OF_TASK = {"rl": ("outputs",), "detection": ("pyramid", "heads")}
+"""The distillations of tasks that have their own."""
 
 
 class Recipe(Choosing, Deciding):
@@ -155,7 +167,7 @@ class Recipe(Choosing, Deciding):
             for key in (("tested", "order", "retrain", "held_out") if policy else ACTING)
             if getattr(self, key) != type(self).model_fields[key].default
         ]
-        if self.distill not in (("none", "outputs") if policy else ("none", *DISTILLATIONS)):
+        if self.distill not in ("none", *OF_TASK.get(task, DISTILLATIONS)):
             foreign.append(f"distill: {self.distill}")
         if foreign:
             raise ValueError(f"recipe '{self.name}': '{foreign[0]}' has no meaning for task={task}")
@@ -253,13 +265,7 @@ class Recipe(Choosing, Deciding):
 
     def convert(self, dense: nn.Module, task: Problem, widths: slim.Switches | None = None) -> nn.Module:
         """Make the task's network slimmable, in place; `widths` in place of the recipe's."""
-        return slim.convert(
-            dense,
-            task.example(),
-            widths=widths or self.widths(),
-            norm=NORM_KINDS[self.norm][1],
-            **task.channel_rule(dense),
-        )
+        return task.convert(dense, widths or self.widths(), NORM_KINDS[self.norm][1])
 
     def of_rule(self) -> dict[str, Any]:
         """The rule's own parameters, defaults included."""

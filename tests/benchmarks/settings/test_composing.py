@@ -19,11 +19,18 @@ from slimlib import Sandwich
 from tasks.rl.settings import RlSettings
 
 
+def places(task: str, scale: str, folder: Path) -> list[str]:
+    """What a command has to say of files."""
+    weights = ["task.weights=s_resnet50.pt"] if (task, scale) == ("detection", "paper") else []
+    needs_none = content("scale", scale)[task]["data"] in ("digits", "photos", "shapes", "cartpole")
+    return [*weights, *([] if needs_none else [f"data.root={folder}"])]
+
+
 @pytest.mark.parametrize("scale", choices("scale"))
 @pytest.mark.parametrize("ablation", choices("ablation"))
 @pytest.mark.parametrize("task", choices("task"))
 def test_every_task_ablation_and_scale_composes(task: str, ablation: str, scale: str, tmp_path: Path) -> None:
-    place = [] if scale == "tiny" or task == "rl" else [f"data.root={tmp_path}"]
+    place = places(task, scale, tmp_path)
     if task not in (content("ablation", ablation).get("tasks", [task])):
         with pytest.raises(ValueError, match=f"ablation={ablation} has no meaning for task={task}; it is for "):
             read_settings([f"task={task}", f"ablation={ablation}", f"scale={scale}", *place])
@@ -45,7 +52,7 @@ def test_every_data_and_launcher_composes(data: str, launcher: str, tmp_path: Pa
     place += ["launcher.cluster=local"] if launcher == "slurm" else []
     settings = read_settings([f"task={task}", f"data={data}", f"launcher={launcher}", *place])
     assert (settings.data, settings.launcher.name) == (data, launcher)
-    deeper = () if data in ("photos", "digits", "cartpole") else (data,)
+    deeper = () if data in ("photos", "digits", "shapes", "cartpole") else (data,)
     assert settings.folder == Path(f"results/{task}/sandwich/tiny").joinpath(*deeper)
 
 

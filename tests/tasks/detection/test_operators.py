@@ -111,7 +111,9 @@ def test_torchvision_calls_them() -> None:
     found = tv.ops.roi_align(x, rois, (2, 2), 1.0, 2)
     assert torch.equal(found, operators.roi_align(x, rois, 1.0, 2, 2, 2, False))
     assert torch.autograd.gradcheck(lambda x: tv.ops.roi_align(x, rois, (2, 2), 0.5, -1), (x,))
-    assert tv.ops.roi_align(x, rois[:0], (2, 2), 1.0, 2).shape == (0, 3, 2, 2)
+    none = tv.ops.roi_align(x, rois[:0], (2, 2), 1.0, 2)
+    assert none.shape == (0, 3, 2, 2)
+    assert torch.equal(torch.autograd.grad(none.sum(), x)[0], torch.zeros_like(x))
     boxes, scores = rois[:, 1:], rois[:, 0]
     assert tv.ops.nms(boxes, scores, 0.1).tolist() == nms_in_loops(boxes.tolist(), scores.tolist(), 0.1)
 
