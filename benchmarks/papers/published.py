@@ -11,8 +11,10 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from slimlib.search.budgets import read_budget
 from tasks.points import name_of_width
 from tasks.settings import unknown
+from tasks.training.choosing import point_within
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
 Words = tuple[str, ...]
@@ -69,7 +71,10 @@ class Printed(_Strict):
         return float(self.row(number).get("width", self.full_width)) / self.full_width  # type: ignore[arg-type]
 
     def point(self, number: int) -> str:
-        """The operating point of a row, as records name it."""
+        """The operating point of a row, as records name it: its width, or the budget of its plan."""
+        row = self.row(number)
+        if "plan" in row:
+            return point_within(read_budget(f"{row['macs_published']} macs"))
         return name_of_width(self.width(number))
 
 

@@ -73,18 +73,16 @@ class Choosing(Settings):
 
     def points_within(self) -> dict[str, Budget]:
         """Name of each operating point -> its budget, as given; empty where nothing is chosen."""
-        return {f"budget {_short(b)}": b for b in read_budgets(self.budgets)} if self.budgets is not None else {}
+        return {} if self.budgets is None else {point_within(budget): budget for budget in read_budgets(self.budgets)}
 
     def in_force(self) -> dict[str, int]:
         """The effort of the search."""
         return {**EFFORT, **(self.effort or {})}
 
 
-def _short(budget: Budget) -> str:
-    """0.5, or 300M macs."""
-    if budget.share:
-        return f"{budget.amount:g}"
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if budget.amount >= size:
-            return f"{budget.amount / size:g}{letter} {budget.unit}"
-    return str(budget)
+def point_within(budget: Budget) -> str:
+    """The name of the operating point that is the plan for a budget: `budget 0.5`, or `budget 300M macs`."""
+    sizes = [] if budget.share else [(1e9, "G"), (1e6, "M"), (1e3, "k")]
+    size, letter = next(((size, letter) for size, letter in sizes if budget.amount >= size), (1.0, ""))
+    unit = "" if budget.share else f" {budget.unit}"
+    return f"budget {budget.amount / size:g}{letter}{unit}"

@@ -156,10 +156,21 @@ def test_bicubic_comes_from_the_baselines_of_the_same_protocol() -> None:
 
 
 def test_a_method_without_code_here_says_so() -> None:
-    for source in ("autoslim", "ds_net"):
-        for section in sections(PAPERS, source, []):
-            assert [column.title for column in section.beside] == ["ours: not implemented here"]
-            assert not section.apart
+    for section in sections(PAPERS, "ds_net", []):
+        assert [column.title for column in section.beside] == ["ours: not implemented here"]
+        assert not section.apart
+
+
+def test_a_plan_stands_in_the_row_of_its_budget() -> None:
+    run = composed(PAPERS.ours["autoslim_mobilenet_v1"][0].run)
+    names = list(run.recipes[0].points_within())
+    assert names == ["budget 572M macs", "budget 325M macs", "budget 150M macs"]
+    rows = [
+        Row(point=name, kind="plan", channels=[8], macs=1e8, params=1, metrics={"val": {"top1_error": error}})
+        for name, error in zip(names[:2], (27.5, 29.0), strict=True)
+    ]
+    (column,) = comparable_columns(PAPERS, "autoslim_mobilenet_v1", collected(measured(run, {}, rows=rows)))
+    assert [column.text(row) for row in range(3)] == ["27.50", "29.00", ""]
 
 
 @pytest.mark.parametrize(("name", "own"), BESIDE, ids=[f"{name}-{i}" for i, (name, _) in enumerate(BESIDE)])
