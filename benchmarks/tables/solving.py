@@ -4,16 +4,16 @@ results=results/rl/stability/small    the folder of an ablation
 goal=475                              solved is: the mean return of a point of the learning curve reaches this; by
                                       default what gymnasium registers for the environment
 
-A seed that never solves counts as all steps. A cell is the mean over the seeds; at the full width also its multiple of
-that of the ordinary policy, where a recipe trains one; in brackets stands how many seeds never solved. The table is
-also written to `solved.md` in the folder.
+A seed that never solves counts as all steps. A cell is the mean over the seeds that every recipe has; at the full width
+also its multiple of that of the ordinary policy, where a recipe trains one; in brackets stands how many seeds never
+solved. The table is also written to `solved.md` in the folder.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,30 +59,36 @@ class Solved:
         return text + (f" [{self.never} of {len(self.steps)} never]" if self.never else "")
 
 
-def solved(results: Results, recipe: str, point: str, goal: float) -> Solved | None:
+def solved(results: Results, recipe: str, point: str, seeds: Collection[int], goal: float) -> Solved | None:
     """When each seed first reached the goal at an operating point; None without a curve."""
-    curves = results.curves(recipe, point, results.first.eval_sets[0], results.primary.name).values()
-    if not curves:
+    curves = results.curves(recipe, point, results.first.eval_sets[0], results.primary.name)
+    if not curves.keys() >= set(seeds):
         return None
-    found = [next((step for step, value in moments if value >= goal), math.inf) for moments in curves]
+    found = [next((step for step, value in curves[seed] if value >= goal), math.inf) for seed in seeds]
     all_steps = float(results.first.steps)
     return Solved([min(step, all_steps) for step in found], sum(map(math.isinf, found)))
 
 
 def solving_table(results: Results, goal: float) -> str:
-    """Markdown: a row a recipe, a column an operating point."""
+    """Markdown: a row a recipe, a column an operating point; of the seeds that every recipe has.
+
+    Raises:
+        ValueError: there is none.
+    """
     first, full = results.first, results.points[-1]
+    seeds = [s for s in results.seeds if all(s in {one.seed for one in results.of(r)} for r in results.recipes)]
+    if not seeds:
+        raise ValueError(f"no seed was run with all of the recipes {', '.join(results.recipes)}")
     title = (
         f"{first.step_unit.capitalize()} until the mean return is {goal:g} on {first.dataset}; mean over seeds "
-        f"{', '.join(map(str, results.seeds))}, of which one that never gets there counts as all {first.steps:,}"
+        f"{', '.join(map(str, seeds))}, of which one that never gets there counts as all {first.steps:,}"
     )
-    ordinary = next((solved(results, r, full, goal) for r in results.recipes if _trains_full_alone(results, r)), None)
+    at_full = {recipe: solved(results, recipe, full, seeds, goal) for recipe in results.recipes}
+    ordinary = next((at_full[recipe] for recipe in results.recipes if _trains_full_alone(results, recipe)), None)
     rows = []
     for recipe in results.recipes:
-        cells = {point: solved(results, recipe, point, goal) for point in results.points}
-        texts = [
-            "" if cell is None else cell.text(ordinary if point == full else None) for point, cell in cells.items()
-        ]
+        cells = {point: solved(results, recipe, point, seeds, goal) for point in results.points}
+        texts = ["" if c is None else c.text(ordinary if point == full else None) for point, c in cells.items()]
         if any(texts):
             rows.append([recipe, *texts])
     return markdown(grid_of_points(title, "width", results.points, rows))

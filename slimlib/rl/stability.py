@@ -9,7 +9,7 @@ have this effect, and costs next to nothing: the gradient of the entropy is take
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,7 +57,7 @@ class Certainty(Stability):
     """
 
     def backward(self, update: Update) -> dict[Width, Tensor]:
-        kept: list[_Kept] = []
+        held: list[_Along] = []
 
         def forward(*args: Any) -> Any:
             output = update.forward(*args)
@@ -66,51 +66,38 @@ class Certainty(Stability):
                     parameters = [p for p in layer.parameters() if p.requires_grad]
                     direction = torch.autograd.grad(uncertain, parameters, retain_graph=True, allow_unused=True)
                     if all(d is not None for d in direction):
-                        kept.append(_Kept(parameters, direction))
+                        held.append(_Along(parameters, direction))
             return output
 
         def before_each(count: int) -> None:
             if count == 1:
-                for each in kept:
-                    each.own = _product(each.parameters, each.direction)
+                for along in held:
+                    along.full = along.product()
 
         losses = replace(update, forward=forward).run(before_each)
-        for each in kept:
-            if each.own is not None:
-                falls = torch.clamp(_product(each.parameters, each.direction) - each.own, min=0)
-                _take_out(each.parameters, each.direction, falls)
+        for along in held:
+            along.take_out(lambda of_narrow: of_narrow.clamp(min=0))
         update.clip()
         return losses
-
-
-@dataclass
-class _Kept:
-    """What must not fall, by its gradient; `own` is what the gradient of the full width has in that direction."""
-
-    parameters: list[nn.Parameter]
-    direction: tuple[Tensor, ...]
-    own: Tensor | None = None
 
 
 class ClippedEach(Stability):
     """The gradient of each width is clipped by itself."""
 
     def backward(self, update: Update) -> dict[Width, Tensor]:
-        total: list[Tensor | None] = []
+        total: dict[nn.Parameter, Tensor] = {}
 
         def take(count: int) -> None:
-            if not count:
-                return
-            update.clip()
-            taken = update.gradients()
-            total[:] = taken if not total else [_sum(a, b) for a, b in zip(total, taken, strict=True)]
+            if count:
+                update.clip()
             for parameter in update.parameters:
                 if parameter.grad is not None:
-                    parameter.grad.zero_()
+                    total[parameter] = total.get(parameter, 0) + parameter.grad
+                    parameter.grad = torch.zeros_like(parameter.grad)
 
         losses = update.run(take)
         take(len(losses))
-        for parameter, gradient in zip(update.parameters, total, strict=True):
+        for parameter, gradient in total.items():
             parameter.grad = gradient
         return losses
 
@@ -122,18 +109,17 @@ class WithoutConflict(Stability):
     """
 
     def backward(self, update: Update) -> dict[Width, Tensor]:
-        full: list[Tensor | None] = []
+        held: list[_Along] = []
 
-        def take(count: int) -> None:
+        def before_each(count: int) -> None:
             if count == 1:
-                full.extend(update.gradients())
+                known = [p for p in update.parameters if p.grad is not None]
+                held.append(_Along(known, [p.grad.clone() for p in known if p.grad is not None]))
+                held[0].full = held[0].product()
 
-        losses = update.run(take)
-        known = [(p, f) for p, f in zip(update.parameters, full, strict=False) if f is not None]
-        if known:
-            parameters, direction = [p for p, _ in known], [f for _, f in known]
-            own = _product_of(direction, direction)
-            _take_out(parameters, direction, torch.clamp(_product(parameters, direction) - own, max=0))
+        losses = update.run(before_each)
+        for along in held:
+            along.take_out(lambda of_narrow: of_narrow.clamp(max=0))
         update.clip()
         return losses
 
@@ -161,25 +147,28 @@ class OwnProbabilities(Stability):
         return old
 
 
-def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return a if b is None else b if a is None else a + b
+@dataclass
+class _Along:
+    """Gradients, seen along a direction; `full` is the product of the full width's with it."""
 
+    parameters: Sequence[nn.Parameter]
+    direction: Sequence[Tensor]
+    full: Tensor | None = None
 
-def _product(parameters: Sequence[nn.Parameter], direction: Sequence[Tensor]) -> Tensor:
-    """Of the gradients and a direction: a scalar."""
-    return _product_of([p.grad for p in parameters if p.grad is not None], direction)
+    def product(self) -> Tensor:
+        """Of the gradients so far and the direction: a scalar."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        return torch.stack([torch.sum(g * d) for g, d in zip(gradients, self.direction, strict=True)]).sum()
 
-
-def _product_of(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    return torch.stack([torch.sum(x * y) for x, y in zip(a, b, strict=True)]).sum()
-
-
-def _take_out(parameters: Sequence[nn.Parameter], direction: Sequence[Tensor], product: Tensor) -> None:
-    """Of the gradients, the part along a direction that has this product with it."""
-    share = product / (_product_of(direction, direction) + 1e-12)
-    for parameter, along in zip(parameters, direction, strict=True):
-        assert parameter.grad is not None
-        parameter.grad.sub_(along * share)
+    def take_out(self, part: Callable[[Tensor], Tensor]) -> None:
+        """Of the gradients the part along the direction; `part`: of the product of the narrow widths' with it."""
+        if self.full is None:  # no narrow width was trained
+            return
+        length = torch.stack([torch.sum(d * d) for d in self.direction]).sum()
+        share = part(self.product() - self.full) / (length + 1e-12)
+        for parameter, along in zip(self.parameters, self.direction, strict=True):
+            assert parameter.grad is not None
+            parameter.grad.sub_(along * share)
 
 
 STABILITY: Mapping[str, type[Stability]] = {

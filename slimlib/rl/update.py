@@ -51,10 +51,6 @@ class Update:
         if self.limit is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.limit)
 
-    def gradients(self) -> list[Tensor | None]:
-        """A copy of the gradients so far."""
-        return [None if p.grad is None else p.grad.clone() for p in self.parameters]
-
 
 class UpdateLog:
     """Means of what the steps of an update tell of themselves, for the log."""

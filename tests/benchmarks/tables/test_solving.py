@@ -51,6 +51,21 @@ def test_a_seed_counts_the_first_point_that_reaches_the_goal_or_all_steps(folder
     ]
 
 
+def test_only_seeds_that_every_recipe_has_are_compared(folder: Path) -> None:
+    next((folder / "records").glob("sandwich-0-*")).unlink()
+    assert main([f"results={folder}"]) == DONE
+    text = (folder / "solved.md").read_text()
+    assert "mean over seeds 1, of which" in text
+    assert "| random |  | 300 (1.00 x) |" in text
+
+
+def test_without_a_common_seed_nothing_is_compared(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("sandwich-0-*", "random-1-*"):
+        next((folder / "records").glob(name)).unlink()
+    assert main([f"results={folder}"]) == FAILED
+    assert "no seed was run with all of the recipes random, sandwich" in capsys.readouterr().err
+
+
 def test_the_goal_may_be_given(folder: Path) -> None:
     assert main([f"results={folder}", "goal=30"]) == DONE
     assert "| sandwich | 200 | 200 (1.00 x) |" in (folder / "solved.md").read_text()
