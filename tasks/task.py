@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 import slimlib as slim
 from tasks.points import PointResult, Scores
@@ -46,6 +46,20 @@ class Showcase:
 
     figure: Any = None
     files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Evaluation inputs of one size, to look at what a network does with them.
+
+    Attributes:
+        inputs: as they enter the network, [N, 3, H, W]; targets: what `Problem.loss` takes for them.
+        pixels: what they look like, [N, 3, H, W] in [0, 1]; None: they may not be shown.
+    """
+
+    inputs: Tensor
+    targets: Any
+    pixels: Tensor | None
 
 
 class Task(Protocol):
@@ -144,6 +158,14 @@ class SupervisedTask(Problem):
         """What the network that `keep` wrote puts out at each of its widths."""
         net = slim.load(_network(path), into=recipe.build(self)).eval()
         return self.showcase({point.label: partial(point.run, net) for point in recipe.points(self)})
+
+    def held_out(self, count: int) -> HeldOut:
+        """So many evaluation inputs, or as many as there are; always the same.
+
+        Raises:
+            ValueError: its inputs are no images of one size.
+        """
+        raise ValueError(f"task={self.name} has no images of one size to look at")
 
     def showcase(self, nets: Mapping[str, Callable[..., Any]]) -> Showcase | None:
         """The networks' outputs, labelled by their keys; None where there is nothing to see."""

@@ -69,7 +69,7 @@ class Album:
         pictures: Json = {} if crops is None else {"crops": crops}
         for name, file in (("video", "video.gif"), ("showcase", "showcase.png")):
             if (folder / file).exists() and not (name == "showcase" and crops is not None):
-                source = self._source(folder / file, left_out)
+                source = self.source(folder / file, left_out)
                 if source is not None:
                     pictures[name] = source
         return {"pictures": pictures, "left_out": left_out, **self._network(folder)}
@@ -105,7 +105,7 @@ class Album:
             if not path.resolve().is_relative_to(folder.resolve()):
                 self.damaged[folder / "crops/index.json"] = f"index.json: {crop.file} lies outside of the folder"
                 return None
-            source = self._source(path, left_out)
+            source = self.source(path, left_out)
             if source is None:
                 return None
             crops.append({"label": crop.label, "psnr": crop.psnr, "source": source})
@@ -120,7 +120,7 @@ class Album:
             self.damaged[path] = f"{path.name}: {error}"
             return None
 
-    def _source(self, path: Path, left_out: list[Json]) -> str | None:
+    def source(self, path: Path, left_out: list[Json]) -> str | None:
         """A picture as a data URI; None where it cannot be read or is too large."""
         kind = KINDS.get(path.suffix)
         try:

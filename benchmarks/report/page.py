@@ -20,6 +20,7 @@ from benchmarks.analysis.collecting import Collected
 from benchmarks.analysis.figures import LINES, OTHER_COLOURS, WIDTH_COLOURS
 from benchmarks.analysis.findings import finding
 from benchmarks.analysis.results import Results
+from benchmarks.report.learned import learned
 from benchmarks.report.learning import curves
 from benchmarks.report.media import Album
 from benchmarks.report.origins import Origins
@@ -122,6 +123,7 @@ class Report:
             script=Markup(own),
             report=self,
             tasks=self._by_task(),
+            learned=list(learned(self.results, self.album)),
             damaged=self._damaged(),
             overview=self._overview(),
             palette=_palette(),

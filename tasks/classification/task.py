@@ -27,7 +27,7 @@ from tasks.classification.settings import ClassificationSettings
 from tasks.classification.showcase import guesses
 from tasks.classification.sources import find_source
 from tasks.points import AS_IT_IS, OperatingPoint, Scores
-from tasks.task import Showcase, SupervisedTask
+from tasks.task import HeldOut, Showcase, SupervisedTask
 from tasks.training.problem import CPU
 from tasks.training.ranks import WHOLE, Shard
 from tasks.training.run import derive_seed
@@ -160,6 +160,16 @@ class Classification(SupervisedTask):
         classes = len(self._train.classes)
         chance = {metric.name: 100 * (1 - TOPS[metric.name] / classes) for metric in self.metrics}
         return {"chance": {name: dict(chance) for name in self.eval_sets}}
+
+    def held_out(self, count: int) -> HeldOut:
+        """Images evenly spread over the first evaluation set, and their labels."""
+        images = next(iter(self._evaluation.values()))
+        count = min(count, len(images))
+        chosen = [i * len(images) // count for i in range(count)]
+        ((inputs, labels),) = self._plain(images, [chosen], CPU)
+        prepare, shown = self._centre(images), self.settings.data in SHOWN
+        pixels = [image if prepare is None else prepare(image) for image in map(images.read, chosen)] if shown else []
+        return HeldOut(inputs, labels, torch.stack(pixels).float() / 255 if shown else None)
 
     def showcase(self, nets: Mapping[str, Callable[[Tensor], Tensor]]) -> Showcase | None:
         """Held-out images and what each network takes them for; None for images that may not be shown."""

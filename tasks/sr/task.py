@@ -24,12 +24,14 @@ from tasks.sr.routing import PatchRuleFinder
 from tasks.sr.settings import SrSettings
 from tasks.sr.showcase import compared
 from tasks.sr.sources import find_source
-from tasks.task import Metric, Showcase, SupervisedTask
+from tasks.task import HeldOut, Metric, Showcase, SupervisedTask
 from tasks.training.per_input import train_per_input
 from tasks.training.problem import CPU
 from tasks.training.ranks import WHOLE, Shard
 from tasks.training.recipe import Recipe
 from tasks.training.run import TrainingRun
+
+SHOWN = ("photos",)  # data whose images may be shown in a figure: their licence says so
 
 
 class SuperResolution(SupervisedTask):
@@ -153,8 +155,13 @@ class SuperResolution(SupervisedTask):
     def _bicubic(self) -> Scores:
         return evaluate_upscaler(bicubic_upscaler(self.settings.scale), self.evaluation, self._protocol)
 
+    def held_out(self, count: int) -> HeldOut:
+        """Random patches of the training size from the first evaluation set, and what they were in high resolution."""
+        low, high = random_patches(self.evaluation[0], patch=self.settings.patch, batch=count, seed=0, step=0)
+        return HeldOut(low, high, low if self.settings.data in SHOWN else None)
+
     def showcase(self, nets: Mapping[str, Callable[[Tensor], Tensor]]) -> Showcase | None:
         """Crops of the held-out photographs beside bicubic and original; None for images that may not be shown."""
-        if self.settings.data != "photos":
+        if self.settings.data not in SHOWN:
             return None
         return compared(nets, self.evaluation[0], EVALUATION, self._protocol)

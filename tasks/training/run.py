@@ -67,8 +67,8 @@ class TrainingRun:
             networks on a GPU, and the same gradients. Batches must be of one size, and forwards without a part that
             depends on numbers which only the CPU knows.
         checkpoint: where the state is kept until the run is recorded; None: nowhere.
-        trained: where the trained slimmable network is kept, and taken from if it is there: recipes that
-            only score it in other ways share it.
+        trained: where the trained slimmable network, or the individual one of width 1, is kept, and taken from if it
+            is there: recipes that only score it in other ways share it.
         first: how the network is trained that channels are chosen in; None: its results are not kept.
         alone: (what) -> held while something is made that other recipes share.
         watch: how the run is followed and stopped.

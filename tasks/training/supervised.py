@@ -69,6 +69,11 @@ class Training:
             self._restore_random_states(state["random"][ranks.index])
 
     @property
+    def kept(self) -> bool:
+        """Whether it is the one network of its recipe that is kept: the slimmable one, or the full individual one."""
+        return self.width in (None, 1.0)
+
+    @property
     def device(self) -> torch.device:
         """Where the network is."""
         return next(self.net.parameters()).device
@@ -224,7 +229,7 @@ def begin(loop: Loop, net: nn.Module, width: float | None, rule: Rule | None) ->
 def _take_trained(run: TrainingRun, training: Training) -> None:
     """Spare the training where another recipe has done the very same."""
     trained = run.trained
-    state = None if trained is None or training.width is not None else run.ranks.first(trained.read)
+    state = None if trained is None or not training.kept else run.ranks.first(trained.read)
     if state is None:
         return
     try:
@@ -236,7 +241,7 @@ def _take_trained(run: TrainingRun, training: Training) -> None:
 
 def _keep_trained(run: TrainingRun, training: Training) -> None:
     trained = run.trained
-    if trained is not None and training.width is None:
+    if trained is not None and training.kept:
         net = training.net.state_dict()
         run.ranks.first(lambda: None if trained.path.exists() else trained.write({"net": net}))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from benchmarks.features.__main__ import main as features
 from benchmarks.merge import main as merge
 from benchmarks.records.folder import FolderInUse
 from benchmarks.report.__main__ import main as report
@@ -16,7 +17,7 @@ from benchmarks.run import main as run
 from benchmarks.running.command import DONE, FAILED, IN_USE, INTERRUPTED, WRONG_SETTINGS, command, notes
 from benchmarks.tables.__main__ import main as tables
 
-COMMANDS = {"run": run, "merge": merge, "tables": tables, "report": report}
+COMMANDS = {"run": run, "features": features, "merge": merge, "tables": tables, "report": report}
 
 
 def raises(error: BaseException) -> Callable[[object], int]:

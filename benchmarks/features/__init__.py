@@ -1,0 +1,1 @@
+"""What the channels of trained networks learn: which patterns, how alike at each width, and which matter."""

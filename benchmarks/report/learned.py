@@ -1,0 +1,49 @@
+"""What `benchmarks.features` has found and drawn, as the page shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from benchmarks.report.media import Album
+from benchmarks.report.spectrum import Json
+
+INDEX = "features.json"
+
+
+class Drawn(BaseModel):
+    """A figure: its file, and what is to be seen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    file: str
+    note: str
+
+
+class Learned(BaseModel):
+    """What `features.json` says: the finding, how it was measured, and the figures."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    finding: str
+    caption: str
+    figures: list[Drawn]
+
+
+def learned(results: Path, album: Album) -> Iterator[Json]:
+    """Of every task, scale and data that have been looked at; unreadable files are told as the album's damaged ones."""
+    for path in sorted(results.glob(f"*/features/**/{INDEX}")):
+        try:
+            said = Learned.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            album.damaged[path] = f"{path.name}: {str(error).splitlines()[0]}"
+            continue
+        left_out: list[Json] = []
+        drawn = [(one.note, album.source(path.parent / Path(one.file).name, left_out)) for one in said.figures]
+        yield {
+            "where": " · ".join(path.parent.relative_to(results).parts),
+            "finding": said.finding,
+            "caption": said.caption,
+            "figures": [{"note": note, "source": source} for note, source in drawn if source is not None],
+            "left_out": left_out,
+        }
