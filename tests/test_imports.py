@@ -39,7 +39,7 @@ FLOORS = {
         ("tables",),
         ("report", "serve"),
         ("runner",),
-        ("run", "merge", "features"),
+        ("run", "merge", "features", "networks"),
         ("campaign",),
     ),
 }

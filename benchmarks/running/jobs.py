@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.records.environment import commit, host_class, versions
@@ -149,6 +150,9 @@ def _train_and_record(
     path = folder.checkpoint(job.hash, job.seed)
     checkpoint = Checkpoint(path, identity, every=settings.checkpoint_seconds, warn=reporter.note)
     shared = Checkpoint(trained_network(settings, job, folder), f"{job.training}-{job.seed}", warn=reporter.note)
+    committed = committed_network(settings, job)
+    if settings.overwrite != "always" and committed.exists():
+        ranks.first(lambda: None if shared.path.exists() else shared.write({"net": load_file(committed)}))
 
     def trained(width: float | None, net: Any) -> None:
         if job.keep and width is None:
@@ -197,6 +201,13 @@ def trained_network(settings: RunSettings, job: Job, folder: ResultsFolder) -> P
     folders = [folder] if settings.overwrite == "always" else [folder, *folder.siblings(settings.results)]
     places = [place.trained(job.training, job.seed) for place in folders]
     return next((path for path in places if path.exists()), places[0])
+
+
+def committed_network(settings: RunSettings, job: Job) -> Path:
+    """Where `python -m benchmarks.networks` keeps the network that this job trains, whichever recipe names it."""
+    place = settings.results / "networks"
+    found = sorted(place.glob(f"*-{job.seed}-{job.training}.safetensors"))
+    return found[0] if found else place / f"{record_name(job.recipe.name, job.seed, job.training)}.safetensors"
 
 
 def make_record(
