@@ -56,7 +56,7 @@ class SlimAlgorithm:
     """Mixin in front of an algorithm of stable-baselines3, whose constructor arguments it keeps.
 
     What a slimmable policy costs: with four widths an update takes about as long as those of the four ordinary policies
-    together, and a training on CartPole 2.2 times as long as an ordinary one. Until its full width solves an
+    together, and a training on CartPole twice as long as an ordinary one. Until its full width solves an
     environment it takes 0.9 to 1.1 times the steps (A2C on the identity task, PPO on CartPole and Acrobot); with
     lessons as published, `stability="none"` and `lesson={"weight": 1.0}`, 1.6 to 2.2 times.
 
