@@ -13,7 +13,7 @@ from slimlib.core.layout import Layout
 from slimlib.core.norms import norm_named
 from slimlib.core.norms.batchnorm import PLAIN_NORMS, PlainBatchNorm, SlimBatchNorm
 from slimlib.core.norms.norm import Norm
-from slimlib.core.slimming import FULL_STATISTICS, Slimming, find_parts
+from slimlib.core.slimming import FULL_STATISTICS, Slimming, as_buffers, find_parts
 from slimlib.core.statistics import tracks
 from slimlib.core.swapping import Gathers, GathersFlat, Part, SwapsOut, slim_class
 from slimlib.core.tracing import cut_in_graph
@@ -71,6 +71,7 @@ def apply_layout(
     # A plan of another network is refused before this one is touched.
     channels = [slimming.channels_at(width) for width in widths.widths] if isinstance(widths, Switches) else []
     switches = [each for each in channels if each != layout.full]
+    as_buffers(net, layout.axes)
     names = {module: name for name, module in net.named_modules()}
     parts = {part.module: part for part in find_parts(net, layout)}
     for module in [m for m in net.modules() if parametrize.is_parametrized(m)]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -259,6 +259,18 @@ def find_parts(net: nn.Module, layout: Layout) -> list[Part]:
         if slots or weight or entering or held:
             parts.append(Part(module, slots, weight, entering, held))
     return parts
+
+
+def as_buffers(net: nn.Module, names: Iterable[str]) -> None:
+    """Make buffers, which are in no state_dict, of tensors that are plain attributes, so that they can be sliced."""
+    for name in names:
+        owner, _, attribute = name.rpartition(".")
+        module = net.get_submodule(owner)
+        if isinstance(module.__dict__.get(attribute), Tensor) and attribute not in (
+            *module._parameters,
+            *module._buffers,
+        ):
+            module.register_buffer(attribute, module.__dict__.pop(attribute), persistent=False)
 
 
 def _store(module: nn.Module, attribute: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""What a forward makes of its weights and keeps for its next call: each is of one width, and made again for another.
+"""Tensors in plain attributes of modules: tables, which are like buffers, and what forward keeps for its next call.
 
-LeViT keeps the biases of attention in a dict of each module, others assign them to an attribute that was None.
+LeViT keeps the biases of attention in a dict of each module, others assign them to an attribute that was None. These
+are of one width, and made again for another. VideoMAE has its positions in an attribute, which are sliced.
 """
 
 from __future__ import annotations
@@ -52,6 +53,26 @@ def empty(net: nn.Module, args: tuple[Any, ...]) -> None:
             return  # what it kept were no copies
     if len(before) == len(after) and all(map(torch.equal, before, after)):
         _empty(net)
+
+
+def tables(net: nn.Module, args: tuple[Any, ...]) -> list[str]:
+    """Paths of the attributes that are tensors which forward leaves alone."""
+    found = {
+        path: value
+        for path, _, _, value in attributes(net)
+        if isinstance(value, Tensor)
+        and not isinstance(value, nn.Parameter)
+        and value.dim()
+        and value.is_floating_point()
+    }
+    if not found:
+        return []
+    copied = duplicate(net)
+    before = {path: value for path, _, _, value in attributes(copied) if path in found}
+    with torch.no_grad(), torch.random.fork_rng():
+        copied.eval()(*copy.deepcopy(args))
+    after = {path: value for path, _, _, value in attributes(copied) if path in found}
+    return [path for path in found if after.get(path) is before.get(path) and torch.equal(after[path], found[path])]
 
 
 def _empty(net: nn.Module) -> None:

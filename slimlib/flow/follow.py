@@ -55,10 +55,9 @@ def follow(
     """
     args = arguments(net, example)
     caches.empty(net, args)
+    rounding = Rounding(divisor, dict(divisors or {}))
     with Progress() as progress:
-        return _search(
-            Search(net, _kept_parameters(net, keep), Rounding(divisor, dict(divisors or {})), progress), args
-        )
+        return _search(Search(net, caches.tables(net, args), _kept_parameters(net, keep), rounding, progress), args)
 
 
 def _search(search: Search, args: tuple[Any, ...]) -> Layout:
@@ -71,7 +70,7 @@ def _search(search: Search, args: tuple[Any, ...]) -> Layout:
             found = None
         if found is not None and search.shows_nothing_new(found, args):
             return found.layout
-        search = Search(search.net, search.kept, search.rounding, search.progress)
+        search = Search(search.net, search.tables, search.kept, search.rounding, search.progress)
     return search.run(args).layout
 
 
@@ -82,10 +81,12 @@ class Search:
     copied: a copy of the network; its parameters are shared when forward is known to leave them alone.
     """
 
-    def __init__(self, net: nn.Module, kept: Mapping[str, str], rounding: Rounding, progress: Progress) -> None:
-        self.net, self.kept, self.rounding, self.progress = net, kept, rounding, progress
+    def __init__(
+        self, net: nn.Module, tables: Sequence[str], kept: Mapping[str, str], rounding: Rounding, progress: Progress
+    ) -> None:
+        self.net, self.tables, self.kept, self.rounding, self.progress = net, tables, kept, rounding, progress
         self.place = ""  # the module at which the last attempt failed
-        self.copied, self.choices = duplicate(net), Choices()
+        self.copied, self.choices = duplicate(net, tables), Choices()
         self._versions = [p._version for p in self.copied.parameters()]
         self.both_modes = True  # whether training runs other operations than eval, as far as is known
 
@@ -108,7 +109,7 @@ class Search:
                 continue
             if subject is None:
                 self._share()
-                subject = Subject(self.net, self.copied, args)
+                subject = Subject(self.net, self.tables, self.copied, args)
             proof = Proof(subject, found, self.choices)
             failure = _prove(proof)
             if failure is None:
@@ -127,7 +128,7 @@ class Search:
     def _share(self) -> None:
         """Give up the copy of the parameters where the runs so far have not changed it."""
         if self._versions == [p._version for p in self.copied.parameters()]:
-            self.copied = duplicate(self.net, share=True)
+            self.copied = duplicate(self.net, self.tables, share=True)
             self._versions = []
 
     def analyse(self, args: tuple[Any, ...], choices: Choices) -> Followed:
@@ -147,7 +148,7 @@ class Search:
             entered |= trace.entered
         self._fix(ties, choices)
         agree(self.net, ties, logs, entered, choices)
-        solution, laid_out = _solve(self.net, ties, self.rounding)
+        solution, laid_out = _solve(self.copied, ties, self.rounding)
         found = Followed(ties, logs, entered, solution, laid_out)
         if not found.layout.groups:
             reasons = "; ".join(f"'{name}': {why}" for name, why in list(found.layout.kept.items())[:3])

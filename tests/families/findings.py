@@ -37,7 +37,7 @@ class Finding:
         outputs: difference from the dense network of the slices, in eval mode by width, and in training at 0.5.
         gradients: difference of the gradients then; infinite where others than the active weights have any.
         extracted: difference of what `extract` returns.
-        still: layers that slim and have no gradient at all.
+        still: layers that slim and have no gradient at all, though the dense network has.
         seconds: of processor time that `convert` took.
         tolerance: of all differences.
         same_when_full: at width 1.0 outputs and gradients are the dense network's, bit for bit.
@@ -188,7 +188,7 @@ class Pair:
                 continue
             if name in active:
                 worst = torch.inf if bool(a[~active[name]].any()) else worst
-                still += [] if bool(a.any()) else [name]
+                still += [] if bool(a.any()) or not bool(b.any()) else [name]
                 b = b * active[name]
             worst = max(worst, float((a - b).abs().max() / b.abs().max().clamp(min=floor)))
         return difference(ours, theirs), worst, tuple(still)

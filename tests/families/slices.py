@@ -1,8 +1,9 @@
 """The dense network of the slices: the network as it was built, every weight outside of a width's slices zero.
 
 No other channel reaches those of the slices then, so its outputs are those of the active part. Only a statistic
-over channels would see the others: norms are told which channels to count, and means written by hand count
-those that are not zero everywhere. Nothing of slimlib runs in it: the slices are all that it takes from a layout.
+over channels would see the others: norms are told which channels to count, and means written by hand, and the scale
+of attention, count those that are not zero everywhere. Nothing of slimlib runs in it: the slices are all that it
+takes from a layout.
 """
 
 from __future__ import annotations
@@ -71,6 +72,10 @@ class OverActive(TorchFunctionMode):
             dims = kwargs.get("dim", args[1] if len(args) > 1 else None)
             dims = range(args[0].dim()) if dims is None else [dims] if isinstance(dims, int) else dims
             return func(not_zero(args[0], list(dims)), *args[1:], **kwargs)
+        if name == "scaled_dot_product_attention" and kwargs.get("scale") is None:
+            query = args[0] if args else kwargs["query"]
+            size = int((query != 0).flatten(0, -2).any(0).sum())
+            return func(*args, **kwargs | {"scale": max(size, 1) ** -0.5})
         if name == "batch_norm" and args[1] is None:
             return standardised(func, *args, **kwargs)
         if name in NORMS:

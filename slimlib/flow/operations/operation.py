@@ -116,11 +116,13 @@ class Operation:
         return everywhere(self.stay(why), x.shape)
 
     def along_last(self, ids: Shadow, x: Tensor) -> Tensor:
-        """The ids of channels that lie on the last axis, also of a weight, such as a table of queries."""
+        """The ids of channels that lie on the last axis; also of a weight, as a table of queries, which makes them."""
         if isinstance(ids, Tensor) or not ids.dims[-1]:
             return self.data(ids, x)
         for axis in [axis for dim in ids.dims[:-1] for axis in dim]:
             self.fix(axis.ids, "rows of a table")
+        for axis in ids.dims[-1]:
+            self.context.ties.producers.update(dict.fromkeys(axis.keys))
         return ids.column(-1, x.shape[-1]).expand(x.shape)
 
     def column(self, ids: Tensor, dim: int) -> Tensor:

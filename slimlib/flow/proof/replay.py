@@ -147,7 +147,7 @@ class Masked(Replay):
         args = list(op.args)
         for position in PRODUCTS.get(op.name, ()):
             args[position] = self.active_part(args[position], op.ids[position])
-            if op.name == "cdist" and isinstance(op.ids[position], WeightRef):
+            if op.name in {"cdist", "linear"} and isinstance(op.ids[position], WeightRef):
                 args[position] = self._mask_axes(args[position], op.ids[position], [args[position].dim() - 1])
         if op.name == "_weight_norm_interface":
             dim = op.argument(2, "dim", 0)

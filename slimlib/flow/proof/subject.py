@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from slimlib.core.apply import apply_layout
 from slimlib.core.layout import Layout
+from slimlib.core.slimming import as_buffers
 from slimlib.core.structures import map_tensors
 
 NOISE = 10007  # numbers that are repeated: a prime, so that no two rows get the same
@@ -37,8 +39,8 @@ class Subject:
     The latter is in double precision, and has no zeros and ones of a fresh network, which would hide a fault.
     """
 
-    def __init__(self, origin: nn.Module, copied: nn.Module, args: tuple[Any, ...]) -> None:
-        self.origin, self.quick = origin, Copy(copied, args, tolerance=1e-3)
+    def __init__(self, origin: nn.Module, tables: Sequence[str], copied: nn.Module, args: tuple[Any, ...]) -> None:
+        self.origin, self.tables, self.quick = origin, tables, Copy(copied, args, tolerance=1e-3)
         self.casts = False  # the network computes in float32 by itself
         self._exact: Copy | None = None
 
@@ -46,7 +48,7 @@ class Subject:
     def exact(self) -> Copy:
         """The copy whose numbers are compared; made when it is first needed."""
         if self._exact is None:
-            net, args = duplicate(self.origin), self.quick.args
+            net, args = duplicate(self.origin, self.tables), self.quick.args
             if not self.casts:
                 net = net.double()
                 args = map_tensors(lambda x: x.double() if x.is_floating_point() else x, args)
@@ -58,17 +60,20 @@ class Subject:
         self.casts, self._exact = True, None
 
 
-def duplicate(net: nn.Module, share: bool = False) -> nn.Module:
+def duplicate(net: nn.Module, tables: Sequence[str] = (), *, share: bool = False) -> nn.Module:
     """A deep copy, also where a module holds a tensor that was computed (as the older weight_norm leaves it).
 
-    `share`: with the parameters of the network itself, where no forward changes them.
+    `tables`: paths of plain attributes that are buffers in the copy. `share`: with the parameters of the network
+    itself, where no forward changes them.
     """
     memo: dict[int, Any] = {id(p): p for p in net.parameters()} if share else {}
     for module in net.modules():
         for x in tree_leaves(list(module.__dict__.values())):
             if isinstance(x, Tensor) and not x.is_leaf:
                 memo[id(x)] = x.detach().clone()
-    return copy.deepcopy(net, memo)
+    copied = copy.deepcopy(net, memo)
+    as_buffers(copied, tables)
+    return copied
 
 
 def _perturb(net: nn.Module) -> None:

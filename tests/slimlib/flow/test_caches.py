@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import slimlib as slim
-from tests.slimlib.flow.judging import Net, parameter, tokens
+from tests.slimlib.flow.judging import Net, parameter, share_left, tokens
 
 
 def in_a_dict(net):
@@ -59,3 +59,13 @@ def test_a_dict_that_is_no_cache_keeps_what_is_in_it():
     slim.convert(net, x)
     assert torch.equal(net(x), before)
     assert torch.equal(net.kept["bias"], torch.ones(1, 5, 5))
+
+
+def test_a_table_in_a_plain_attribute_is_sliced():
+    net = Net(lambda net, x: net.last((net.first(x) + net.places[:, : x.shape[1]]).relu()), first=nn.Linear(16, 32))
+    net.last, net.places, net.seen = nn.Linear(32, 3), torch.randn(1, 9, 32), torch.zeros(3)
+    keys, x = list(net.state_dict()), tokens()
+    assert share_left(net, x) < 0.6
+    assert list(net.state_dict()) == keys
+    assert net.places.shape == (1, 9, 16)
+    assert type(net.__dict__["seen"]) is torch.Tensor

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import slimlib as slim
+from slimlib.flow import follow
 from tests.slimlib.flow.judging import Net, between_convolutions, between_linears, image, parameter, share_left, tokens
 
 KINDS = torch.tensor([0, 1, 1, 0, 2])
@@ -98,3 +99,14 @@ def test_bags_of_embeddings():
     for mode in ("sum", "mean"):
         net = nn.Sequential(nn.EmbeddingBag(20, 32, mode=mode), nn.ReLU(), nn.Linear(32, 32), nn.Linear(32, 3))
         assert share_left(net, torch.randint(0, 20, (2, 5))) < 0.5
+
+
+def test_a_table_of_queries_makes_channels_of_its_own():
+    def forward(net, x):
+        scores = net.q(net.queries) @ net.k(x).transpose(1, 2)
+        return net.last(scores.softmax(-1) @ net.v(x))
+
+    layers = {"q": nn.Linear(64, 8), "k": nn.Linear(16, 8), "v": nn.Linear(16, 32), "last": nn.Linear(32, 3)}
+    net = Net(forward, queries=parameter(50, 64), **layers)
+    assert "queries" in {layer for group in follow(net, tokens()).groups for layer in group.layers}
+    assert share_left(net, tokens()) < 0.6
