@@ -16,6 +16,7 @@ from benchmarks.perf.networks import TRAINING_SIZES
 from benchmarks.perf.policies import MODELS, policies
 from benchmarks.perf.records import write
 from benchmarks.perf.report import write_report
+from benchmarks.perf.routing import MIXTURES, routing
 from benchmarks.perf.searching import latency_error, plan_evaluation
 from benchmarks.perf.spectrum import spectrum
 from benchmarks.perf.training import sandwich_memory, sandwich_step
@@ -24,7 +25,7 @@ CLASSIFIERS = ("MobileNet v1", "MobileNet v2", "ResNet-50")
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 INFERENCE_SIZES = {"MobileNet v1": 224, "MobileNet v2": 224, "ResNet-50": 224, "WDSR-A": 96}
 SPECTRUM_BATCHES = ((32, 2), (128, 1))  # images in a batch, batches
-ON_CPU = ("export", "search", "latency", "policies")
+ON_CPU = ("export", "search", "latency", "routing", "policies")
 PARTS = ("inference", "folded", "training", "memory", "switching", "spectrum", *ON_CPU)
 NETWORKS = (*TRAINING_SIZES, *MODELS)
 GPU_BATCHES = 8
@@ -58,6 +59,8 @@ def measure(part: str, network: str, *, rounds: int, device: torch.device) -> It
         yield from exporting(network, widths=WIDTHS, size=INFERENCE_SIZES[network], rounds=rounds)
     elif part == "search" and network in CLASSIFIERS:
         yield from plan_evaluation(network, size=size, batch=batch, rounds=max(rounds // 6, 1))
+    elif part == "routing" and network in MIXTURES:
+        yield from routing(network, rounds=rounds)
     elif part == "latency" and network in CLASSIFIERS:
         yield latency_error(network, size=INFERENCE_SIZES[network], rounds=max(rounds // 6, 1))
 

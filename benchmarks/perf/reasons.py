@@ -44,6 +44,13 @@ REASONS = (
         "training gain less from channels_last than in inference.",
     ),
     Reason("sandwich step", "", f"{COPIES} Besides, autograd runs a view of each kernel backward."),
+    Reason(
+        "routing",
+        "",
+        "torch.profiler shows the operations of the full width, over groups of fewer samples, and a gather of the inputs "
+        "and one of the outputs. Each group brings its own kernels into the caches and into oneDNN's format, which the "
+        "full width does once for all; narrow depthwise convolutions are bound by memory, not by multiply-adds.",
+    ),
     Reason("spectrum", "", COPIES),
     Reason("calibration", "", COPIES),
 )

@@ -30,6 +30,7 @@ ORDER = (
     "calibration",
     "plan evaluation",
     "latency table error",
+    "routing",
 )
 KEPT, OVER, FREE = "#55a868", "#c44e52", "0.4"
 HEAD = ("measured", "network", "setting", "value", "quartiles", "limit", "verdict", "dense takes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,9 +15,9 @@ from torch import nn
 from slimlib.core.width import Width, WidthPlan
 from slimlib.export import any_width, onnx_file
 from slimlib.export.folder import new_folder
-from slimlib.export.manifest import Entry, File, Manifest
+from slimlib.export.manifest import CascadeEntry, Entry, File, Manifest
 from slimlib.export.program import Program, trace, write_program
-from slimlib.export.request import ANY_WIDTH, ONNX, TORCH, Metrics, Request
+from slimlib.export.request import ANY_WIDTH, ONNX, TORCH, Cascade, Metrics, Request
 from slimlib.export.trials import Trial, run_trials
 from slimlib.serving.cost import cost
 
@@ -34,6 +35,7 @@ def export(
     dynamic: Mapping[int, str] | None = None,
     fold: bool = True,
     metrics: Metrics | None = None,
+    cascade: Cascade | None = None,
 ) -> Manifest:
     """Write a slimmable network as files that do not need slimlib, with a `manifest.json` beside them.
 
@@ -61,6 +63,8 @@ def export(
             size are run, too.
         fold: BatchNorm is folded into the layers that feed it (see `extract`).
         metrics: width -> {name: value}, written into the manifest.
+        cascade: a `slimlib.Cascade` over these widths; its thresholds and the order of the files are written into the
+            manifest. Widths that it leaves out may be exported, too.
 
     Returns:
         The contents of the manifest.
@@ -73,7 +77,16 @@ def export(
         OSError: the folder cannot be written.
         RuntimeError: the outputs of a file differ from torch's.
     """
-    request = Request.of(net, widths, example, formats=formats, dynamic=dynamic or {}, fold=fold, metrics=metrics or {})
+    request = Request.of(
+        net,
+        widths,
+        example,
+        formats=formats,
+        dynamic=dynamic or {},
+        fold=fold,
+        metrics=metrics or {},
+        cascade=cascade,
+    )
     run_trials(request.unfolded(widths[0]), request.inputs)  # what cannot run fails before anything is written
     with new_folder(Path(path)) as folder:
         written = [_write_width(request, place, folder) for place in range(len(widths))]
@@ -126,6 +139,19 @@ def _write_any_width(request: Request, written: Sequence[_Written], folder: Path
     return onnx_file.write(any_width.join(models, request.slimming, request.widths), folder / "any-width.onnx", runs)
 
 
+def _cascade(request: Request, cascade: Cascade, written: Sequence[_Written]) -> CascadeEntry:
+    """The files that run, up to the first that takes every answer."""
+    kind = ONNX if ONNX in request.formats else TORCH
+    places, thresholds = [], []
+    for stage in cascade.stages():
+        places.append(list(request.widths).index(cascade.widths[stage]))
+        if stage == len(cascade.thresholds) or cascade.thresholds[stage] == -math.inf:
+            break
+        thresholds.append(cascade.thresholds[stage])
+    files = tuple(written[place].entry.files[kind].name for place in places)
+    return CascadeEntry(tuple(places), files, tuple(thresholds), str(cascade.confidence))
+
+
 def _manifest(request: Request, written: Sequence[_Written], joined: File | None) -> Manifest:
     from slimlib import __version__
 
@@ -137,6 +163,7 @@ def _manifest(request: Request, written: Sequence[_Written], joined: File | None
         outputs=first.program.outputs,
         widths=tuple(one.entry for one in written),
         any_width=joined,
+        cascade=None if request.cascade is None else _cascade(request, request.cascade, written),
         opset=None if first.model is None else onnx_file.opset_of(first.model),
         versions={"slimlib": __version__} | {name: version(name) for name in packages},
     )

@@ -50,6 +50,23 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class CascadeEntry:
+    """How the files answer one after another, narrow first.
+
+    Attributes:
+        widths: places in `Manifest.widths`, in the order in which they run.
+        files: the name of each one's file.
+        thresholds: for each but the last, the confidence from which its answer is taken.
+        confidence: "max_probability", "margin" or "entropy" of the first output, scores [batch, classes].
+    """
+
+    widths: tuple[int, ...]
+    files: tuple[str, ...]
+    thresholds: tuple[float, ...]
+    confidence: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What `export` wrote.
 
@@ -58,6 +75,7 @@ class Manifest:
         inputs, outputs: of every file; `any_width` has one more input, `width_index`.
         widths: in the order that they were asked for.
         any_width: the one ONNX file that runs at all of them; its `width_index` is the place in `widths`.
+        cascade: how files are run one after another; None: by themselves.
         opset: of the ONNX files.
         versions: of the packages that wrote them.
     """
@@ -67,6 +85,7 @@ class Manifest:
     outputs: tuple[Value, ...]
     widths: tuple[Entry, ...]
     any_width: File | None
+    cascade: CascadeEntry | None
     opset: int | None
     versions: Mapping[str, str]
 
@@ -116,9 +135,14 @@ def _from_json(data: Mapping[str, Any]) -> Manifest:
         outputs=tuple(_value(value) for value in data["outputs"]),
         widths=tuple(_entry(entry) for entry in data["widths"]),
         any_width=None if data["any_width"] is None else File(**data["any_width"]),
+        cascade=None if data.get("cascade") is None else _cascade(data["cascade"]),
         opset=data["opset"],
         versions=dict(data["versions"]),
     )
+
+
+def _cascade(data: Mapping[str, Any]) -> CascadeEntry:
+    return CascadeEntry(tuple(data["widths"]), tuple(data["files"]), tuple(data["thresholds"]), str(data["confidence"]))
 
 
 def _value(data: Mapping[str, Any]) -> Value:

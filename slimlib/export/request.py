@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,18 @@ FORMATS = ONNX, TORCH, ANY_WIDTH = "onnx", "torch", "onnx-any-width"
 Metrics = Mapping[Width, Mapping[str, float]]
 
 
+class Cascade(Protocol):
+    """What is exported of a `slimlib.Cascade`."""
+
+    widths: tuple[Width, ...]
+    thresholds: tuple[float, ...]
+    confidence: Any
+
+    def stages(self) -> list[int]:
+        """The places of the widths that run."""
+        ...
+
+
 @dataclass(frozen=True)
 class Request:
     """The arguments of `export`, checked as far as is possible without a run."""
@@ -34,6 +46,7 @@ class Request:
     formats: Sequence[str]
     fold: bool
     metrics: Metrics
+    cascade: Cascade | None = None
 
     @staticmethod
     def of(
@@ -45,6 +58,7 @@ class Request:
         dynamic: Mapping[int, str],
         fold: bool,
         metrics: Metrics,
+        cascade: Cascade | None = None,
     ) -> Request:
         """Check the arguments of `export`, which documents what they are and what is raised."""
         if holds_frozen(net):
@@ -53,8 +67,10 @@ class Request:
         _check_formats(formats, len(widths))
         _check_widths(slimming, widths)
         _check_metrics(metrics, widths)
+        if cascade is not None:
+            _check_cascade(cascade, widths, formats)
         inputs = Inputs.of(_to(torch.device("cpu"), example), dynamic)
-        request = Request(slimming, widths, inputs, formats, fold, metrics)
+        request = Request(slimming, widths, inputs, formats, fold, metrics, cascade)
         if request.needs_onnx:
             check_installed()
         return request
@@ -103,6 +119,19 @@ def _check_widths(slimming: Slimming, widths: Sequence[Width]) -> None:
         with at_width(slimming.net(), width):
             for part in slimming.parts:
                 refuse_uncalibrated(part.module)
+
+
+def _check_cascade(cascade: Cascade, widths: Sequence[Width], formats: Sequence[str]) -> None:
+    missing = [label(cascade.widths[stage]) for stage in cascade.stages() if cascade.widths[stage] not in widths]
+    if missing:
+        raise ValueError(f"the cascade runs at {', '.join(missing)}, which is not exported; add it to widths")
+    if not isinstance(cascade.confidence, str):
+        raise ValueError(
+            "the confidence of this cascade is a function, which no file can hold; "
+            "fit one by 'max_probability', 'margin' or 'entropy'"
+        )
+    if set(formats) == {ANY_WIDTH}:
+        raise ValueError("a cascade runs one file after another; add 'onnx' or 'torch' to formats")
 
 
 def _check_metrics(metrics: Metrics, widths: Sequence[Width]) -> None:

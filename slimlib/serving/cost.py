@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -105,7 +105,7 @@ def latency(
     return 1e3 * statistics.median(seconds[warmup:])
 
 
-def timed(net: nn.Module, args: tuple[Any, ...], device: torch.device) -> float:
+def timed(net: Callable[..., Any], args: tuple[Any, ...], device: torch.device) -> float:
     """Seconds of one forward pass."""
     wait_for(device)
     begin = time.perf_counter()

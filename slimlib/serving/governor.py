@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from slimlib.core.setting import set_width
 from slimlib.core.width import Width, label
 from slimlib.serving.cost import wait_for
-from slimlib.serving.profiling import Profile
+from slimlib.serving.profiling import HasQuality, Profile, adjust
 
 QUICK = 3  # requests whose median shows that the budget is missed
 SETTLED = 12  # requests that must all have left room before a wider width is tried
@@ -33,7 +32,8 @@ class Governor:
     soon taken back doubles the number of requests before the next one, so that it does not swing back and forth.
 
     Args:
-        net: a frozen network, for several threads, or a slimmable one, for one.
+        net: a frozen network, for several threads, or a slimmable one, for one; or a cascade, for one, whose quality
+            is then what is chosen (and `width` the quality).
         profile: of this network, on this device.
         budget_ms: milliseconds that a request may take; can be changed at any time.
         clock: seconds, for tests.
@@ -44,7 +44,7 @@ class Governor:
 
     def __init__(
         self,
-        net: nn.Module,
+        net: nn.Module | HasQuality,
         profile: Profile,
         budget_ms: float,
         *,
@@ -84,7 +84,7 @@ class Governor:
         with self._lock:
             place = self._place
         device = next((leaf.device for leaf in tree_leaves(args) if isinstance(leaf, Tensor)), torch.device("cpu"))
-        set_width(self.net, self.profile.rows[place].width)
+        adjust(self.net, self.profile.rows[place].width)
         with torch.inference_mode():
             begin = self.clock()
             output = self.net(*args)

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from slimlib.core.arguments import arguments
-from slimlib.core.setting import at_width, set_width
+from slimlib.core.setting import at_width, current_width, set_width
 from slimlib.core.width import Width, by_size, label
 from slimlib.serving.cost import in_eval, timed
+
+
+@runtime_checkable
+class HasQuality(Protocol):
+    """What has settings of its own from cheap, 0, to good, 1, in place of widths: a `slimlib.Cascade`."""
+
+    net: nn.Module
+    quality: float
+
+    def __call__(self, *args: Any) -> Any: ...
+
+
+def adjust(net: Any, to: Width) -> None:
+    """Set the width of a network, or the quality of what has one."""
+    if isinstance(net, HasQuality):
+        net.quality = to  # type: ignore[assignment]
+    else:
+        set_width(net, to)
 
 
 @dataclass(frozen=True)
@@ -63,7 +82,7 @@ class Profile:
 
 
 def profile(
-    net: nn.Module,
+    net: nn.Module | HasQuality,
     example: Tensor | tuple[Any, ...],
     widths: Sequence[Width],
     *,
@@ -74,7 +93,8 @@ def profile(
     """Measure one forward pass at each width, in eval mode, in turns, so that a busy moment slows all of them alike.
 
     Args:
-        net: a slimmable or frozen network; it keeps the width that is set. Profile a frozen one if you serve it.
+        net: a slimmable or frozen network; it keeps the width that is set. Profile a frozen one if you serve it. Of a
+            cascade it is qualities, from 0 to 1, that are measured; the example is then a batch as it will arrive.
         example: its input [N, ...], or the tuple of its arguments.
         widths: to measure.
         rounds: passes of each width that count.
@@ -90,23 +110,25 @@ def profile(
     for name, number, least in (("rounds", rounds, 2), ("warmup", warmup, 0), ("threads", threads or 1, 1)):
         if number < least:
             raise ValueError(f"{name}={number} must be at least {least}")
-    args = arguments(net, example)
+    inner = net.net if isinstance(net, HasQuality) else net
+    net = copy.copy(net) if isinstance(net, HasQuality) else net  # which keeps its quality
+    args = arguments(inner, example)
     tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
     if not tensors:
         raise ValueError("profile needs an example input: a tensor [N, ...], or a tuple with one")
     device, batch = tensors[0].device, len(tensors[0])
     ordered = sorted(widths, key=by_size)
-    with _threads(threads), at_width(net, ordered[0]), in_eval(net), torch.inference_mode():
+    with _threads(threads), at_width(inner, current_width(inner)), in_eval(inner), torch.inference_mode():
         seconds: dict[Width, list[float]] = {width: [] for width in ordered}
         for number in range(warmup + rounds):
             for width in ordered if number % 2 else reversed(ordered):
-                set_width(net, width)
+                adjust(net, width)
                 took = timed(net, args, device)
                 if number >= warmup:
                     seconds[width].append(took)
         rows = []
         for width in ordered:
-            set_width(net, width)
+            adjust(net, width)
             median = statistics.median(seconds[width])
             p95 = statistics.quantiles(seconds[width], n=20, method="inclusive")[-1]
             rows.append(

@@ -18,6 +18,7 @@ from benchmarks.perf.networks import NETWORKS, build, channel_rule
 from benchmarks.perf.reasons import reason
 from benchmarks.perf.records import read, write
 from benchmarks.perf.report import rows_of_machines, table_md, write_report
+from benchmarks.perf.routing import routing
 from benchmarks.perf.spectrum import spectrum
 from benchmarks.perf.timing import Spread, ratio, take_turns
 from benchmarks.perf.training import sandwich_step
@@ -50,6 +51,15 @@ def test_inference_compares_networks_with_equal_outputs_and_gives_every_row() ->
         for kind in ("in place", "frozen", "extracted")
     ]
     assert all(0.1 < m.value.median < 10 for m in rows)
+
+
+def test_routing_is_timed_beside_the_full_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.perf.routing.MIXTURES", {"MobileNet v1": ((32, 8, (5, 1, 1, 1), 0.5),)})
+    rows = list(routing("MobileNet v1", rounds=1))
+    assert [(m.setting, m.limit) for m in rows] == [
+        ("32 px, batch 8, 5/1/1/1, 27 % of the multiply-adds", 0.5),
+        *((f"32 px, batch {batch}, a width each, groups as measured", 1.03) for batch in (1, 2, 4)),
+    ]
 
 
 def test_a_sandwich_step_is_timed_in_both_formats_and_against_a_plain_loop() -> None:

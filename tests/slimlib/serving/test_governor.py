@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -204,3 +205,20 @@ def test_uncalibrated_width_is_refused():
     image = torch.randn(1, 3, 8, 8)
     with pytest.raises(slim.UncalibratedWidth, match=r"width 0\.5 has no BatchNorm statistics"):
         slim.profile(slim.convert(net, image), image, [0.5])
+
+
+def test_a_cascade_is_governed_by_its_quality() -> None:
+    torch.manual_seed(0)
+    net = slim.convert(nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4)), torch.randn(2, 8)).eval()
+    cascade = slim.Cascade(slim.freeze(net, (0.25, 1.0)), (0.25, 1.0), [0.4])
+    seen = torch.randn(16, 8)
+    measured = slim.profile(cascade, seen, [0.0, 0.5, 1.0], rounds=2, warmup=0)
+    assert cascade.thresholds == (0.4,) and [row.width for row in measured.rows] == [0.0, 0.5, 1.0]
+    rows = tuple(replace(row, milliseconds=ms) for row, ms in zip(measured.rows, (1.0, 2.0, 4.0), strict=True))
+    governor = slim.Governor(cascade, replace(measured, rows=rows), budget_ms=10.0)
+    governor(seen)
+    assert (governor.width, cascade.quality) == (1.0, 1.0)
+    for _ in range(3):
+        governor.observe(30.0)
+    torch.testing.assert_close(governor(seen), slim.route(cascade.net, seen, [0.25] * 16))
+    assert (governor.width, cascade.quality) == (0.0, 0.0)

@@ -1,0 +1,143 @@
+"""Rules that choose a width for each input are found on held-out data, and what they spend is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import slimlib as slim
+from benchmarks.settings.run import read_settings
+from benchmarks.settings.task import make_task
+from tasks.points import PointResult
+from tasks.training.checkpoint import Checkpoint
+from tasks.training.recipe import Recipe
+from tasks.training.run import Interrupted, TrainingRun, Watch
+
+SHORT = ("scale=tiny", "steps=40")
+
+
+@cache
+def task_of(name: str, ablation: str) -> tuple[Any, Mapping[str, Recipe]]:
+    settings = read_settings([f"task={name}", f"ablation={ablation}", *SHORT])
+    return make_task(settings.task, settings.task_settings), {r.name: r for r in settings.recipes}
+
+
+@cache
+def trained(name: str, ablation: str, recipe: str, folder: Path | None = None) -> list[PointResult]:
+    task, recipes = task_of(name, ablation)
+    kept = None if folder is None else Checkpoint(folder / "trained.pt", "supernet")
+    return task.train(recipes[recipe], TrainingRun(40, seed=0, trained=kept))
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the network is kept that the recipes share."""
+    return tmp_path_factory.mktemp("trained")
+
+
+def of(name: str, shared: Path) -> dict[str, PointResult]:
+    return {result.point: result for result in trained("classification", "dynamic", name, shared)}
+
+
+def full(shared: Path) -> float:
+    return of("uniform width", shared)["1"].macs
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "two widths, by chance",
+        "cascade by largest probability",
+        "cascade by margin",
+        "cascade by entropy",
+        "gate (DS-Net)",
+    ],
+)
+def test_each_rule_spends_about_what_it_may(name: str, shared: Path) -> None:
+    found = of(name, shared)
+    for point, result in found.items():
+        most = float(point.removeprefix("cost ")) * full(shared)
+        assert result.kind == "per-input" and result.macs <= 1.25 * most, (
+            "costs are of other inputs than those fitted on"
+        )
+        assert sum(result.shares.values()) == pytest.approx(1.0)
+        assert set(result.at_batch) == {"1", "8", "64"} and result.milliseconds == result.at_batch["1"]
+    assert found
+
+
+def test_uniform_widths_stand_beside_them(shared: Path) -> None:
+    found = of("uniform width", shared)
+    assert {"0.25", "0.5", "0.75", "1"} < set(found)
+    assert found["cost 0.6"].macs <= 0.6 * found["1"].macs
+    assert all(result.at_batch for result in found.values())
+
+
+def test_the_oracle_is_at_least_as_good_as_any_width(shared: Path) -> None:
+    (oracle,) = of("oracle", shared).values()
+    widths = [r for r in of("uniform width", shared).values() if r.kind == "width"]
+    assert oracle.metrics["held-out"]["top1_error"] <= min(r.metrics["held-out"]["top1_error"] for r in widths)
+    assert oracle.macs <= full(shared)
+
+
+def test_a_gate_that_was_interrupted_ends_like_one_that_was_not(tmp_path: Path, shared: Path) -> None:
+    """In both stages: the network's training, and the gate's."""
+    task, recipes = task_of("classification", "dynamic")
+    recipe, expected = recipes["gate (DS-Net)"], of("gate (DS-Net)", shared)
+    for after in (20, 43):  # steps of the network, then of the gate
+        count = 0
+
+        def stop(last: int = after) -> bool:
+            nonlocal count
+            count += 1
+            return count == last
+
+        checkpoint = Checkpoint(tmp_path / f"{after}.pt", "gate", every=0.0)
+        with pytest.raises(Interrupted):
+            task.train(recipe, TrainingRun(40, seed=0, checkpoint=checkpoint, watch=Watch(stop=stop)))
+        results = task.train(recipe, TrainingRun(40, seed=0, checkpoint=checkpoint))
+        for result in results:
+            assert (result.macs, result.shares, result.metrics) == (
+                expected[result.point].macs,
+                expected[result.point].shares,
+                expected[result.point].metrics,
+            )
+
+
+def test_patches_are_routed_within_their_cost(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("sr")
+    names = ("uniform width", "patches, by chance", "patches, by difficulty", "patches, by an oracle")
+    found = {name: {r.point: r for r in trained("sr", "routing", name, folder)} for name in names}
+    whole = found["uniform width"]["1"]
+    for name in names[1:]:
+        assert [*found[name]] == ["cost 0.4", "cost 0.6", "cost 0.8"]
+        for point, result in found[name].items():
+            assert result.macs <= 1.3 * float(point.removeprefix("cost ")) * whole.macs
+            assert sum(result.shares.values()) == pytest.approx(1.0)
+    for point in ("cost 0.4", "cost 0.6", "cost 0.8"):
+        chance, table, oracle = (found[name][point].metrics["photos"]["psnr"] for name in names[1:])
+        assert oracle >= table - 0.02 and oracle >= chance - 0.02
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"per_input": "guess"}, "guess.*gate"),
+        ({"per_input": "margin"}, "per_input: margin needs mean costs"),
+        ({"costs": [0.5]}, "'costs' have no meaning without per_input"),
+        ({"per_input": "margin", "costs": [1.5]}, r"must be shares in \(0, 1\]"),
+    ],
+)
+def test_recipes_that_contradict_themselves(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Recipe.from_mapping({"name": "r", "range": [0.25, 1.0], "rule": "sandwich"} | change)
+
+
+def test_recipes_share_the_network_alone_with_those_that_hold_out_the_same() -> None:
+    plain = Recipe.from_mapping({"name": "r", "range": [0.25, 1.0], "rule": "sandwich"})
+    rules = [plain.replace(per_input=kind, costs=(0.5,)) for kind in ("margin", "gate")]
+    assert rules[0].training() == rules[1].training() != plain.training()
+    assert slim.WidthRange(0.25, 1.0) == rules[0].widths()
