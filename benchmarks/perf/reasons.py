@@ -47,8 +47,8 @@ REASONS = (
     Reason(
         "routing",
         "",
-        "torch.profiler shows the operations of the full width, over groups of fewer samples, and a gather of the inputs "
-        "and one of the outputs. Each group brings its own kernels into the caches and into oneDNN's format, which the "
+        "torch.profiler shows the operations of the full width, over groups of fewer samples, and a gather of inputs "
+        "and outputs. Each group brings its own kernels into the caches and into oneDNN's format, which the "
         "full width does once for all; narrow depthwise convolutions are bound by memory, not by multiply-adds.",
     ),
     Reason("spectrum", "", COPIES),

@@ -1,7 +1,8 @@
 """`python -m benchmarks.serve`: upscale a stream of images in time, while budget and load of the machine change.
 
 A small super-resolution network is trained first (some minutes; it is kept for the next time). Then each image is
-answered by three servers: the governor, which chooses the width, the full width, and the narrowest.
+answered by four servers: the governor, which chooses the width; a governor that moves the knob of a cascade, in which
+images whose narrow answer is smooth go no further; the full width; and the narrowest.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ from benchmarks.serve.stream import PATCH, Request, images_of, serve
 from benchmarks.settings.run import read_settings
 from benchmarks.settings.task import make_task
 from tasks.atomic import write_atomically
+from tasks.sr.difficulty import difficulty
 from tasks.sr.task import SuperResolution
+from tasks.training.deciding import HELD_OUT
 from tasks.training.recipe import Recipe
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 NETWORK = ("task.features=32", "task.blocks=4")
+FITTED_ON = 40  # batches of patches
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,13 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--seconds and --steps must be above 0")
     console = Console()
     torch.set_num_threads(1)
-    task, net = network(chosen.results / "cache", chosen.steps, console)
+    task, held_out, net = network(chosen.results / "cache", chosen.steps, console)
     frozen = slim.freeze(net, WIDTHS)
     images = images_of(task.evaluation[0], task.settings.scale)
     measured = slim.profile(frozen, images[0].low, WIDTHS, rounds=40, threads=1)
     console.print(str(measured), markup=False, highlight=False)
+    cascade = fitted(net, held_out).on(frozen)
     with console.status("serving"):
-        requests = list(serve(frozen, measured, images, scale=task.settings.scale, seconds=chosen.seconds))
+        stream = serve(frozen, measured, images, cascade, scale=task.settings.scale, seconds=chosen.seconds)
+        requests = list(stream)
     about = (
         f"Upscaling x{task.settings.scale} of {PATCH} x {PATCH} parts of held-out photographs, {chosen.seconds:g} s a "
         f"phase, one thread, {host_class('cpu')}; PSNR on Y. Budgets are multiples of what the full width takes on the "
@@ -62,18 +68,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def network(kept_in: Path, steps: int, console: Console) -> tuple[SuperResolution, nn.Module]:
-    """The task and its trained network, in eval mode; trained now unless it was before."""
+def network(kept_in: Path, steps: int, console: Console) -> tuple[SuperResolution, SuperResolution, nn.Module]:
+    """The task, the part of it that is held out, and its trained network; trained now unless it was before."""
     settings = read_settings(["task=sr", "ablation=sandwich", *NETWORK, f"steps={steps}"])
     task = make_task(settings.task, settings.task_settings)
     assert isinstance(task, SuperResolution)
     recipe = next(recipe for recipe in settings.recipes if recipe.name == "sandwich")
-    kept = kept_in / f"{settings.training_hash_of(recipe)}.safetensors"
+    learned, held_out = task.split(HELD_OUT)
+    kept = kept_in / f"{settings.training_hash_of(recipe)}-held-out.safetensors"
     if not kept.exists():
         kept_in.mkdir(parents=True, exist_ok=True)
         write_atomically(kept_in / ".gitignore", "*\n")
-        slim.save(trained(task, recipe, steps, console), kept)
-    return task, slim.load(kept, into=recipe.build(task)).eval()
+        slim.save(trained(learned, recipe, steps, console), kept)
+    return task, held_out, slim.load(kept, into=recipe.build(task)).eval()
+
+
+def fitted(net: nn.Module, held_out: SuperResolution) -> slim.Cascade:
+    """A cascade that takes smooth answers; its thresholds are from images that the network has not learned from."""
+    pairs = list(held_out.batches(range(FITTED_ON), 0))
+    return slim.fit_cascade(
+        net,
+        WIDTHS,
+        [low for low, _ in pairs],
+        [high for _, high in pairs],
+        budget=1.0,
+        confidence=lambda output: -difficulty(output),
+        score=lambda output, high: -(output - high).square().mean((1, 2, 3)),
+    )
 
 
 def write(folder: Path, requests: Sequence[Request], measured: slim.Profile, about: str) -> None:

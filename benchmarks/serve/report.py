@@ -14,14 +14,14 @@ from benchmarks.analysis.grid import markdown_table
 from benchmarks.serve.stream import PHASES, Request
 
 MEAN_OF = 30
-COLOURS = {"governor": "#c44e52", "full width": "black", "narrowest": "#4c72b0"}
+COLOURS = {"governor": "#c44e52", "cascade": "#55a868", "full width": "black", "narrowest": "#4c72b0"}
 
 
 def rows(requests: Sequence[Request]) -> list[list[str]]:
     """For each phase and server: its share in time, its latency and width, and its quality."""
     made = []
     for phase in PHASES:
-        for server in COLOURS:
+        for server in _servers(requests):
             found = [r for r in requests if (r.phase, r.server) == (phase.name, server)]
             if not found:
                 continue
@@ -47,11 +47,17 @@ HEAD = ["phase", "server", "budget (ms)", "in time", "median (ms)", "mean width"
 def finding(requests: Sequence[Request]) -> str:
     """Which server is in time, and with which quality."""
     told = []
-    for server in COLOURS:
+    for server in _servers(requests):
         found = [r for r in requests if r.server == server]
         in_time = fmean(r.milliseconds <= r.budget for r in found)
         told.append(f"{server} {100 * in_time:.0f} % in time at {fmean(r.psnr for r in found):.2f} dB")
     return ", ".join(told)
+
+
+def _servers(requests: Sequence[Request]) -> dict[str, str]:
+    """Those that answered, with their colours."""
+    seen = {r.server for r in requests}
+    return {server: colour for server, colour in COLOURS.items() if server in seen}
 
 
 def table(requests: Sequence[Request], about: str) -> str:
@@ -65,7 +71,7 @@ def figure(requests: Sequence[Request]) -> dict[str, bytes]:
         drawn = Figure(figsize=(8, 7), layout="constrained")
         latency, width, quality = drawn.subplots(3, 1, sharex=True)
         widest = [r for r in requests if r.server == "full width"]  # answers the same images
-        for server, colour in COLOURS.items():
+        for server, colour in _servers(requests).items():
             found = [r for r in requests if r.server == server]
             time = [r.seconds for r in found]
             dots: dict[str, Any] = {"linestyle": "none", "marker": ".", "markersize": 2.5, "color": colour}
@@ -82,7 +88,7 @@ def figure(requests: Sequence[Request]) -> dict[str, bytes]:
         quality.set_xlabel("seconds")
         _shade(requests, (latency, width, quality))
         handles, labels = latency.get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, markerscale=4)
+        drawn.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, markerscale=4)
         drawn.suptitle(finding(requests), fontsize=10)
         return image_files(drawn)
 

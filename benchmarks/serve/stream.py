@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,10 +16,13 @@ from torch import Tensor, nn
 
 import slimlib as slim
 from slimlib.core.width import Width
+from slimlib.serving.profiling import WidthProfile
 from tasks.sr.data import to_float
 from tasks.sr.metrics import PROTOCOLS, psnr, to_uint8
 
 PATCH = 96  # pixels of a side, low resolution
+TOGETHER = 8  # images whose mean time is that of one
+QUALITIES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 COMPUTE = "import os\nwhile os.getppid() != 1: sum(number * number for number in range(10_000))"
 
 
@@ -81,19 +84,27 @@ def images_of(pairs: Any, scale: int) -> list[Image]:
 
 
 def serve(
-    frozen: nn.Module, measured: slim.Profile, images: Sequence[Image], *, scale: int, seconds: float
+    frozen: nn.Module,
+    measured: slim.Profile,
+    images: Sequence[Image],
+    cascade: slim.Cascade,
+    *,
+    scale: int,
+    seconds: float,
 ) -> Iterator[Request]:
-    """The requests of all phases, each `seconds` long; three servers answer each image, one after another.
+    """The requests of all phases, each `seconds` long; four servers answer each image, one after another.
 
-    The servers are the governor, the full width, and the narrowest.
+    The servers are the governor of the width, the governor of the cascade's quality, the full width, and the narrowest.
     """
     widest, narrowest = measured.rows[-1], measured.rows[0]
     governor = slim.Governor(frozen, measured, PHASES[0].budget * widest.milliseconds)
+    of_cascade = slim.Governor(cascade, profile_of(cascade, images), PHASES[0].budget * widest.milliseconds)
     began, number = time.perf_counter(), 0
     for phase in PHASES:
-        governor.budget_ms = budget = phase.budget * widest.milliseconds
+        governor.budget_ms = of_cascade.budget_ms = budget = phase.budget * widest.milliseconds
         servers: dict[str, Callable[[Tensor], Any]] = {
             "governor": governor,
+            "cascade": of_cascade,
             "full width": _fixed(frozen, widest.width),
             "narrowest": _fixed(frozen, narrowest.width),
         }
@@ -103,13 +114,33 @@ def serve(
                 image = images[number % len(images)]
                 number += 1
                 for name, server in servers.items():
-                    width = {"governor": governor.width, "full width": widest.width, "narrowest": narrowest.width}[name]
+                    widths = {"governor": governor.width, "full width": widest.width, "narrowest": narrowest.width}
                     begin = time.perf_counter()
                     output = server(image.low)
                     took = 1e3 * (time.perf_counter() - begin)
                     quality = psnr(to_uint8(output[0]), image.high, PROTOCOLS["y"], scale)
+                    width = widths.get(name) or cascade.answered[0]
                     assert isinstance(width, float)
                     yield Request(name, phase.name, begin - began, width, took, budget, quality)
+
+
+def profile_of(cascade: slim.Cascade, images: Sequence[Image]) -> slim.Profile:
+    """What an image takes on average at each quality, from a batch of them: single images are answered or go on."""
+    batch = torch.cat([image.low for image in images[:TOGETHER]])
+    measured = slim.profile(cascade, batch, QUALITIES, rounds=10, threads=1)
+    rows = [replace(row, milliseconds=row.milliseconds / len(batch), p95=row.p95 / len(batch)) for row in measured.rows]
+    return replace(measured, rows=tuple(_rising(rows)))
+
+
+def _rising(rows: Sequence[WidthProfile]) -> list[WidthProfile]:
+    """Without qualities that take no longer than a lower one, which are no worse choice."""
+    kept = list(rows[:1])
+    for row in rows[1:]:
+        if row.milliseconds > kept[-1].milliseconds:
+            kept.append(row)
+        else:
+            kept[-1] = replace(row, milliseconds=kept[-1].milliseconds)
+    return kept
 
 
 def _fixed(frozen: nn.Module, width: Width) -> Callable[[Tensor], Any]:

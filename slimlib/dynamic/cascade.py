@@ -63,6 +63,9 @@ class Cascade:
             and from 0 to 1; or a function of the output that returns a tensor [N], larger where it is surer.
         path: settings from cheap to good that `quality` chooses from, as `fit_cascade` finds them.
 
+    Attributes:
+        answered: the widths at which the samples of the latest batch were answered.
+
     Raises:
         ValueError: widths or thresholds out of order, another number of them, a width that is not allowed or was not
             frozen, or a threshold that is no number.
@@ -87,6 +90,7 @@ class Cascade:
         self.thresholds = tuple(map(float, thresholds))
         self.path = tuple(path) or self._path_by_hand()
         self._quality: float | None = None
+        self.answered: tuple[Width, ...] = ()
 
     @property
     def quality(self) -> float:
@@ -142,7 +146,9 @@ class Cascade:
                 stopped.append(left[sure])
                 stages += [stage] * len(stopped[-1])
                 left, args = left[~sure], take(args, ~sure)
-        return _in_order(outputs, torch.cat(stopped), [self.widths[stage] for stage in stages])
+        answer = _in_order(outputs, torch.cat(stopped), [self.widths[stage] for stage in stages])
+        self.answered = answer.widths
+        return answer
 
     def stages(self) -> list[int]:
         """The places of the widths that are not left out."""
