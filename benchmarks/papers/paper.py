@@ -22,7 +22,7 @@ from benchmarks.papers.rates import Rates
 from benchmarks.settings.run import RunSettings
 from tasks.points import name_of_width
 
-UNITS = {"percent": "%", "dB": "dB"}
+UNITS = {"percent": "%", "dB": "dB", "times": "times"}
 HEADS = {
     "top1_error": "top-1 error (%), printed",
     "top1_accuracy": "top-1 accuracy (%), printed",
@@ -31,6 +31,7 @@ HEADS = {
     "box_ap": "box AP (%), printed",
     "mask_ap": "mask AP (%), printed",
     "keypoint_ap": "keypoint AP (%), printed",
+    "speed_up": "speed-up (times), printed",
     "macs_published": "multiply-adds, printed",
     "macs_exact": "multiply-adds, counted",
 }
@@ -111,7 +112,10 @@ def sections(published: Published, source: str, collected: Sequence[Collected]) 
 
 
 def _beside(published: Published, name: str, collected: Sequence[Collected]) -> list[Column]:
-    return comparable_columns(published, name, collected) or [Column("ours: not implemented here", "", {})]
+    source = published.tables[name].source
+    ran = any(ablation.runs for ablation in published.ablations if ablation.source == source)
+    words = "none at these settings; see the runs below" if ran else "not implemented here"
+    return comparable_columns(published, name, collected) or [Column(f"ours: {words}", "", {})]
 
 
 def shown(value: Value) -> str:

@@ -43,7 +43,7 @@ class Printed(_Strict):
     full_width: float = Field(default=1.0, gt=0)
     dataset: str
     metric: str
-    unit: Literal["percent", "dB"]
+    unit: Literal["percent", "dB", "times"]
     columns: list[str]
     rows: list[list[Value]] = Field(min_length=1)
 

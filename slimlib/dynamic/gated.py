@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimlib.core.setting import at_width, slimmable_parts
+from slimlib.core.setting import at_width, slimmable_parts, slimming_of
 from slimlib.core.structures import map_tensors, tensors
 from slimlib.core.width import Width
 from slimlib.dynamic.batches import samples_in, take
@@ -228,13 +228,13 @@ class Gated(nn.Module):
 
     def freeze(self) -> Gated:
         """A snapshot that serves fast: stem and tail frozen (see `slimlib.freeze`), the gate copied, in eval mode."""
-        frozen = copy.copy(self)
-        frozen._modules = dict(self._modules)
-        frozen.gate = copy.deepcopy(self.gate).eval().requires_grad_(False)
-        frozen.stem = _frozen(self.stem, [self.stem_width]) if self._stem_slims() else copy.deepcopy(self.stem).eval()
-        frozen.tail = _frozen(self.tail, list(dict.fromkeys(self.tail_widths)))
-        frozen.training = False
-        return frozen
+        made = copy.copy(self)
+        made._modules = dict(self._modules)
+        made.gate = copy.deepcopy(self.gate).eval().requires_grad_(False)
+        made.stem = frozen(self.stem, [self.stem_width]) if self._stem_slims() else copy.deepcopy(self.stem).eval()
+        made.tail = frozen(self.tail, list(dict.fromkeys(self.tail_widths)))
+        made.training = False
+        return made
 
     def _stem_slims(self) -> bool:
         return any(module.__dict__.get("slim") is not None for module in self.stem.modules())
@@ -250,9 +250,11 @@ def gated_plans(
     return list(plans_of(whole, stem, widths[0] if stem_width is None else stem_width, tuple(widths)))
 
 
-def _frozen(part: nn.Module, widths: Sequence[Width]) -> nn.Module:
+def frozen(part: nn.Module, widths: Sequence[Width]) -> nn.Module:
+    """A slimmable network, a part of one, or a module that holds one, with the network frozen at some widths."""
     if not isinstance(part, PartOf):
-        return freeze(part, widths)
+        net = slimming_of(part).net()
+        return freeze(net, widths) if net is part else copy.deepcopy(part, {id(net): freeze(net, widths)})
     whole = part.__dict__["slim"]
     nets = {}
     for width in widths:

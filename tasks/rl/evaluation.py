@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from stable_baselines3.common.vec_env import VecEnv
 
 from slimlib.core.setting import at_width
 from tasks.points import OperatingPoint, PerInput
 from tasks.rl.environments import make_environments, play, share_statistics
+from tasks.rl.models import Scores
 from tasks.rl.settings import RlSettings
 from tasks.training.run import derive_seed
 
@@ -51,14 +54,15 @@ class Judge:
             seeds: of the episodes; None: those that are held out for evaluation.
 
         Raises:
-            ValueError: the point chooses a width for each input, which policies do not.
+            ValueError: the point chooses a width for each state, of a policy whose actions are not numbered.
         """
+        seeds = held_out(episodes) if seeds is None else seeds
         if isinstance(point.what, PerInput):
-            raise ValueError(f"{point.name} chooses a width for each input; policies are scored at widths and plans")
+            return self._play(partial(_by_rule, Scores(model), point.what), seeds, training)
         likeliest = self.settings.deterministic
         with nullcontext() if point.what is None else at_width(model.policy, point.what):
             predict: Predict = lambda seen: model.policy.predict(seen, deterministic=likeliest)[0]  # noqa: E731
-            return self._play(predict, held_out(episodes) if seeds is None else seeds, training)
+            return self._play(predict, seeds, training)
 
     def random_returns(self, episodes: int) -> list[float]:
         """Of actions that are drawn without a look."""
@@ -84,6 +88,14 @@ class Judge:
         if self._environments is not None:
             self._environments.close()
             self._environments = None
+
+
+def _by_rule(scores: Scores, rule: PerInput, seen: Any) -> np.ndarray:
+    """The likeliest actions, each observation at a width of its own."""
+    observations = scores.policy.obs_to_tensor(seen)[0]
+    with torch.no_grad():
+        actions: np.ndarray = rule(scores, observations).argmax(1).cpu().numpy()
+    return actions
 
 
 def mean(returns: Sequence[float]) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.vec_env import VecEnv
@@ -89,6 +90,32 @@ class Acting(nn.Module):
         if isinstance(self.action, nn.ModuleList):
             return [head(hidden) for head in self.action]
         return self.action(hidden)
+
+
+class Scores(nn.Module):
+    """A policy as a network: observations [N, ...] -> a score of each action [N, actions].
+
+    Raises:
+        ValueError: its actions are not numbered, or its observations are a dict.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        if not isinstance(model.action_space, spaces.Discrete) or isinstance(model.observation_space, spaces.Dict):
+            raise ValueError(
+                "a width for each state needs numbered actions, as confidence and agreement are of their scores, and "
+                f"one array as observation; this policy has {model.observation_space} and {model.action_space}"
+            )
+        self.policy = model.policy
+
+    def forward(self, seen: Tensor) -> Tensor:
+        policy = self.policy
+        seen = preprocess_obs(seen, policy.observation_space, policy.normalize_images)  # type: ignore[assignment]
+        if hasattr(policy, "q_net"):
+            scores: Tensor = policy.q_net.q_net(policy.q_net.features_extractor(seen))
+            return scores
+        features = getattr(policy, "pi_features_extractor", policy.features_extractor)(seen)
+        return policy.action_net(policy.mlp_extractor.policy_net(features))  # type: ignore[no-any-return]
 
 
 def acting_cost(model: Any, width: Width | None) -> slim.Cost:

@@ -12,9 +12,10 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from tasks.points import AS_IT_IS, OperatingPoint, PerInput, PointResult, Spent, by_cost, name_of_width, result_at
+from tasks.rl.deciding import points_of_policy
 from tasks.rl.environments import make_environments
 from tasks.rl.evaluation import Judge, mean
-from tasks.rl.models import acting_cost, make_model
+from tasks.rl.models import Scores, acting_cost, make_model, one_observation
 from tasks.rl.searching import searched_plans
 from tasks.rl.settings import RlSettings
 from tasks.rl.state import load_draws, load_training_state, training_state
@@ -80,6 +81,8 @@ def _train_one(
         follow = Follow(loop, width, number, results)
         if before is not None:
             _load(run, model, follow, before)
+        if loop.recipe.per_input is not None:
+            return _at_rules(loop, model, lambda: _learn(run, model, follow, before))
         if loop.recipe.search is not None:
             return _at_found_plans(loop, model, lambda: _learn(run, model, follow, before))
         _learn(run, model, follow, before)
@@ -119,6 +122,26 @@ def _at_found_plans(loop: _Loop, model: Any, learn: Callable[[], None]) -> list[
     return results
 
 
+def _at_rules(loop: _Loop, model: Any, learn: Callable[[], None]) -> list[PointResult]:
+    """Find rules that choose a width for each state, in the policy that recipes share, and score them."""
+    kept = loop.run.trained
+    trained = None if kept is None else kept.read()
+    if trained is None:
+        learn()
+        if kept is not None:
+            kept.write(training_state(model))
+    else:
+        load_training_state(model, trained)
+    results = []
+    for point, times in points_of_policy(model, loop.recipe, loop.judge, loop.run):
+        returns = loop.judge.returns(model, point, loop.settings.episodes, model.env)
+        spent = point.spent(Scores(model), one_observation(model.observation_space, model.device))
+        name = loop.settings.environment
+        result = result_at(point, spent, {name: {METRIC: mean(returns)}}, samples={name: {METRIC: returns}})
+        results.append(replace(result, **times))
+    return results
+
+
 def _load(run: TrainingRun, model: Any, follow: Follow, before: Mapping[str, Any]) -> None:
     try:
         lost = load_training_state(model, before["model"])
@@ -152,8 +175,8 @@ class Follow(BaseCallback):
     def __init__(self, loop: _Loop, width: float | None, number: int, results: list[PointResult]) -> None:
         super().__init__()
         self.loop, self.number, self.results = loop, number, results
-        searched = loop.recipe.search is not None
-        scored = [] if searched else loop.recipe.points(loop.settings) if width is None else [AS_IT_IS]
+        found = loop.recipe.search is not None or loop.recipe.per_input is not None
+        scored = [] if found else loop.recipe.points(loop.settings) if width is None else [AS_IT_IS]
         self.points = {point.name: point for point in scored}
         self.curves: Curves = {name: [] for name in self.points}
         self.draws: Mapping[str, Any] | None = None  # of the checkpoint that the training was resumed from

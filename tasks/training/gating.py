@@ -22,8 +22,17 @@ SHARE = 0.2  # of the steps of the network: 30 epochs after 150
 RATE, DECAY, MOMENTUM = 0.08, 0.01, 0.9
 
 
-def train_gate(loop: Loop, net: nn.Module, widths: Sequence[float]) -> slim.Gated:
+def train_gate(
+    loop: Loop,
+    net: nn.Module,
+    widths: Sequence[float],
+    *,
+    gated: slim.Gated | None = None,
+    steps: int | None = None,
+) -> slim.Gated:
     """Put a gate into a trained network and train it, from the checkpoint of the run if there is one.
+
+    `gated`: it is there already. `steps`: in the place of a fifth of the network's.
 
     The cost penalty is .5 times the square of the mean cost, as a share of the full width's: as published, but for
     the unit of 1e9 multiply-adds, beside which those of a small network are nothing.
@@ -36,13 +45,10 @@ def train_gate(loop: Loop, net: nn.Module, widths: Sequence[float]) -> slim.Gate
     Source: Li et al. 2021 (DS-Net), sec. 4.1, and their published settings.
     """
     task, run = loop.task, loop.run
-    before, example = task.gate_before(net), task.example().to(run.device)
-    plans = [OperatingPoint("plan", plan) for plan in slim.gated_plans(net, before, widths)]
-    calibrate(task, loop.recipe, net, plans, derive_seed(run.seed, "calibration"), run.device, run.ranks)
-    torch.manual_seed(derive_seed(run.seed, "gate"))
-    gated = slim.Gated.at(net, before, widths, example)
+    example = task.example().to(run.device)
+    gated = gated or _with_gate(loop, net, widths, example)
     training = slim.GateTraining(gated, example, unit=float(slim.cost(net, example).macs))
-    steps = max(1, round(SHARE * run.steps))
+    steps = steps or max(1, round(SHARE * run.steps))
     optimizer = SGD(gated.gate.parameters(), RATE, momentum=MOMENTUM, weight_decay=DECAY, nesterov=True)
     schedule = CosineAnnealingLR(optimizer, steps)
     parts: dict[str, Any] = {"gate": gated.gate, "optimizer": optimizer, "schedule": schedule}
@@ -62,6 +68,16 @@ def train_gate(loop: Loop, net: nn.Module, widths: Sequence[float]) -> slim.Gate
         if stop:
             raise Interrupted
     return gated.eval()
+
+
+def _with_gate(loop: Loop, net: nn.Module, widths: Sequence[float], example: Any) -> slim.Gated:
+    """A fresh gate where the task says, the BatchNorms calibrated for what runs around it."""
+    task, run = loop.task, loop.run
+    before = task.gate_before(net)
+    plans = [OperatingPoint("plan", plan) for plan in slim.gated_plans(net, before, widths)]
+    calibrate(task, loop.recipe, net, plans, derive_seed(run.seed, "calibration"), run.device, run.ranks)
+    torch.manual_seed(derive_seed(run.seed, "gate"))
+    return slim.Gated.at(net, before, widths, example)
 
 
 def _state(loop: Loop, net: nn.Module, parts: dict[str, Any], step: int) -> dict[str, Any]:

@@ -152,9 +152,8 @@ def trained_once(loop: Loop) -> nn.Module:
             training.step = run.steps
         return training
 
-    training = make()
-    if training.step < run.steps:
-        training = resumed(loop, make)
+    first = [make()]  # which is not made again if it has to be trained
+    training = first[0] if first[0].step == run.steps else resumed(loop, lambda: first.pop() if first else make())
     _keep_trained(run, training)
     return training.net
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import slimlib as slim
 from slimlib.core.width import Width, WidthPlan
 from slimlib.dynamic.cascade import Answer
+from slimlib.dynamic.gated import frozen
 from tasks.points import Spent, name_of_width
 
 Serve = Callable[..., Any]
@@ -46,8 +47,8 @@ class WidthRule(ABC):
 
     def served_by(self, net: nn.Module) -> Serve:
         """What answers batches fast: by a frozen copy of the network."""
-        frozen = slim.freeze(net, self.widths)
-        return lambda *inputs: self.answer(frozen, *inputs).output
+        serving = frozen(net, self.widths)
+        return lambda *inputs: self.answer(serving, *inputs).output
 
     def spent(self, net: nn.Module, example: Any) -> Spent:
         """Mean cost of the inputs since the last call, and the share at each width."""
@@ -121,9 +122,9 @@ class ByGate(WidthRule):
         return dict(zip(self.widths, map(float, self.gated.macs(example)), strict=True))
 
     def served_by(self, net: nn.Module) -> Serve:
-        frozen = self.gated.freeze()
-        frozen.price = self.price
-        return frozen
+        serving = self.gated.freeze()
+        serving.price = self.price
+        return serving
 
 
 class Oracle(WidthRule):
