@@ -23,7 +23,7 @@ from slimlib.search.progress import Listener, ProgressBar
 from slimlib.search.run import Run
 from slimlib.search.scores import ChannelScores, channel_scores
 from slimlib.search.sorting import sort_channels
-from slimlib.search.thresholds import cut
+from slimlib.search.space import cut
 
 MUTATED = 0.1  # of the groups of a child
 LAST_STEP = 0.2  # of the first one, of mutations

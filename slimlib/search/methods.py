@@ -13,12 +13,10 @@ from slimlib.search.job import Job
 from slimlib.search.plan_file import FoundPlan, Visited
 from slimlib.search.run import Run
 from slimlib.search.scores import channel_scores
-from slimlib.search.space import uniform_channels
-from slimlib.search.thresholds import cut
+from slimlib.search.space import cut, uniform_plans
 
 LEAST_RANKED = 0.1  # of a group stays where a ranking decides; Chin et al. 2020 (LeGR), published code
 SLACK = 1.1  # a ranking decides down to so many budgets, and greedy from there
-WIDTHS = 256  # that "uniform" tries
 
 Found = list[FoundPlan]
 
@@ -85,8 +83,7 @@ def ranking(job: Job, run: Run) -> Found:
 
 def uniform(job: Job, run: Run) -> Found:
     """The widest uniform width."""
-    widths = torch.linspace(1, 0, WIDTHS + 1, dtype=torch.double)[:-1].tolist()
-    channels = torch.tensor(list(dict.fromkeys(tuple(uniform_channels(job.layout, w)) for w in widths)))
+    channels = torch.tensor(list(uniform_plans(job.layout)))
     costs = job.measure(channels)
     found = {}
     for position, amount in enumerate(job.amounts):

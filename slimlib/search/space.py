@@ -13,6 +13,7 @@ from torch import Tensor
 from slimlib.core.layout import Layout
 from slimlib.core.width import round_channels
 
+WIDTHS = 256  # that are told apart
 Measure = Callable[[Tensor], Tensor]  # channel numbers [plans, groups] -> cost [plans]
 
 
@@ -83,15 +84,16 @@ class Space:
 
     def uniform(self, budget: float) -> Tensor:
         """The widest plan in which all groups have the same width, within the budget, as levels of the ladders."""
-        widths = torch.linspace(1, 0, 257, dtype=torch.double)[:-1].tolist()
-        plans = torch.stack([self.nearest(uniform_channels(self.layout, width)) for width in widths])
+        plans = torch.stack([self.nearest(plan) for plan in uniform_plans(self.layout)])
         within = (self.cost(plans) <= budget).nonzero()
         return plans[int(within[0])] if len(within) else self.counts - 1
 
 
-def uniform_channels(layout: Layout, width: float) -> list[int]:
-    """Channel numbers of a uniform width."""
-    return [round_channels(group.units, width, group.divisor) for group in layout.groups]
+def uniform_plans(layout: Layout) -> dict[tuple[int, ...], float]:
+    """All plans of uniform widths, wide ones first -> the widest width of each, in 256ths."""
+    widths = [number / WIDTHS for number in range(1, WIDTHS + 1)]
+    plans = {tuple(round_channels(g.units, width, g.divisor) for g in layout.groups): width for width in widths}
+    return dict(reversed(plans.items()))
 
 
 def ladders(
@@ -116,6 +118,31 @@ def ladders(
 def step_of(units: int, divisor: int, steps: int) -> int:
     """Channels in one step of a group."""
     return max(divisor, int(units / steps / divisor + 0.5) * divisor)
+
+
+def cut(space: Space, values: Sequence[Tensor], budget: float) -> Tensor:
+    """The plan of the lowest threshold that is within a budget, as levels [groups]; the narrowest where none is.
+
+    Plans of higher thresholds are part of those of lower ones.
+
+    Args:
+        values: scores [units] of each group, that compare between groups.
+
+    Source: Chin et al. 2020 (LeGR), sec. 3.1.
+    """
+    thresholds = torch.cat(list(values)).unique()
+    low, high = 0, len(thresholds) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if float(space.cost(_above(space, values, thresholds[middle])[None])[0]) <= budget:
+            high = middle
+        else:
+            low = middle + 1
+    return _above(space, values, thresholds[low])
+
+
+def _above(space: Space, values: Sequence[Tensor], threshold: Tensor) -> Tensor:
+    return space.nearest(torch.stack([(of_group >= threshold).sum() for of_group in values]))
 
 
 def _any(plans: Tensor, generator: torch.Generator) -> Tensor:

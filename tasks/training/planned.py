@@ -11,7 +11,7 @@ from torch import nn
 import slimlib as slim
 from slimlib.core.setting import slimming_of
 from slimlib.core.width import WidthPlan
-from slimlib.search.space import uniform_channels
+from slimlib.search.space import uniform_plans
 from slimlib.training.rules import rule_named
 from tasks.points import OperatingPoint, PointResult, by_cost
 from tasks.training.choosing import HELD_OUT
@@ -63,17 +63,14 @@ def _individuals(loop: Loop) -> list[PointResult]:
     found = slim.search(
         net, lambda _: 0.0, recipe.budgets, example=task.example(), method="uniform", calibrate=inputs
     )  # what it scores does not matter: there is one plan for each budget
-    layout = slimming_of(net).layout
-    widths = {tuple(uniform_channels(layout, w)): w for w in (i / 256 for i in range(1, 257))}
-    named = {widths[one.plan.channels]: name for name, one in zip(recipe.points_within(), found, strict=True)}
-    plans = {name: tuple(uniform_channels(layout, width)) for width, name in named.items()}
-    task.widths = tuple(named)
-    results = train_recipe(task, Recipe(recipe.name, kind="individual"), run)
-    return [
-        replace(one, point=named[one.width], kind="plan", width=None, channels=plans[named[one.width]])
-        for one in results
-        if one.width is not None
-    ]
+    widths = uniform_plans(slimming_of(net).layout)
+    points = {widths[one.plan.channels]: (name, one) for name, one in zip(recipe.points_within(), found, strict=True)}
+    task.widths = tuple(points)
+    results = []
+    for result in train_recipe(task, Recipe(recipe.name, kind="individual"), run):
+        name, one = points[float(result.width or 0)]
+        results.append(replace(result, point=name, kind="plan", width=None, channels=one.plan.channels))
+    return results
 
 
 def _first(loop: Loop) -> nn.Module:

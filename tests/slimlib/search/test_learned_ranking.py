@@ -11,8 +11,7 @@ from torch import nn
 
 import slimlib as slim
 from slimlib.search.scores import ChannelScores
-from slimlib.search.space import Space, ladders
-from slimlib.search.thresholds import cut
+from slimlib.search.space import Space, cut, ladders
 from tests.slimlib.search.searched import CALIBRATION, IMAGES, chain, channels, four_groups, loss
 
 X = torch.zeros(1, 8)
