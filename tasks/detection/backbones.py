@@ -33,7 +33,7 @@ def started(settings: DetectionSettings, width: float, norm: Literal["batch", "g
     if norm == "group":
         raise ValueError(f"task.start={s.start} has BatchNorm, so that GroupNorm needs task.start=scratch")
     pretrained = _pretrained(s.start, s.weights, s.model, s.multiplier, s.divisor)
-    whole = (pretrained if width == 1 else slim.extract(pretrained, width)).state_dict()
+    whole = slim.extract(pretrained, width).state_dict()
     own = dense.state_dict()
     for key, value in whole.items():
         if key.startswith("features.") and (key not in own or own[key].shape != value.shape):
