@@ -4,26 +4,25 @@ results=results/rl/stability/small    the folder of an ablation
 goal=475                              solved is: the mean return of a point of the learning curve reaches this; by
                                       default what gymnasium registers for the environment
 
-A seed that never solves counts as all steps. A cell is the mean over the seeds that every recipe has; at the full width
-also its multiple of that of the ordinary policy, where a recipe trains one; in brackets stands how many seeds never
-solved. The table is also written to `solved.md` in the folder.
+A seed that never solves counts as all steps. A cell is the mean over the seeds of a recipe; at the full width also its
+multiple of that of the ordinary policy with the same seeds, where a recipe trains one; in brackets stands how many
+seeds never solved. The table is also written to `solved.md` in the folder.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import gymnasium
-import numpy as np
 from rich.console import Console
 
-from benchmarks.analysis.ablation import grid_of_points
 from benchmarks.analysis.collecting import comparable
-from benchmarks.analysis.grid import markdown
+from benchmarks.analysis.grid import Grid, markdown
 from benchmarks.analysis.results import Results
 from benchmarks.records.folder import ResultsFolder
 from benchmarks.running.command import DONE, command, key_values, say
@@ -41,57 +40,48 @@ class SolvingSettings:
 
 @dataclass(frozen=True)
 class Solved:
-    """When the seeds of a recipe and width solved: the steps of each, all steps where it never did."""
+    """When a seed of a recipe first reached the goal at an operating point: seed -> steps, inf where it never did."""
 
-    steps: list[float]
-    never: int
+    steps: Mapping[int, float]
+    longest: float
 
-    @property
-    def mean(self) -> float:
-        """Over the seeds."""
-        return float(np.mean(self.steps))
+    def mean(self, seeds: Collection[int]) -> float:
+        """Over some seeds; one that never got there counts as all steps."""
+        return fmean(min(self.steps[seed], self.longest) for seed in seeds)
 
     def text(self, ordinary: Solved | None) -> str:
-        """Mean steps, their multiple of the ordinary policies', and how many seeds never solved."""
-        text = f"{self.mean:,.0f}"
-        if ordinary is not None:
-            text += f" ({self.mean / ordinary.mean:.2f} x)"
-        return text + (f" [{self.never} of {len(self.steps)} never]" if self.never else "")
+        """Mean steps, their multiple of the ordinary policies' with the same seeds, and how many never got there."""
+        text = f"{self.mean(self.steps):,.0f}"
+        shared = [] if ordinary is None else [seed for seed in self.steps if seed in ordinary.steps]
+        if ordinary is not None and shared:
+            text += f" ({self.mean(shared) / ordinary.mean(shared):.2f} x)"
+        never = sum(map(math.isinf, self.steps.values()))
+        return text + (f" [{never} never]" if never else "")
 
 
-def solved(results: Results, recipe: str, point: str, seeds: Collection[int], goal: float) -> Solved | None:
+def solved(results: Results, recipe: str, point: str, goal: float) -> Solved | None:
     """When each seed first reached the goal at an operating point; None without a curve."""
     curves = results.curves(recipe, point, results.first.eval_sets[0], results.primary.name)
-    if not curves.keys() >= set(seeds):
-        return None
-    found = [next((step for step, value in curves[seed] if value >= goal), math.inf) for seed in seeds]
-    all_steps = float(results.first.steps)
-    return Solved([min(step, all_steps) for step in found], sum(map(math.isinf, found)))
+    first = {seed: next((step for step, value in m if value >= goal), math.inf) for seed, m in sorted(curves.items())}
+    return Solved(first, float(results.first.steps)) if first else None
 
 
 def solving_table(results: Results, goal: float) -> str:
-    """Markdown: a row a recipe, a column an operating point; of the seeds that every recipe has.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """Markdown: a row a recipe, a column an operating point; the full width also as a multiple of its ordinary one."""
     first, full = results.first, results.points[-1]
-    seeds = [s for s in results.seeds if all(s in {one.seed for one in results.of(r)} for r in results.recipes)]
-    if not seeds:
-        raise ValueError(f"no seed was run with all of the recipes {', '.join(results.recipes)}")
     title = (
-        f"{first.step_unit.capitalize()} until the mean return is {goal:g} on {first.dataset}; mean over seeds "
-        f"{', '.join(map(str, seeds))}, of which one that never gets there counts as all {first.steps:,}"
+        f"{first.step_unit.capitalize()} until the mean return is {goal:g} on {first.dataset}; mean over seeds, of "
+        f"which one that never gets there counts as all {first.steps:,}"
     )
-    at_full = {recipe: solved(results, recipe, full, seeds, goal) for recipe in results.recipes}
+    at_full = {recipe: solved(results, recipe, full, goal) for recipe in results.recipes}
     ordinary = next((at_full[recipe] for recipe in results.recipes if _trains_full_alone(results, recipe)), None)
     rows = []
     for recipe in results.recipes:
-        cells = {point: solved(results, recipe, point, seeds, goal) for point in results.points}
+        cells = {point: solved(results, recipe, point, goal) for point in results.points}
         texts = ["" if c is None else c.text(ordinary if point == full else None) for point, c in cells.items()]
         if any(texts):
-            rows.append([recipe, *texts])
-    return markdown(grid_of_points(title, "width", results.points, rows))
+            rows.append([recipe, str(len(results.of(recipe))), *texts])
+    return markdown(Grid(title, ["width", "seeds", *results.points], rows))
 
 
 def _trains_full_alone(results: Results, recipe: str) -> bool:

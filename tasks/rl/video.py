@@ -6,14 +6,12 @@ import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from stable_baselines3.common.vec_env import VecEnv
 
-from tasks.atomic import write_atomically
 from tasks.rl.environments import undisturbed
 
 HEIGHT = 240  # of a picture, in pixels
@@ -53,15 +51,6 @@ def side_by_side(
     longest = max(len(film) for film in films)
     held = [film + film[-1:] * (longest - len(film)) for film in films]
     return [np.concatenate(pictures, axis=1) for pictures in zip(*held, strict=True)]
-
-
-def write_gif(frames: Sequence[np.ndarray], path: Path, fps: float) -> None:
-    """Write pictures [H, W, 3] as an animation that begins again when it is over.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    write_atomically(path, gif(frames, fps))
 
 
 def gif(frames: Sequence[np.ndarray], fps: float) -> bytes:
