@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,35 @@ def test_what_has_its_record_is_not_run_again(file: Path, capsys: pytest.Capture
     assert main(words) == 0
     assert "start" not in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in records} == before
+
+
+def test_what_comes_first_is_run_and_all_that_is_new_is_packed(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the campaign for a GPU does, whose checks and trainings take minutes."""
+    file.write_text(FILE.replace("runs:", 'first: ["benchmarks.campaign name=gpu show=true device={device}"]\nruns:'))
+    archive, results = file.parent / "new.tar.gz", file.parent / "results"
+    old = results / "sr/sandwich/tiny/records/old.json"
+    old.parent.mkdir(parents=True)
+    old.write_text("{}")
+    os.utime(old, (0, 0))
+    words = [f"name={file}", f"results={results}", "device=cpu", f"archive={archive}", "jobs=2"]
+    assert main(words) == 0
+    with tarfile.open(archive) as tar:
+        names = tar.getnames()
+        (log,) = (name for name in names if name.endswith(".log"))
+        assert b"Does everything hold on a GPU" in tar.extractfile(log).read()  # type: ignore[union-attr]
+    assert len([name for name in names if name.startswith("sr/sandwich/tiny/records/")]) == 5
+    assert len([name for name in names if "/cache/trained/" in name]) == 4
+    assert not any("old" in name for name in names)
+    assert "exit code 0" in capsys.readouterr().out
+
+
+def test_a_job_that_several_runs_share_is_done_once(file: Path) -> None:
+    file.write_text(FILE.replace("only=[individual] seeds=[0]", "only=[sandwich] seeds=[1]"))
+    given = options(file)
+    chains = in_order([look(planned, given) for planned in given.campaign.runs])
+    assert sorted(one.job.label for chain in chains for one in chain.jobs) == [
+        "random, seed 0", "random, seed 1", "sandwich, seed 0", "sandwich, seed 1",
+    ]  # fmt: skip
 
 
 def test_no_job_is_started_that_would_end_after_the_time(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
