@@ -141,12 +141,14 @@ def _work_through(given: tuple[Options, list[Progress]]) -> int:
     began = time.time()
     failed = [words for words in options.campaign.first if not _begin(words, options, console)]
     code = work(progress, options, end, console)
+    now = [look(one.planned, options) for one in progress]
     if options.archive is not None:
         pack(Path(options.archive), Path(options.results), progress, began)
     elif code != INTERRUPTED:
-        for one in progress:
-            _write_tables(one)
-    console.print(overview([look(one.planned, options) for one in progress]))
+        for before, one in zip(progress, now, strict=True):
+            if one.done > before.done or (one.done and not (one.settings.folder / "table.md").exists()):
+                _write_tables(one)
+    console.print(overview(now))
     return FAILED if failed and code == DONE else code
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from benchmarks.settings.run import RunSettings, read_settings
+from tests.extent import at_night
 from tests.faults.command_lines import command_lines
 from tests.faults.extent import EXAMPLES, LONG
 
@@ -44,7 +45,9 @@ def test_any_command_line_is_read_or_refused_in_one_line(arguments: list[str]) -
         assert str(error).strip() and "\n" not in str(error) and "Traceback" not in str(error)
 
 
-@pytest.mark.parametrize("arguments", [["--multirun", "seeds=0,1"], ["task=rl", "data.root=\udcff", "steps='\n'"]])
+@pytest.mark.parametrize(
+    "arguments", [["task=rl", "data.root=\udcff", "steps='\n'"], at_night(["--multirun", "seeds=0,1"])]
+)
 def test_the_process_ends_with_one_line_and_code_2(arguments: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.run", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -18,8 +18,10 @@ from torch import Tensor
 
 from benchmarks.runner import run
 from benchmarks.running.launchers.launch import among_ranks
+from benchmarks.settings.tracker import NoTracker, TensorBoard
 from tasks.training.problem import CPU
 from tasks.training.ranks import WHOLE, Ranks, Shard
+from tests.benchmarks.running.test_trackers import points_of
 from tests.benchmarks.running.toy_run import toy_settings
 from tests.benchmarks.test_runner import TABLES, folder_of, records_of, tables_of, wait_for_steps
 from tests.extent import at_night
@@ -59,8 +61,10 @@ def work(results: Path, names: list[str], ranks: Ranks) -> int:
     """Run tasks one after another, each in a folder of its name; returns the last exit code."""
     (results / f"process-{ranks.index}").write_text(str(os.getpid()))
     console = Console(width=200, quiet=not ranks.leads)
-    codes = [run(toy_settings(place(results, name), **SETTINGS), TASKS[name], console, ranks) for name in names]
-    return codes[-1]
+    for name in names:
+        tracker = TensorBoard(seconds=0) if name == "plain" else NoTracker()
+        code = run(toy_settings(place(results, name), tracker=tracker, **SETTINGS), TASKS[name], console, ranks)
+    return code
 
 
 def place(results: Path, name: str) -> Path:
@@ -112,6 +116,15 @@ def numbers(rows: list[dict[str, Any]]) -> list[float]:
     return [row[key] for row in rows for key in ("width", "macs", "params")] + [v for s in scores for v in s.values()]
 
 
+def test_the_first_process_alone_tracks(uninterrupted: Path) -> None:
+    cache = folder_of(uninterrupted / "plain") / "cache"
+    assert len(list(cache.rglob("events.*"))) == 3
+    tracked = points_of(cache)
+    assert {name.split("-")[0] for name in tracked} == {"individual", "random", "sandwich"}
+    (tags,) = (tags for name, tags in tracked.items() if name.startswith("sandwich"))
+    assert [step for step, _ in tags["loss"]] == [1, 2, 3, 4, 5, 6]
+
+
 def test_the_first_process_alone_speaks(uninterrupted: Path) -> None:
     printed = (uninterrupted / "out").read_text()
     assert printed.count("sandwich, seed 0: done in") == printed.count("Tables and figures:") == 2
@@ -129,6 +142,7 @@ def test_a_process_that_fails_ends_all_with_its_error(uninterrupted: Path) -> No
     assert not records_of(uninterrupted / "lost")
 
 
+@pytest.mark.nightly
 def test_a_killed_process_ends_all_and_the_same_command_goes_on_to_the_same_records(
     uninterrupted: Path, tmp_path: Path
 ) -> None:

@@ -6,7 +6,6 @@ A run as a process of its own: `python -m tests.benchmarks.running.test_trackers
 from __future__ import annotations
 
 import json
-import os
 import struct
 import subprocess
 import sys
@@ -117,17 +116,6 @@ def test_a_run_that_is_done_again_takes_the_place_of_the_first(tmp_path: Path) -
     for _ in range(2):
         assert toy_run(toy_settings(tmp_path, tracker=TensorBoard(seconds=0), overwrite="always", **ONE)) == 0
     ((_, tags),) = points_of(folder_of(tmp_path) / "cache").items()
-    assert [step for step, _ in tags["loss"]] == [1, 2, 3, 4, 5, 6]
-
-
-def test_only_the_first_rank_tracks(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, "-m", "tests.benchmarks.running.test_trackers", "tensorboard", str(tmp_path), "0"]
-    subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    cache = folder_of(tmp_path) / "cache"
-    assert len(list(cache.rglob("events.*"))) == 1
-    ((_, tags),) = points_of(cache).items()
     assert [step for step, _ in tags["loss"]] == [1, 2, 3, 4, 5, 6]
 
 
