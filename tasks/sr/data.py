@@ -69,7 +69,7 @@ class ImageSet:
         count = max(1, round(share * len(self)))
         if count >= len(self):
             raise ValueError(f"{count} of the {len(self)} images of {self.name} cannot be held out: nothing is left")
-        held = {int((i + 0.5) * len(self) / count) for i in range(count)}
+        held = {i * len(self) // count for i in range(count)}
         parts = copy.copy(self), copy.copy(self)
         for part, inside in zip(parts, (False, True), strict=True):
             part.pairs = [pair for i, pair in enumerate(self.pairs) if (i in held) == inside]
