@@ -77,11 +77,12 @@ def read(given: Sequence[str]) -> Asked:
 
 def _work(asked: Asked) -> int:
     settings, console = asked.run, Console()
+    features = asked.features.replace(gradient_steps=min(asked.features.gradient_steps, settings.steps))
     torch.set_num_threads(settings.threads)
     task = make_task(settings.task, settings.task_settings)
     assert isinstance(task, SupervisedTask)
     device = torch.device(settings.device)
-    held_out = task.held_out(asked.features.images)
+    held_out = task.held_out(features.images)
     held_out = replace(held_out, inputs=held_out.inputs.to(device), targets=held_out.targets.to(device))
     looked, missing = [], []
     for job in plan(settings):
@@ -91,14 +92,14 @@ def _work(asked: Asked) -> int:
             continue
         say(console, f"{job.label}: {trained.place}")
         run = TrainingRun(settings.steps, job.seed, device=device, precision=settings.precision)
-        looked.append(look(trained, task, held_out, run, asked.features.gradient_steps))
+        looked.append(look(trained, task, held_out, run, features.gradient_steps))
     complain(missing)
     if looked:
         about = (
             f"Task {settings.task}, trained on {task.dataset}, {settings.steps:,} steps of each network (scale "
             f"{settings.scale}). Looked at with {len(held_out.inputs)} inputs of {task.eval_sets[0]}."
         )
-        write(asked.folder, looked, held_out, asked.features, about)
+        write(asked.folder, looked, held_out, features, about)
         say(console, f"Figures and tables: {asked.folder}")
     return FAILED if missing else DONE
 

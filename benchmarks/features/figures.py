@@ -87,7 +87,8 @@ def correlations(
     found: Mapping[str, Mapping[str, Tensor]], widths: Mapping[str, Sequence[float]], finding: str
 ) -> Files:
     """A row for each recipe, a matrix for each layer: how alike the responses of a channel are between widths."""
-    layers = list(next(iter(found.values())))
+    first, *others = found.values()
+    layers = [layer for layer in first if all(layer in of for of in others)]
     count = min(MOST_LAYERS, len(layers))
     layers = [layers[i * len(layers) // count] for i in range(count)]
     with matplotlib.rc_context(STYLE):

@@ -64,7 +64,7 @@ def look(trained: Trained, task: SupervisedTask, held_out: HeldOut, run: Trainin
     norm, gradient, loss = MEASURES
     importance = {norm: kernel_norms(net)}
     if gradient_steps:
-        importance[gradient] = gradient_mass(task, trained.recipe, run, min(gradient_steps, run.steps))
+        importance[gradient] = gradient_mass(task, trained.recipe, run, gradient_steps)
     importance[loss] = loss_without(net, lambda: task.loss(net(held_out.inputs), held_out.targets))
     compared = alike(net, held_out.inputs, trained.widths) if len(trained.widths) > 1 else {}
     return Looked(trained, tuple(group.name for group in slimming_of(net).layout.groups), importance, compared)

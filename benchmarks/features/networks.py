@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ import slimlib as slim
 from benchmarks.records.folder import ResultsFolder
 from benchmarks.running.jobs import Job, trained_network
 from benchmarks.settings.run import RunSettings
-from slimlib.saving import read_recipe
 from tasks.points import OperatingPoint
 from tasks.task import SupervisedTask
 from tasks.training.checkpoint import Checkpoint
@@ -44,19 +42,19 @@ class Trained:
 def find(settings: RunSettings, job: Job, task: SupervisedTask) -> Trained | None:
     """The network that a job has trained, its statistics computed for every width; None where there is none.
 
+    It is what a run has kept, or `results/networks/<name>-<seed>-<hash of the training>.safetensors`.
+
     Raises:
+        ValueError: that file is of another network.
         HostileCheckpointError: the file would run code.
     """
-    recipe, folder = job.recipe, ResultsFolder(settings.folder)
-    path = trained_network(settings, job, folder)
+    recipe, dense = job.recipe, job.recipe.build(task)
+    path = trained_network(settings, job, ResultsFolder(settings.folder))
     state = Checkpoint(path, f"{job.training}-{job.seed}").read()
     if state is not None:
-        net = slimmable(recipe, task, recipe.build(task), state["net"])
-        return _ready(settings, job, task, net, path)
-    for path in sorted((settings.results / "networks").glob("*.safetensors")):
-        found = _committed(path, job, task)
-        if found is not None:
-            return _ready(settings, job, task, found, path)
+        return _ready(settings, job, task, slimmable(recipe, task, dense, state["net"]), path)
+    for path in (settings.results / "networks").glob(f"*-{job.seed}-{job.training}.safetensors"):
+        return _ready(settings, job, task, slim.load(path, into=dense), path)
     return None
 
 
@@ -82,18 +80,6 @@ def how_to_train(settings: RunSettings, job: Job, given: Sequence[str]) -> str:
     recorded = any(place.find(job.hash, job.seed) for place in [folder, *folder.siblings(settings.results)])
     again = " overwrite=always" if recorded else ""  # it has its record, and its network is gone
     return f"python -m benchmarks.run {' '.join(words)} 'only=[\"{job.recipe.name}\"]' seeds=[{job.seed}]{again}"
-
-
-def _committed(path: Path, job: Job, task: SupervisedTask) -> nn.Module | None:
-    """The network of a file whose recipe, seed and shape are those of the job."""
-    about = {"seed": 0, "training": job.training, **read_recipe(path)}
-    own = {"seed": job.seed, "training": job.training, **job.recipe.training()}
-    if about != about | json.loads(json.dumps(own, default=list)):
-        return None
-    try:
-        return slim.load(path, into=job.recipe.build(task))
-    except ValueError:  # of another task, or with other channels
-        return None
 
 
 def _ready(settings: RunSettings, job: Job, task: SupervisedTask, net: nn.Module, path: Path) -> Trained:

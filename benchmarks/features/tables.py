@@ -28,7 +28,8 @@ def quarters(looked: Sequence[Looked]) -> dict[str, dict[str, list[float]]]:
     found: dict[str, dict[str, list[float]]] = {}
     for one in looked:
         for measure, shares in one.curves().items():
-            found.setdefault(measure, {}).setdefault(one.trained.recipe.name, []).append(first_quarter(shares))
+            if not shares.isnan().any():
+                found.setdefault(measure, {}).setdefault(one.trained.recipe.name, []).append(first_quarter(shares))
     return found
 
 
@@ -80,7 +81,7 @@ def mean_of(values: Sequence[float]) -> float:
 
 def _number(values: Sequence[float], form: str) -> str:
     """The mean over seeds, and where there are several the lowest and the highest."""
-    if not values or math.isnan(mean_of(values)):
+    if math.isnan(mean_of(values)):
         return "-"
     spread = f" ({min(values):{form}} to {max(values):{form}})" if len(values) > 1 else ""
     return f"{mean_of(values):{form}}{spread}"

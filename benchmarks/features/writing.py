@@ -129,7 +129,7 @@ def _patches(one: Looked, held_out: HeldOut, settings: FeatureSettings) -> Figur
 
 def _caption(looked: Sequence[Looked], settings: FeatureSettings) -> Iterator[str]:
     seeds = sorted({one.trained.seed for one in looked})
-    yield f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; pictures and correlations are of the first."
+    yield f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; pictures and matrices are of the first."
     norm, gradient, loss = MEASURES
     yield f"{norm.capitalize()}: L2, of the weights that make a channel."
     if any(gradient in one.importance for one in looked):

@@ -207,15 +207,16 @@ def test_images_whose_licence_forbids_it_are_not_drawn(trained: Path, monkeypatc
     assert "does not allow to show its images" in (folder / "table.md").read_text()
 
 
-def test_a_committed_network_is_found_by_its_recipe(trained: Path, tmp_path: Path) -> None:
+def test_a_committed_network_is_found_by_the_hash_of_its_training(trained: Path, tmp_path: Path) -> None:
     assert look(trained, *SANDWICH) == DONE
     settings = read_settings([*TINY, f"results={trained}", SANDWICH[1]])
     (recipe,), task = settings.recipes, make_task(settings.task, settings.task_settings)
-    (path,) = trained.glob(f"classification/switches/tiny/cache/trained/{settings.training_hash_of(recipe)}-0.pt")
+    training = settings.training_hash_of(recipe)
+    path = trained / f"classification/switches/tiny/cache/trained/{training}-0.pt"
     net = recipe.convert(recipe.build(task), task)
     net.load_state_dict(torch.load(path)["state"]["net"])
     (tmp_path / "networks").mkdir()
-    slim.save(net, tmp_path / "networks/universal.safetensors", recipe={"name": recipe.name, **recipe.settings()})
+    slim.save(net, tmp_path / f"networks/universal-0-{training}.safetensors")
     assert look(tmp_path, *SANDWICH) == DONE
     there, here = (place / "classification/features/tiny/table.csv" for place in (trained, tmp_path))
     assert there.read_bytes() == here.read_bytes()
