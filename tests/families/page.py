@@ -22,7 +22,8 @@ COLUMNS = (
 HEAD = """\
 # Which networks `convert` makes slimmable
 
-Made by `{command}`, which converts every network below and compares it; do not edit. {versions}; random weights,
+Made by `{command}`, which converts every network below and compares it; do not edit.
+{versions}; random weights,
 two images of 64 x 64 (more where a network needs more), small configurations of transformers.
 
 **{count} networks; at width 0.5 a network is left with {mean:.3f} of its parameters, in the mean** (refused: 1). The
@@ -35,8 +36,9 @@ list was fixed before it was measured.
   multiples of 8.
 - *seconds*: of one core that `convert` took, on a machine with other work to do.
 - *difference*: the largest from the dense network of the slices (the same network with every other weight zero), of its
-  outputs at widths {widths} and of its outputs and gradients in training mode at 0.5; in double precision, relative to
-  the largest value. At width 1.0 every network is the dense one bit for bit, gradients included.
+  outputs at widths {widths} and of its outputs and gradients in training mode at 0.5; in double precision (where
+  transformers do not compute in single precision by themselves), relative to the largest value. At width 1.0 every
+  network is the dense one bit for bit, gradients included.
 - Families with a star have also been compared with a network whose class was built with half the channels.
 """
 
