@@ -48,7 +48,7 @@ def test_what_stays_full_has_a_reason_that_names_where(member):
     found = finding(member)
     assert not found.refused or " in '" in found.refused or "forward of '" in found.refused
     for why in found.kept.values():
-        assert why == OUTPUT or " in '" in why or "forward of '" in why or "with those of '" in why, why
+        assert why in (OUTPUT, "never ran") or " in '" in why or "forward of '" in why or "with those of '" in why, why
 
 
 @pytest.mark.parametrize("family", TWINS)
