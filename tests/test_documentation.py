@@ -23,6 +23,7 @@ GENERATED = ("ablations.md",)  # its commands are composed where it is made
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 REFERENCE = (ROOT / "docs/reference.md").read_text()
 NEEDED = {name: name.removesuffix(".md") for name in ("transformers.md", "timm.md", "accelerate.md")}  # a package
+NEEDED |= {"detection.md": "torchvision"}
 GUIDES = [page for page in PAGES if page.name != "README.md" and "```python" in page.read_text()]
 
 

@@ -31,6 +31,7 @@ DRAWS = 1000  # steps whose random widths are drawn
 NETWORK: Mapping[str, tuple[str, ...]] = {
     "sr": ("model", "scale", "features", "blocks", "expansion", "divisor"),
     "classification": ("model", "multiplier", "divisor", "size", "variant"),
+    "detection": ("head", "model", "multiplier", "divisor", "pyramid", "hidden", "anchor", "sides", "proposals"),
 }
 """The settings of a task that say which network it is."""
 
@@ -116,7 +117,7 @@ class _Counted:
 
 
 def _network(task: str, settings: Mapping[str, Any]) -> _Counted:
-    decides = ("patch", *NETWORK[task]) if task == "sr" else NETWORK[task]
+    decides = (*NETWORK[task], *{"sr": ("patch",), "detection": ("sampled",)}.get(task, ()))
     return _counted(task, tuple((key, settings[key]) for key in decides))
 
 
@@ -124,4 +125,8 @@ def _network(task: str, settings: Mapping[str, Any]) -> _Counted:
 def _counted(task: str, settings: tuple[tuple[str, Any], ...]) -> _Counted:
     if task == "sr":
         return _Counted(UpscalersAlone(SrSettings(**dict(settings))))
+    if task == "detection":
+        from benchmarks.papers.detectors import detectors_alone  # its packages are an extra
+
+        return _Counted(detectors_alone(dict(settings)))
     return _Counted(ClassifiersAlone(ClassificationSettings(**dict(settings), data="digits")))

@@ -149,7 +149,8 @@ def _reason(error: Exception) -> str:
     if constant:
         return f"it only runs with a {constant[1]} of {constant[2]}, as it uses that size as a constant"
     code = re.search(r"call raised this error:\n(?:.*\n)??\s*File .*\n\s*(.+)", text)
-    where = f" (in `{code[1]}`)" if code else ""
+    caused = re.search(r"Caused by: \(.*/(\S+ in \w+)\)", text)
+    where = f" (in `{code[1]}`)" if code else f" (at {caused[1]})" if caused else ""
     if "data-dependent" in text:
         return f"it goes another way for other values{where}"
     return f"{type(error).__name__}: {text.strip().partition(chr(10))[0]}{where}"

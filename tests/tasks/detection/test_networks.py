@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -157,3 +158,13 @@ def test_detectors_of_other_kinds_slim_by_convert_alone(name: str) -> None:
     assert slim.cost(body, image, 0.5).params < 0.6 * slim.cost(body, image, 1.0).params
     assert net([image[0]])[0]["boxes"].shape[1] == 4
     assert slimming_of(net).width == 0.5
+
+
+def test_what_torch_cannot_export_is_named(tmp_path: Path) -> None:
+    """The number of boxes that non-maximum suppression keeps decides how a detector goes on."""
+    net = converted(detector(norm="group")).eval()
+    with pytest.raises(
+        ValueError, match=r"cannot follow the forward of Detector: .* \(at boxes.py:\d+ in _batched_nms"
+    ):
+        slim.export(net, tmp_path / "whole", [0.5], ([torch.rand(3, 64, 64)],), formats=["torch"])
+    assert not (tmp_path / "whole").exists()
