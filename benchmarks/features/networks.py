@@ -12,7 +12,7 @@ from torch import nn
 
 import slimlib as slim
 from benchmarks.records.folder import ResultsFolder
-from benchmarks.running.jobs import Job, trained_network
+from benchmarks.running.jobs import Job, committed_network, trained_network
 from benchmarks.settings.run import RunSettings
 from tasks.points import OperatingPoint
 from tasks.task import SupervisedTask
@@ -42,7 +42,7 @@ class Trained:
 def find(settings: RunSettings, job: Job, task: SupervisedTask) -> Trained | None:
     """The network that a job has trained, its statistics computed for every width; None where there is none.
 
-    It is what a run has kept, or `results/networks/<name>-<seed>-<hash of the training>.safetensors`.
+    It is what a run has kept, or what `benchmarks.networks` has.
 
     Raises:
         ValueError: that file is of another network.
@@ -53,9 +53,8 @@ def find(settings: RunSettings, job: Job, task: SupervisedTask) -> Trained | Non
     state = Checkpoint(path, f"{job.training}-{job.seed}").read()
     if state is not None:
         return _ready(settings, job, task, slimmable(recipe, task, dense, state["net"]), path)
-    for path in (settings.results / "networks").glob(f"*-{job.seed}-{job.training}.safetensors"):
-        return _ready(settings, job, task, slim.load(path, into=dense), path)
-    return None
+    path = committed_network(settings, job)
+    return _ready(settings, job, task, slim.load(path, into=dense), path) if path.exists() else None
 
 
 def slimmable(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
 
 import pandas as pd
+from torch import Tensor
 
 from benchmarks.analysis.grid import Grid
 from benchmarks.features.importance import POSITIONS, curve, first_quarter
@@ -23,14 +24,22 @@ def by_recipe(looked: Sequence[Looked]) -> dict[str, list[Looked]]:
     return found
 
 
-def quarters(looked: Sequence[Looked]) -> dict[str, dict[str, list[float]]]:
-    """Measure -> recipe -> what the first quarter of the channels has of it, in %, a value a seed."""
-    found: dict[str, dict[str, list[float]]] = {}
+def shares_of(looked: Sequence[Looked]) -> dict[str, dict[str, list[Tensor]]]:
+    """Measure -> recipe -> the curve over channel order of each seed, where there is one."""
+    found: dict[str, dict[str, list[Tensor]]] = {}
     for one in looked:
         for measure, shares in one.curves().items():
             if not shares.isnan().any():
-                found.setdefault(measure, {}).setdefault(one.trained.recipe.name, []).append(first_quarter(shares))
+                found.setdefault(measure, {}).setdefault(one.trained.recipe.name, []).append(shares)
     return found
+
+
+def quarters(looked: Sequence[Looked]) -> dict[str, dict[str, list[float]]]:
+    """Measure -> recipe -> what the first quarter of the channels has of it, in %, a value a seed."""
+    return {
+        measure: {recipe: [first_quarter(shares) for shares in seeds] for recipe, seeds in of.items()}
+        for measure, of in shares_of(looked).items()
+    }
 
 
 def tidy(looked: Sequence[Looked]) -> str:

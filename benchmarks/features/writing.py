@@ -6,13 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
-
 from benchmarks.analysis.grid import markdown
 from benchmarks.features.figures import Files, correlations, importance, kernels, patches
 from benchmarks.features.importance import MEASURES, POSITIONS
 from benchmarks.features.looking import FeatureSettings, Looked, excited, first_kernels
-from benchmarks.features.tables import by_recipe, grids, listed, mean_of, quarters, tidy
+from benchmarks.features.tables import by_recipe, grids, listed, mean_of, quarters, shares_of, tidy
 from benchmarks.report.learned import INDEX, Drawn, Learned
 from tasks.atomic import write_atomically
 from tasks.points import name_of_width
@@ -44,7 +42,7 @@ def write(folder: Path, looked: Sequence[Looked], held_out: HeldOut, settings: F
     }
     content["table.csv"] = tidy(looked)
     content["table.md"] = "\n\n".join([f"# {figures[0].finding}", caption, *map(markdown, grids(looked))]) + "\n"
-    drawn = [Drawn(file=f"{one.name}.png", note=f"{one.finding}. {one.note}") for one in figures]
+    drawn = [Drawn(file=f"{one.name}.png", finding=one.finding, note=one.note) for one in figures]
     content[INDEX] = (
         Learned(finding=figures[0].finding, caption=caption, figures=drawn).model_dump_json(indent=1) + "\n"
     )
@@ -67,11 +65,7 @@ def _figures(looked: Sequence[Looked], held_out: HeldOut, settings: FeatureSetti
 
 
 def _importance(looked: Sequence[Looked]) -> Figure:
-    curves: dict[str, dict[str, list[Tensor]]] = {}
-    for one in looked:
-        for measure, shares in one.curves().items():
-            curves.setdefault(measure, {}).setdefault(one.trained.recipe.name, []).append(shares)
-    found = quarters(looked)
+    curves, found = shares_of(looked), quarters(looked)
     finding = "The first quarter of the channels has " + "; ".join(
         f"{listed(found[measure], '.0f', ' %')} of the {measure}" for measure in reversed(MEASURES) if measure in found
     )

@@ -14,10 +14,11 @@ INDEX = "features.json"
 
 
 class Drawn(BaseModel):
-    """A figure: its file, and what is to be seen."""
+    """A figure: its file, what it shows, and how to read it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     file: str
+    finding: str
     note: str
 
 
@@ -39,11 +40,11 @@ def learned(results: Path, album: Album) -> Iterator[Json]:
             album.damaged[path] = f"{path.name}: {str(error).splitlines()[0]}"
             continue
         left_out: list[Json] = []
-        drawn = [(one.note, album.source(path.parent / Path(one.file).name, left_out)) for one in said.figures]
+        drawn = [(one, album.source(path.parent / Path(one.file).name, left_out)) for one in said.figures]
         yield {
             "where": " · ".join(path.parent.relative_to(results).parts),
             "finding": said.finding,
             "caption": said.caption,
-            "figures": [{"note": note, "source": source} for note, source in drawn if source is not None],
+            "figures": [{**dict(one), "source": source} for one, source in drawn if source is not None],
             "left_out": left_out,
         }

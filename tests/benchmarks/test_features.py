@@ -270,3 +270,12 @@ def test_super_resolution_is_looked_at_too(tmp_path: Path) -> None:
     assert run([*words, "tracker=none"]) == DONE
     assert main([*words, "features.images=4"]) == DONE
     assert (tmp_path / "sr/features/tiny/patches.png").exists()
+
+
+@pytest.mark.parametrize("said", ["{", '{"finding": "x", "caption": "x", "figures": [{"file": "x.png"}]}'])
+def test_the_report_tells_what_it_cannot_read(said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "classification/features/tiny"
+    folder.mkdir(parents=True)
+    (folder / "features.json").write_text(said)
+    assert report([f"results={tmp_path}"]) == FAILED
+    assert f"error: damaged, left out: {folder}: features.json: " in capsys.readouterr().err
