@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import slimlib as slim
 from tasks.points import PointResult, Scores
-from tasks.training.per_input import train_per_input
+from tasks.training.per_input import RuleFinder, rule_of, train_per_input
 from tasks.training.planned import train_planned
 from tasks.training.problem import Problem
 from tasks.training.recipe import Recipe
@@ -130,6 +130,7 @@ class SupervisedTask(Problem):
     eval_sets: tuple[str, ...]
     step_unit = "steps"
     follows = "loss"
+    rule_finder: type[RuleFinder] = RuleFinder
 
     def baselines(self) -> dict[str, Scores]:
         """None; see `Task.baselines`."""
@@ -146,7 +147,7 @@ class SupervisedTask(Problem):
     def train(self, recipe: Recipe, run: TrainingRun) -> list[PointResult]:
         """By the training loop that all supervised tasks share; see `Task.train`."""
         if recipe.per_input is not None:
-            return train_per_input(self, recipe, run)
+            return train_per_input(self, recipe, run, self.rule_finder)
         return (train_recipe if recipe.budgets is None else train_planned)(self, recipe, run)
 
     def keep(self, trained: nn.Module, recipe: Recipe, path: Path) -> None:
@@ -157,6 +158,8 @@ class SupervisedTask(Problem):
     def show(self, recipe: Recipe, path: Path) -> Showcase | None:
         """What the network that `keep` wrote puts out at each of its widths."""
         net = slim.load(_network(path), into=recipe.build(self)).eval()
+        if recipe.per_input is not None:
+            return self.show_widths(net, rule_of(self, recipe, net, self.rule_finder))
         return self.showcase({point.label: partial(point.run, net) for point in recipe.points(self)})
 
     def held_out(self, count: int) -> HeldOut:
@@ -166,6 +169,10 @@ class SupervisedTask(Problem):
             ValueError: its inputs are no images of one size.
         """
         raise ValueError(f"task={self.name} has no images of one size to look at")
+
+    def show_widths(self, net: nn.Module, rule: Any) -> Showcase | None:
+        """Inputs by the width that a rule gives them; None where there is nothing to see."""
+        return None
 
     def showcase(self, nets: Mapping[str, Callable[..., Any]]) -> Showcase | None:
         """The networks' outputs, labelled by their keys; None where there is nothing to see."""

@@ -47,9 +47,9 @@ REASONS = (
     Reason(
         "routing",
         "",
-        "torch.profiler shows the operations of the full width, over groups of fewer samples, and a gather of inputs "
-        "and outputs. Each group brings its own kernels into the caches and into oneDNN's format, which the "
-        "full width does once for all; narrow depthwise convolutions are bound by memory, not by multiply-adds.",
+        "torch.profiler on MobileNet v1 (224 px, batch 8, widths equally often, .48 of the multiply-adds): pointwise "
+        "convolutions take .57 of the full width's time, depthwise ones .89, BatchNorm .23; gathering the samples "
+        "takes less than .01. Groups of two are too few for the kernels to be as efficient as over the whole batch.",
     ),
     Reason("spectrum", "", COPIES),
     Reason("calibration", "", COPIES),

@@ -24,7 +24,7 @@ from tasks.classification.loading import load
 from tasks.classification.normalise import IMAGENET, measured
 from tasks.classification.optimizer import make_optimizer
 from tasks.classification.settings import ClassificationSettings
-from tasks.classification.showcase import guesses
+from tasks.classification.showcase import by_width, guesses
 from tasks.classification.sources import find_source
 from tasks.points import AS_IT_IS, OperatingPoint, Scores
 from tasks.task import HeldOut, Showcase, SupervisedTask
@@ -32,6 +32,7 @@ from tasks.training.problem import CPU
 from tasks.training.ranks import WHOLE, Shard
 from tasks.training.run import derive_seed
 from tasks.training.sampling import sampled
+from tasks.training.width_rules import WidthRule
 
 EVALUATION_BATCH = 256
 SHOWN = ("digits",)  # data whose images may be shown in a figure: their licence says so
@@ -177,6 +178,13 @@ class Classification(SupervisedTask):
             return None
         images = next(iter(self._evaluation.values()))
         return Showcase(guesses(nets, images, self._normalisation, self._centre(images)))
+
+    def show_widths(self, net: nn.Module, rule: WidthRule) -> Showcase | None:
+        """Held-out images by the width that they get; None for images that may not be shown."""
+        if self.settings.data not in SHOWN:
+            return None
+        images = next(iter(self._evaluation.values()))
+        return Showcase(by_width(net, rule, images, self._normalisation, self._centre(images)))
 
     def _where_decoded(self, seed: int, first: int, shard: Shard) -> tuple[CropWhereDecoded | CentreCrop | None, int]:
         """What happens to a training image where it is decoded, and the shorter side that this needs (0: all)."""

@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from matplotlib import colormaps
 from matplotlib.figure import Figure
-from torch import Tensor
+from matplotlib.patches import Rectangle
+from torch import Tensor, nn
 
 from tasks.pixels import png
-from tasks.sr.data import ImageSet
+from tasks.sr.data import ImageSet, to_float
 from tasks.sr.evaluate import bicubic_upscaler, network_upscaler
 from tasks.sr.images import as_rgb
 from tasks.sr.metrics import Protocol, psnr
+from tasks.sr.patches import Tiling
 from tasks.sr.photos import HeldOut
+from tasks.sr.routing import BICUBIC, PatchRule
 from tasks.task import Showcase
 
 DETAIL = 96  # height and width of a crop, in high-resolution pixels
@@ -111,3 +115,28 @@ def _show(cell: Any, crop: Crop) -> None:
     cell.set_title(f"{crop.label}\n{score}", fontsize=8)
     cell.set_xticks([])
     cell.set_yticks([])
+
+
+@torch.no_grad()
+def patches_by_width(net: nn.Module, rule: PatchRule, images: ImageSet) -> Figure:
+    """Each photograph, grey, under the colours of the widths that its patches get."""
+    names = [BICUBIC, *(rule.named(width) for width in rule.widths)]
+    colours = [colormaps["viridis"](place / max(len(names) - 1, 1)) for place in range(len(names))]
+    figure = Figure(figsize=(4 * len(images), 4.6), layout="constrained")
+    cells = figure.subplots(1, len(images), squeeze=False)[0]
+    for cell, (low, _) in zip(cells, images, strict=True):
+        image = to_float(as_rgb(low)[None])
+        tiling = Tiling.of(*image.shape[2:])
+        choice = rule.choose(image, tiling.cut(image), tiling).tolist()
+        cell.imshow(image[0].mean(0).numpy(), cmap="gray", vmin=0, vmax=1)
+        corners = [(top, left) for top in tiling.tops for left in tiling.lefts]
+        for (top, left), chosen in zip(corners, choice, strict=True):
+            colour = colours[chosen]
+            cell.add_patch(
+                Rectangle((left, top), tiling.side[1], tiling.side[0], facecolor=(*colour[:3], 0.35), edgecolor=colour)
+            )
+        cell.set_xticks([])
+        cell.set_yticks([])
+    handles = [Rectangle((0, 0), 1, 1, color=colour) for colour in colours]
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, title="width")
+    return figure

@@ -14,22 +14,19 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
 from slimlib.core.width import round_channels
-from tasks.points import AS_IT_IS, OperatingPoint, PointResult, Scores
+from tasks.points import AS_IT_IS, OperatingPoint, Scores
 from tasks.sr.data import ImageSet, random_patches
 from tasks.sr.evaluate import bicubic_upscaler, evaluate, evaluate_upscaler
 from tasks.sr.metrics import PROTOCOLS
 from tasks.sr.networks import Edsr, wdsr_a, wdsr_b
 from tasks.sr.photos import EVALUATION
-from tasks.sr.routing import PatchRuleFinder
+from tasks.sr.routing import PatchRule, PatchRuleFinder
 from tasks.sr.settings import SrSettings
-from tasks.sr.showcase import compared
+from tasks.sr.showcase import compared, patches_by_width
 from tasks.sr.sources import find_source
 from tasks.task import HeldOut, Metric, Showcase, SupervisedTask
-from tasks.training.per_input import train_per_input
 from tasks.training.problem import CPU
 from tasks.training.ranks import WHOLE, Shard
-from tasks.training.recipe import Recipe
-from tasks.training.run import TrainingRun
 
 SHOWN = ("photos",)  # data whose images may be shown in a figure: their licence says so
 
@@ -48,6 +45,7 @@ class SuperResolution(SupervisedTask):
 
     name = "sr"
     metrics = (Metric("psnr", "dB", "higher"), Metric("ssim", "", "higher"))
+    rule_finder = PatchRuleFinder
 
     def __init__(self, settings: SrSettings) -> None:
         self.settings = settings
@@ -118,12 +116,6 @@ class SuperResolution(SupervisedTask):
         """What networks are trained on."""
         return self._train
 
-    def train(self, recipe: Recipe, run: TrainingRun) -> list[PointResult]:
-        """As all supervised tasks do; widths for inputs are chosen for patches of images."""
-        if recipe.per_input is not None:
-            return train_per_input(self, recipe, run, PatchRuleFinder)
-        return super().train(recipe, run)
-
     def split(self, share: float) -> tuple[Self, Self]:
         """Whole images are held out, evenly over the set."""
         parts = copy.copy(self), copy.copy(self)
@@ -165,3 +157,7 @@ class SuperResolution(SupervisedTask):
         if self.settings.data not in SHOWN:
             return None
         return compared(nets, self.evaluation[0], EVALUATION, self._protocol)
+
+    def show_widths(self, net: nn.Module, rule: PatchRule) -> Showcase | None:
+        """The held-out photographs, and the width of each of their patches; None for images that may not be shown."""
+        return Showcase(patches_by_width(net, rule, self.evaluation[0])) if self.settings.data == "photos" else None

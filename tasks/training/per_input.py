@@ -35,7 +35,7 @@ ROUNDS = 5
 
 
 def train_per_input(
-    task: Problem, recipe: Recipe, run: TrainingRun, finder: Callable[..., RuleFinder] | None = None
+    task: Problem, recipe: Recipe, run: TrainingRun, finder: Callable[..., RuleFinder]
 ) -> list[PointResult]:
     """Train the network of a recipe without the data that are held out, find its rules on these, and score them.
 
@@ -55,12 +55,20 @@ def train_per_input(
     widths = sorted(recipe.evaluated(task))
     needed = [OperatingPoint.of_width(width) for width in widths]
     calibrate(learned, recipe, net, needed, derive_seed(run.seed, "calibration"), run.device, run.ranks)
-    found = (finder or RuleFinder)(loop, held_out, net.eval(), widths)
+    found = finder(loop, held_out, net.eval(), widths)
     points = found.points()
     results = measured(task, net, points)
     timed = [replace(one, **found.milliseconds(point)) for one, point in zip(results, points, strict=True)]
     run.watch.trained(None, net)
     return sorted(checked(timed), key=by_cost)
+
+
+def rule_of(task: Problem, recipe: Recipe, net: nn.Module, finder: Callable[..., RuleFinder]) -> Any:
+    """The rule of a recipe at its middle cost, found again for a trained network; to look at, not to measure."""
+    learned, held_out = task.split(HELD_OUT)
+    loop = Loop(learned, recipe, TrainingRun(1, seed=0))
+    points = finder(loop, held_out, net.eval(), sorted(recipe.evaluated(task))).points()
+    return points[len(points) // 2].what
 
 
 class RuleFinder:
