@@ -65,9 +65,8 @@ def by_width(
         rule: chooses a width for each image.
         images, normalisation, prepare: as of `guesses`.
     """
-    pixels = torch.stack(
-        [i if prepare is None else prepare(i) for i in map(images.read, range(min(len(images), LOOK)))]
-    )
+    read = map(images.read, range(min(len(images), LOOK)))
+    pixels = torch.stack([image if prepare is None else prepare(image) for image in read])
     answer = rule.answer(net, normalisation(pixels.float() / 255))
     right = (answer.output.argmax(1).cpu() == images.labels[: len(pixels)]).tolist()
     places = {width: [i for i, own in enumerate(answer.widths) if own == width] for width in rule.widths}

@@ -117,6 +117,21 @@ def test_patches_are_routed_within_their_cost(tmp_path_factory: pytest.TempPathF
 
 
 @pytest.mark.parametrize(
+    ("name", "ablation", "recipe"),
+    [("classification", "dynamic", "cascade by largest probability"), ("sr", "routing", "patches, by difficulty")],
+)
+def test_the_shown_network_draws_inputs_by_width(name: str, ablation: str, recipe: str, tmp_path: Path) -> None:
+    task, recipes = task_of(name, ablation)
+    kept: list[Any] = []
+    watch = Watch(trained=lambda _, net: kept.append(net))
+    task.train(recipes[recipe], TrainingRun(5, seed=0, watch=watch))
+    task.keep(kept[0], recipes[recipe], tmp_path / "net")
+    shown = task.show(recipes[recipe], tmp_path / "net")
+    assert shown is not None and len(shown.figure.axes) >= 1
+    assert list(recipes)[-1] == recipe, "the last one is shown"
+
+
+@pytest.mark.parametrize(
     ("change", "says"),
     [
         ({"per_input": "guess"}, "guess.*gate"),
