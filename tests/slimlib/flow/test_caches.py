@@ -49,6 +49,10 @@ def test_a_cache_of_one_width_does_not_meet_another(bias, used):
     assert torch.equal(net(x), full)
     slim.set_width(net, 0.5)
     assert torch.equal(net(x), half)
+    served = slim.freeze(net, widths=[0.5, 1.0])
+    for width, expected in ((1.0, full), (0.5, half), (1.0, full)):
+        slim.set_width(served, width)
+        assert torch.allclose(served(x), expected, atol=1e-6)
 
 
 def test_a_dict_that_is_no_cache_keeps_what_is_in_it():
