@@ -26,18 +26,24 @@ WIDTHS = (0.25, 0.5, 0.75, 1.0)
 INFERENCE_SIZES = {"MobileNet v1": 224, "MobileNet v2": 224, "ResNet-50": 224, "WDSR-A": 96}
 SPECTRUM_BATCHES = ((32, 2), (128, 1))  # images in a batch, batches
 ON_CPU = ("export", "search", "latency", "routing", "policies")
-PARTS = ("inference", "folded", "training", "memory", "switching", "spectrum", *ON_CPU)
-NETWORKS = (*TRAINING_SIZES, *MODELS)
+PARTS = ("inference", "folded", "training", "memory", "switching", "spectrum", "detection", *ON_CPU)
+DETECTORS = ("Faster R-CNN",)
+NETWORKS = (*TRAINING_SIZES, *MODELS, *DETECTORS)
 GPU_BATCHES = 8
 """Times the images of a CPU's training step that a step has on a GPU, which would have too little to do."""
 
 
 def measure(part: str, network: str, *, rounds: int, device: torch.device) -> Iterator[Measurement]:
     """The measurements of one part on one network."""
-    if (part == "policies") != (network in MODELS):
+    if (part == "policies") != (network in MODELS) or (part == "detection") != (network in DETECTORS):
         return
     if part == "policies":
         yield from policies(network, rounds=rounds)
+        return
+    if part == "detection":
+        from benchmarks.perf.detecting import detecting  # its packages are an extra
+
+        yield from detecting(network, widths=WIDTHS, side=320, rounds=max(rounds // 3, 1), device=device)
         return
     size, batch = TRAINING_SIZES[network]
     batch *= GPU_BATCHES if device.type == "cuda" else 1

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.utils._pytree import register_dataclass
 
 REGIONS = 64
@@ -38,7 +38,7 @@ class Learned:
     def from_pyramid(self, teacher: Learned) -> Tensor:
         """Mean squared error of the features, averaged over the levels."""
         pairs = zip(self.features.values(), teacher.features.values(), strict=True)
-        return torch.stack([F.mse_loss(own, taught) for own, taught in pairs]).mean()
+        return self._tied(torch.stack([F.mse_loss(own, taught) for own, taught in pairs]).mean())
 
     def from_heads(self, teacher: Learned) -> Tensor:
         """Distance of what the shared heads make of both pyramids, at all anchors and at the teacher's surest regions.
@@ -49,7 +49,12 @@ class Learned:
         with torch.no_grad():
             taught = teacher._outputs(regions)
         pairs = zip(self._outputs(regions), taught, strict=True)
-        return torch.stack([DISTANCES[kind](own, other) for (kind, own), (_, other) in pairs]).sum()
+        return self._tied(torch.stack([DISTANCES[kind](own, other) for (kind, own), (_, other) in pairs]).sum())
+
+    def _tied(self, distance: Tensor) -> Tensor:
+        """DistributedDataParallel waits for a gradient of every parameter, also of those that only the losses need."""
+        several = distributed.is_available() and distributed.is_initialized()
+        return distance + 0 * self.loss if several else distance
 
     def _outputs(self, regions: list[Tensor]) -> list[tuple[str, Tensor]]:
         """The outputs of all heads, each with the kind that it is."""

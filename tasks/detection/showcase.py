@@ -120,12 +120,12 @@ def _grid(rows: Sequence[Sequence[Picture]]) -> Figure:
 
 
 def _finding(rows: Sequence[Sequence[Picture]]) -> str:
-    """How many objects there are, and each network finds."""
+    """How many objects there are, and how many each network puts out, right or wrong."""
     counts: dict[str, int] = {}
     for row in rows:
         for picture in row[1:]:
             counts[picture.label] = counts.get(picture.label, 0) + (picture.objects or 0)
-    return f"of {counts.pop('annotated')} objects found: " + ", ".join(f"{n} at {label}" for label, n in counts.items())
+    return f"{counts.pop('annotated')} objects; found: " + ", ".join(f"{n} at {label}" for label, n in counts.items())
 
 
 def _files(rows: Sequence[Sequence[Picture]]) -> Iterator[tuple[str, bytes]]:
