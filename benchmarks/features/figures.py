@@ -15,6 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from benchmarks.analysis.figures import LINES, STYLE, WIDTH_COLOURS, WIDTH_SCALE, image_files
 from benchmarks.features.importance import POSITIONS
@@ -71,15 +72,15 @@ def _tiled(rows: Mapping[str, Sequence[Tile | None]], finding: str, label: str) 
 
 
 def _framed(tile: Tensor, width: float) -> np.ndarray:
-    """[3, h, w] -> [side, side, 3], in the middle and as large as whole pixels allow, with a frame in its colour."""
-    scale = max(1, PIXELS // max(tile.shape[1:]))
-    pixels = tile.repeat_interleave(scale, 1).repeat_interleave(scale, 2)[:, :PIXELS, :PIXELS].permute(1, 2, 0).numpy()
+    """[3, h, w] -> [side, side, 3], in the middle, with a frame in its colour; enlarged by whole pixels, or shrunk."""
+    largest = max(tile.shape[1:])
+    scale = PIXELS // largest if largest <= PIXELS else PIXELS / largest
+    height, across = (max(1, int(scale * size)) for size in tile.shape[1:])
+    pixels = interpolate(tile[None], (height, across), mode="nearest" if scale >= 1 else "area")[0].permute(1, 2, 0)
     framed = np.ones((PIXELS + 2 * FRAME, PIXELS + 2 * FRAME, 3))
-    top, left = ((PIXELS - size) // 2 + FRAME for size in pixels.shape[:2])
-    framed[top - 2 : top + len(pixels) + 2, left - 2 : left + pixels.shape[1] + 2] = WIDTH_COLOURS(WIDTH_SCALE(width))[
-        :3
-    ]
-    framed[top : top + len(pixels), left : left + pixels.shape[1]] = pixels
+    top, left = (PIXELS - height) // 2 + FRAME, (PIXELS - across) // 2 + FRAME
+    framed[top - 2 : top + height + 2, left - 2 : left + across + 2] = WIDTH_COLOURS(WIDTH_SCALE(width))[:3]
+    framed[top : top + height, left : left + across] = pixels.numpy()
     return framed
 
 

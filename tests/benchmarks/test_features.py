@@ -12,6 +12,7 @@ from torch import nn
 
 import slimlib as slim
 from benchmarks.features.__main__ import main, read
+from benchmarks.features.figures import _framed
 from benchmarks.features.importance import (
     POSITIONS,
     curve,
@@ -279,3 +280,17 @@ def test_the_report_tells_what_it_cannot_read(said: str, tmp_path: Path, capsys:
     (folder / "features.json").write_text(said)
     assert report([f"results={tmp_path}"]) == FAILED
     assert f"error: damaged, left out: {folder}: features.json: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", [(3, 3), (8, 5), (24, 24), (48, 31)])
+def test_tiles_are_shown_whole_whatever_their_size(size: tuple[int, int]) -> None:
+    tile = torch.zeros(3, *size)
+    tile[0, size[0] // 2 :], tile[1, :, size[1] // 2 :] = 1, 1
+    shown = _framed(tile, 1.0)
+    assert shown.shape == (30, 30, 3)
+    inside = shown[:, :, 2] == 0
+    corners = shown[inside.any(1)][:, inside.any(0)]
+    assert [corners[y, x, :2].tolist() for y in (0, -1) for x in (0, -1)] == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    height, across = corners.shape[:2]
+    assert max(height, across) == 24
+    assert height / across == pytest.approx(size[0] / size[1], rel=0.1)
