@@ -113,7 +113,8 @@ def _look(
             path.replace(path.with_name(path.name + ".corrupt"))
     if settings.overwrite == "always":
         for job in missing:
-            folder.trained(job.training, job.seed).unlink(missing_ok=True)
+            for trained in filter(None, (job.training, job.first)):
+                folder.trained(trained, job.seed).unlink(missing_ok=True)
     return outcomes, missing, damaged
 
 

@@ -64,13 +64,15 @@ def _individuals(loop: Loop) -> list[PointResult]:
         net, lambda _: 0.0, recipe.budgets, example=task.example(), method="uniform", calibrate=inputs
     )  # what it scores does not matter: there is one plan for each budget
     widths = uniform_plans(slimming_of(net).layout)
-    points = {widths[one.plan.channels]: (name, one) for name, one in zip(recipe.points_within(), found, strict=True)}
-    task.widths = tuple(points)
-    results = []
-    for result in train_recipe(task, Recipe(recipe.name, kind="individual"), run):
-        name, one = points[float(result.width or 0)]
-        results.append(replace(result, point=name, kind="plan", width=None, channels=one.plan.channels))
-    return results
+    points = {
+        name: (widths[one.plan.channels], one.plan) for name, one in zip(recipe.points_within(), found, strict=True)
+    }
+    task.widths = tuple(sorted({width for width, _ in points.values()}))
+    at = {result.width: result for result in train_recipe(task, Recipe(recipe.name, kind="individual"), run)}
+    return [
+        replace(at[width], point=name, kind="plan", width=None, channels=plan.channels)
+        for name, (width, plan) in sorted(points.items(), key=lambda item: item[1][0])
+    ]
 
 
 def _first(loop: Loop) -> nn.Module:
@@ -81,6 +83,7 @@ def _first(loop: Loop) -> nn.Module:
     with run.alone("network"):
         state = None if run.trained is None else run.trained.read()
         if state is None:
+            _forget_searches(loop.run)
             net = resumed(own, lambda: start(own, width)).net
             if run.trained is not None:
                 run.trained.write({"net": net.state_dict()})
@@ -108,6 +111,13 @@ def _retrained(loop: Loop, first: nn.Module, plans: Sequence[WidthPlan]) -> nn.M
         return begin(own, net, None, rule)
 
     return resumed(own, make).net
+
+
+def _forget_searches(run: TrainingRun) -> None:
+    """Remove the files of searches in a first network that is there no more."""
+    files = _plan_files(run)
+    for path in files.parent.glob(f"{files.name}-*.json") if files is not None else ():
+        path.unlink()
 
 
 def _plan_files(run: TrainingRun) -> Path | None:

@@ -78,6 +78,12 @@ def test_individual_networks_have_the_channels_of_the_uniform_plans() -> None:
     assert [(r.point, r.channels, r.macs) for r in individual] == [(r.point, r.channels, r.macs) for r in uniform]
 
 
+def test_budgets_that_one_width_fits_best_share_its_network() -> None:
+    individual = train(Recipe("one", kind="individual", budgets=(0.62, 0.6)))
+    assert {r.point for r in individual} == {"budget 0.62", "budget 0.6"}
+    assert individual[0].metrics == individual[1].metrics
+
+
 class Listening(ToyTask):
     """Notes which batches are asked for, and whether they are of what was held out."""
 
@@ -138,6 +144,14 @@ def test_recipes_share_the_first_network_and_the_search(tmp_path: Path) -> None:
     again = train(recipe(retrain="scratch"), **kept(tmp_path, watch=Watch(step=lambda done, _: steps.append(done))))
     assert len(steps) == STEPS, "the second alone is trained"
     assert [r.channels for r in again] == [r.channels for r in once]
+
+
+def test_a_first_network_that_is_trained_anew_is_searched_anew(tmp_path: Path) -> None:
+    train(recipe(), **kept(tmp_path))
+    (searched,) = tmp_path.glob("trained-*.json")
+    searched.write_text(searched.read_text().replace('"weights": "', '"weights": "of another network'))
+    (tmp_path / "trained.pt").unlink()
+    assert train(recipe(), **kept(tmp_path)) == train(recipe())
 
 
 def test_plans_are_retrained_as_switches_would_be_by_hand() -> None:
