@@ -53,6 +53,12 @@ REASONS = (
     ),
     Reason("spectrum", "", COPIES),
     Reason("calibration", "", COPIES),
+    Reason(
+        "plan evaluation",
+        "shared",
+        "By the order in which plans are run, each begins one layer before the one that it changes: little is kept at "
+        "a time. The other order would save that layer, and keep the activations of all layers at once.",
+    ),
 )
 
 
