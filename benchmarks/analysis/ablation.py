@@ -153,8 +153,8 @@ WORDS = ("return",)  # names of metrics that are no abbreviations
 
 
 def shown_name(metric: MetricInfo) -> str:
-    """A metric's name for readers: top1_error -> top-1 error, psnr -> PSNR, return -> return."""
-    name = metric.name.replace("_", " ").replace("top1", "top-1").replace("top5", "top-5")
+    """A metric's name for readers: top1_error -> top-1 error, psnr -> PSNR, box_ap50 -> box AP50, return -> return."""
+    name = metric.name.replace("_ap", " AP").replace("_", " ").replace("top1", "top-1").replace("top5", "top-5")
     return name if " " in name or name in WORDS else name.upper()
 
 
