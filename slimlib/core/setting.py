@@ -54,6 +54,9 @@ def slimmable_parts(net: nn.Module) -> list[Slimming]:
     Raises:
         ValueError: there is none; the message names the call that makes one.
     """
+    own = net.__dict__.get("slim")
+    if own is not None:  # a network is slimmable as a whole: there is no other within
+        return [own]
     parts = [found for m in net.modules() if (found := m.__dict__.get("slim")) is not None]
     if not parts:
         by_hand = any(isinstance(module, tuple(SLIM_LAYERS.values())) for module in net.modules())

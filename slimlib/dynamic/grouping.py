@@ -16,6 +16,7 @@ from slimlib.serving.freezing import Frozen
 
 Channels = tuple[tuple[int, ...], ...]  # of each slimmable part of a network
 Seconds = Callable[[Width, int], float]
+GAIN = 0.05  # that several groups must promise, as sorting samples takes time, too
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,11 @@ def without_small(groups: Sequence[Group], smallest: int) -> list[Group]:
     return made
 
 
-def fastest(groups: Sequence[Group], seconds: Seconds) -> list[Group]:
-    """Join groups with wider ones so that all together take least, by what a group of a size takes at a width."""
+def fastest(groups: Sequence[Group], seconds: Seconds, alone: Seconds | None = None) -> list[Group]:
+    """Join groups with wider ones so that all together take least, by what a group of a size takes at a width.
+
+    `alone`: what the whole batch takes at one width; several groups must beat that by `GAIN`.
+    """
     count = len(groups)
     least: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]  # of the groups before a place: seconds, where each ends
     for end in range(1, count + 1):
@@ -95,6 +99,9 @@ def fastest(groups: Sequence[Group], seconds: Seconds) -> list[Group]:
             options.append((before + seconds(groups[end - 1].width, size), (*ends, end)))
         least.append(min(options))
     ends = least[count][1]
+    whole = sum(len(group.samples) for group in groups)
+    if alone is not None and least[count][0] > (1 - GAIN) * alone(groups[-1].width, whole):
+        ends = (count,)
     return [_one(groups[begin:end]) for begin, end in pairwise((0, *ends))]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from slimlib.dynamic.group_times import GroupTimes
 from slimlib.dynamic.grouping import Group, check_smallest, fastest, groups_of, widths_of_samples, without_small
 
 SmallestGroup = int | Literal["measured"]
+_NORMS: WeakKeyDictionary[nn.Module, list[tuple[str, nn.Module]]] = WeakKeyDictionary()
 
 
 def route(net: nn.Module, x: Any, widths: Sequence[Width] | Tensor, *, smallest_group: SmallestGroup = 1) -> Any:
@@ -61,7 +63,8 @@ def plan_groups(
     if len(groups) < 2 or smallest_group == 1:
         return groups
     if smallest_group == "measured":
-        return fastest(groups, GroupTimes(net, args))
+        times = GroupTimes(net, args, [group.width for group in groups])
+        return fastest(groups, times.among_others, times.alone)
     return without_small(groups, smallest_group)
 
 
@@ -90,9 +93,10 @@ def run_groups(net: nn.Module, args: tuple[Any, ...], groups: Sequence[Group]) -
 
 def check_mode(net: nn.Module) -> None:
     """Raise ValueError where BatchNorm would normalise each group of samples by that group's own statistics."""
-    for name, module in net.named_modules():
-        if not isinstance(module, _BatchNorm):
-            continue
+    norms = _NORMS.get(net)
+    if norms is None:  # a walk over all modules takes longer than a small network
+        norms = _NORMS[net] = [(n, m) for n, m in net.named_modules() if isinstance(m, _BatchNorm)]
+    for name, module in norms:
         without = getattr(module, "running_mean", None) is None and not isinstance(module, SlimBatchNorm)
         if module.training or without:
             mend = "build it with track_running_stats=True" if without else "call net.eval(), or eval() of its norms"
