@@ -49,7 +49,6 @@ def rule_named(name: str, widths: Widths, *, lessons: Lessons | None = None, see
     """
     if lessons is not None and not takes_lessons(name):
         raise ValueError(f"rule '{name}' trains one width alone, which learns from the data; it has no distillation")
-    elsewhere = {"widths": widths, "lesson": lessons, "seed": seed, "distill": None}
     elsewhere = dict(zip(ELSEWHERE, (widths, lessons, seed, None), strict=True))
     return make("rule", RULES, name, own, elsewhere=elsewhere)
 

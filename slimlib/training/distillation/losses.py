@@ -59,7 +59,7 @@ def kl_divergence(temperature: float = 1.0) -> Distillation:
     return partial(_softened_kl, temperature=temperature)
 
 
-def alpha_divergence(smallest: float = -1.0, largest: float = 1.0, clip: float = 5.0) -> Distillation:
+def alpha_divergence(low: float = -1.0, high: float = 1.0, clip: float = 5.0) -> Distillation:
     """The larger of two alpha-divergences of each sample: one punishes a student too sure, one a student too unsure.
 
     With p of the teacher and q of the student, D_alpha = E_q[(p / q)^alpha - 1] / (alpha (alpha - 1)); at alpha = 1 it
@@ -67,7 +67,7 @@ def alpha_divergence(smallest: float = -1.0, largest: float = 1.0, clip: float =
     the ratio are clipped.
 
     Args:
-        smallest, largest: the two values of alpha; not 0.
+        low, high: the two values of alpha; not 0.
         clip: greatest power of the ratio that counts.
 
     Returns:
@@ -78,11 +78,11 @@ def alpha_divergence(smallest: float = -1.0, largest: float = 1.0, clip: float =
 
     Source: Wang et al. 2021 (AlphaNet), sec. 3.2 and 3.3.
     """
-    if not smallest or not largest or not math.isfinite(smallest * largest):
-        raise ValueError(f"alpha_divergence needs two finite values of alpha that are not 0; got {smallest}, {largest}")
+    if not low or not high or not math.isfinite(low * high):
+        raise ValueError(f"alpha_divergence needs two finite values of alpha that are not 0; got {low}, {high}")
     if not clip > 0:
         raise ValueError(f"clip={clip} must be above 0, for example 5.0")
-    return partial(_alpha, alphas=(smallest, largest), clip=clip)
+    return partial(_alpha, alphas=(low, high), clip=clip)
 
 
 def l1(student: Tensor, teacher: Tensor) -> Tensor:

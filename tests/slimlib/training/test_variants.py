@@ -50,7 +50,7 @@ def test_clipping_bounds_what_one_class_can_pull() -> None:
     assert found.abs().max() <= 5
 
 
-@pytest.mark.parametrize("arguments", [{"smallest": 0.0}, {"largest": float("inf")}, {"clip": 0.0}])
+@pytest.mark.parametrize("arguments", [{"low": 0.0}, {"high": float("inf")}, {"clip": 0.0}])
 def test_alpha_divergence_refuses_what_it_cannot_compute(arguments: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="alpha_divergence needs two finite|clip=0.0 must be above 0"):
         alpha_divergence(**arguments)
