@@ -162,7 +162,7 @@ def test_damaged_networks_change_no_result_of_a_run(tmp_path: Path) -> None:
     expected, results = tmp_path / "expected", tmp_path / "results"
     assert toy_run(toy_settings(expected, seeds=(0,))) == 0
     shutil.copytree(expected, results)
-    damages = (b"", b"half a file", None)
+    damages = (b"", b"half a file", b"another half", None)
     for damage, path in zip(damages, [*results.rglob("trained/*.pt"), *results.rglob("*.safetensors")], strict=True):
         path.write_bytes(path.read_bytes()[:-100] if damage is None else damage)
     for path in results.rglob("records/*.json"):

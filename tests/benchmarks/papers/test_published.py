@@ -358,7 +358,12 @@ def change(path: Path, *keys: Any, to: Any) -> None:
             "slimable",
             "unknown source 'slimable'; did you mean 'slimm",
         ),
-        ("tables", ("tables", "s_resnet50", "unit"), "%", "table s_resnet50: unit: Input should be 'percent' or 'dB'"),
+        (
+            "tables",
+            ("tables", "s_resnet50", "unit"),
+            "%",
+            "table s_resnet50: unit: Input should be 'percent', 'dB' or 'times'",
+        ),
         ("tables", ("tables", "s_resnet50", "colums"), [], "table s_resnet50: colums: Extra inputs"),
         ("tables", ("tables",), [], "tables.yaml needs 'tables', a value for each name"),
         ("ours", ("tables", "s_resnet5"), [], "unknown table 's_resnet5'; did you mean 's_resnet50'"),

@@ -18,7 +18,8 @@ from tasks.classification.encoded import FileImages
 from tasks.classification.folders import list_folder
 from tasks.classification.holding_out import hold_out_count
 from tasks.classification.images import DecodedImages, part_of, read_at_least, where
-from tasks.classification.loading import load, sampled
+from tasks.classification.loading import load
+from tasks.training.sampling import sampled
 from tests.tasks.classification.small_files import draw
 
 BATCHES = [[3, 1], [0, 5, 5], [4], [2, 1, 0, 3]]

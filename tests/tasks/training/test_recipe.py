@@ -6,8 +6,10 @@ import json
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
-from slimlib import Sandwich
+from slimlib import Sandwich, models
 from slimlib.training.named import parameters_of
 from slimlib.training.rules import RULES, rule_parameters
 from tasks.training.recipe import DISTILLED, LESSON, Recipe
@@ -148,3 +150,14 @@ def test_a_rule_and_a_loss_of_ones_own_take_their_parameters_by_name(monkeypatch
 def test_keys_of_other_tasks_are_refused(task: str, change: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Recipe.from_mapping(GOOD | change).check_for(task)
+
+
+def test_zero_scale_reaches_the_network() -> None:
+    class OfResNets:
+        def build(self, width: float = 1.0, *, norm: str = "batch") -> nn.Module:
+            return models.build("resnet8", classes=10, size=64, width=width)
+
+    recipe = Recipe("zero", range=(0.25, 1.0), rule="sandwich", zero_scale=True)
+    last = [block.body[-1].weight for block in recipe.build(OfResNets()).features if hasattr(block, "body")]
+    assert len(last) == 3 and not torch.stack([weight.abs().max() for weight in last]).any()
+    assert recipe.training() != recipe.replace(zero_scale=None).training()

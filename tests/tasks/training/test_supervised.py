@@ -132,6 +132,9 @@ KL = BASE.replace(distill="kl_divergence", temperature=4.0)
 L1 = BASE.replace(distill="l1")
 ENSEMBLE = L1.replace(teacher="ensemble")
 AVERAGED = L1.replace(teacher={"averaged": {"decay": 0.9}})
+ALPHA = BASE.replace(distill="alpha_divergence")
+BEST = BASE.replace(rule="nonuniform", samples=3, candidates=3)
+GROWING = BASE.replace(rule="growing", samples=3, alone=1, growth=2)
 CHANGES = {
     "kind": (BASE, Recipe("base", kind="individual")),
     "range": (BASE, BASE.replace(range=(0.25, 1.0))),
@@ -155,8 +158,17 @@ CHANGES = {
     "average": (BASE, BASE.replace(average="moving")),
     "calibrate_on": (BASE, BASE.replace(calibrate_on="plain")),
     "tested": (BASE, BASE.replace(tested="nonuniform")),
+    "low": (ALPHA, ALPHA.replace(low=-2.0)),
+    "high": (ALPHA, ALPHA.replace(high=2.0)),
+    "clip": (ALPHA, ALPHA.replace(clip=0.5)),
+    "candidates": (BASE.replace(rule="nonuniform", samples=3), BEST),
+    "choose": (BEST, BEST.replace(choose="worst")),
+    "alone": (GROWING, GROWING.replace(alone=2)),
+    "growth": (GROWING, GROWING.replace(growth=4)),
 }
 BY_OTHER_TESTS = {"name", "spectrum", "behaviour", "distill_values"}  # the last two: tests/tasks/rl/test_training.py
+BY_OTHER_TESTS |= {"zero_scale", "stability"}  # tests/tasks/training/test_recipe.py, tests/tasks/rl
+BY_OTHER_TESTS |= {"sizes", "per_input", "costs"}  # tests/slimlib/training/test_variants.py, test_per_input.py
 BY_OTHER_TESTS |= set(Choosing.model_fields)  # tests/tasks/training/test_planned.py
 
 
