@@ -167,7 +167,7 @@ CHANGES = {
     "growth": (GROWING, GROWING.replace(growth=4)),
 }
 BY_OTHER_TESTS = {"name", "spectrum", "behaviour", "distill_values"}  # the last two: tests/tasks/rl/test_training.py
-BY_OTHER_TESTS |= {"zero_scale", "stability"}  # tests/tasks/training/test_recipe.py, tests/tasks/rl
+BY_OTHER_TESTS |= {"zero_scale", "stability"}  # tests/tasks/training/test_recipe.py, tests/slimlib/rl
 BY_OTHER_TESTS |= {"sizes", "per_input", "costs"}  # tests/slimlib/training/test_variants.py, test_per_input.py
 BY_OTHER_TESTS |= set(Choosing.model_fields)  # tests/tasks/training/test_planned.py
 
