@@ -102,11 +102,6 @@ class Chain:
     jobs: tuple[Assigned, ...]
     minutes: float
 
-    @property
-    def label(self) -> str:
-        """As the user reads it."""
-        return ", ".join(dict.fromkeys(label(one) for one in self.jobs))
-
 
 @dataclass(frozen=True)
 class Progress:

@@ -132,14 +132,14 @@ class Rule(ABC):
                 heard = any(teacher.hears(position) for teacher in self._teachers)
                 set_width(net, width)
                 last, size = position == len(step.widths) - 1, self.sizes.get(width)
+                if graphs is not None and taught is not None:
+                    taught = graphs.hold(taught, "teacher")
+                run = partial(_pass, step, lesson, taught, width, heard, scaler, size)
                 with _gradients_stay_local(net, last=last):
-                    if graphs is None:
-                        losses[width], output = _pass(step, lesson, taught, width, heard, scaler, size)
-                    else:
-                        taught = None if taught is None else graphs.hold(taught, "teacher")
+                    if graphs is not None:
                         key = slimming_of(net).channels, lesson, len(step.widths), heard, size
-                        work = partial(_pass, step, lesson, taught, width, heard, scaler, size)
-                        losses[width], output = graphs.run(key, work)
+                        run = partial(graphs.run, key, run)
+                    losses[width], output = run()
                 if heard:
                     step.keep(width, output)
                 del output
