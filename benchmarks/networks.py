@@ -16,13 +16,11 @@ import torch
 from rich.console import Console
 
 import slimlib as slim
-from benchmarks.records.folder import ResultsFolder
 from benchmarks.running.command import DONE, FAILED, command, say
 from benchmarks.running.jobs import Job, chains, committed_network, plan, trained_network
 from benchmarks.settings.run import RunSettings, read_settings
 from benchmarks.settings.task import make_task
 from tasks.task import SupervisedTask
-from tasks.training.checkpoint import Checkpoint
 from tasks.training.ranks import ALONE
 from tasks.training.run import derive_seed
 from tasks.training.scoring import calibrate
@@ -42,10 +40,7 @@ def _keep_all(settings: RunSettings) -> int:
     if not isinstance(task, SupervisedTask):
         raise ValueError(f"task={settings.task}: only the networks of supervised tasks are kept so")
     for job in jobs:
-        trained = Checkpoint(
-            trained_network(settings, job, ResultsFolder(settings.folder)), f"{job.training}-{job.seed}"
-        )
-        state = trained.read()
+        state = trained_network(settings, job).read()
         if state is None:
             say(console, f"{job.label}: not trained here")
             continue

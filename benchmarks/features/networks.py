@@ -16,7 +16,6 @@ from benchmarks.running.jobs import Job, committed_network, trained_network
 from benchmarks.settings.run import RunSettings
 from tasks.points import OperatingPoint
 from tasks.task import SupervisedTask
-from tasks.training.checkpoint import Checkpoint
 from tasks.training.ranks import ALONE
 from tasks.training.recipe import Recipe
 from tasks.training.run import derive_seed
@@ -49,10 +48,10 @@ def find(settings: RunSettings, job: Job, task: SupervisedTask) -> Trained | Non
         HostileCheckpointError: the file would run code.
     """
     recipe, dense = job.recipe, job.recipe.build(task)
-    path = trained_network(settings, job, ResultsFolder(settings.folder))
-    state = Checkpoint(path, f"{job.training}-{job.seed}").read()
+    trained = trained_network(settings, job)
+    state = trained.read()
     if state is not None:
-        return _ready(settings, job, task, slimmable(recipe, task, dense, state["net"]), path)
+        return _ready(settings, job, task, slimmable(recipe, task, dense, state["net"]), trained.path)
     path = committed_network(settings, job)
     return _ready(settings, job, task, slim.load(path, into=dense), path) if path.exists() else None
 

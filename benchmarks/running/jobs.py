@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -149,7 +150,7 @@ def _train_and_record(
     identity = f"{job.hash}-{job.seed}"
     path = folder.checkpoint(job.hash, job.seed)
     checkpoint = Checkpoint(path, identity, every=settings.checkpoint_seconds, warn=reporter.note)
-    shared = Checkpoint(trained_network(settings, job, folder), f"{job.training}-{job.seed}", warn=reporter.note)
+    shared = trained_network(settings, job, warn=reporter.note)
     committed = committed_network(settings, job)
     if settings.overwrite != "always" and committed.exists():
         ranks.first(lambda: None if shared.path.exists() else shared.write({"net": load_file(committed)}))
@@ -196,11 +197,13 @@ def first_run(settings: RunSettings, job: Job, run: TrainingRun, reporter: Repor
     )
 
 
-def trained_network(settings: RunSettings, job: Job, folder: ResultsFolder) -> Path:
+def trained_network(settings: RunSettings, job: Job, warn: Callable[[str], None] = warnings.warn) -> Checkpoint:
     """Where the network that this job trains is kept, here or in another ablation that has trained it already."""
+    folder = ResultsFolder(settings.folder)
     folders = [folder] if settings.overwrite == "always" else [folder, *folder.siblings(settings.results)]
     places = [place.trained(job.training, job.seed) for place in folders]
-    return next((path for path in places if path.exists()), places[0])
+    place = next((path for path in places if path.exists()), places[0])
+    return Checkpoint(place, f"{job.training}-{job.seed}", warn=warn)
 
 
 def committed_network(settings: RunSettings, job: Job) -> Path:
