@@ -66,8 +66,7 @@ def _section(name: str, found: Sequence[Collected], rates: Rates, at: Path) -> I
     yield "\n".join(f"- {_recipe(recipe)}" for recipe in ablation["recipes"])
     commands = [(task, scale) for task in tasks for scale in SCALES]
     yield "\n".join(["```bash", *(_command(_words(name, *chosen)) for chosen in commands), "```"])
-    counted = [task for task in tasks if task != "detection"]  # whose proposals no formula counts
-    costs = [f"`task={task}`: {estimate(_settings(name, task, 'paper'), rates)}" for task in counted]
+    costs = [f"`task={task}`: {estimate(_settings(name, task, 'paper'), rates)}" for task in tasks]
     yield f"Estimated at `scale=paper`: {'; '.join(costs)}."
     if not found:
         yield "Nobody has run it yet."
