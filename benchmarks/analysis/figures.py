@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -102,12 +102,13 @@ def _panel(panel: Axes, results: Results, dataset: str) -> None:
         make_logarithmic(panel)
 
 
-def make_logarithmic(panel: Axes) -> None:
-    """Costs over decades, told in plain numbers."""
-    panel.set_xscale("log")
-    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    panel.xaxis.set_minor_locator(NullLocator())
-    panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.12g}"))
+def make_logarithmic(panel: Axes, which: Literal["x", "y"] = "x") -> None:
+    """An axis over decades, told in plain numbers."""
+    panel.set(**{f"{which}scale": "log"})
+    axis = panel.xaxis if which == "x" else panel.yaxis
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(StrMethodFormatter("{x:,.12g}"))
 
 
 def axis_unit(largest: float) -> tuple[float, str]:

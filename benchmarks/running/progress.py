@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
@@ -105,6 +107,16 @@ class LiveReporter:
 
     def _print(self, text: str) -> None:
         self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def reporter_on(console: Console) -> Iterator[Reporter]:
+    """A bar on a terminal, plain lines elsewhere."""
+    if not console.is_terminal:
+        yield LineReporter(console)
+        return
+    with LiveReporter(console) as live:
+        yield live
 
 
 def _told(what: str, value: float) -> str:

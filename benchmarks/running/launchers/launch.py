@@ -14,7 +14,7 @@ from benchmarks.records.folder import ResultsFolder
 from benchmarks.running.command import one_line, settings_want_traces, stopping
 from benchmarks.running.jobs import Job, MakeTask, Outcome, chains, run_job
 from benchmarks.running.launchers.supervising import Workers, supervise
-from benchmarks.running.progress import LineReporter, LiveReporter, Reporter
+from benchmarks.running.progress import Reporter, reporter_on
 from benchmarks.settings.launcher import Joblib, Ray, Slurm
 from benchmarks.settings.run import RunSettings
 from tasks.task import Task
@@ -105,13 +105,7 @@ def _one_after_another(
             reporter.finish(str(outcome))
             return outcome
 
-        if console.is_terminal:
-            with LiveReporter(console) as live:
-                for job in jobs:
-                    if go_on():
-                        yield run(job, live)
-        else:
-            lines = LineReporter(console)
+        with reporter_on(console) as reporter:
             for job in jobs:
                 if go_on():
-                    yield run(job, lines)
+                    yield run(job, reporter)

@@ -1,0 +1,128 @@
+"""Gradients of data and students, taken apart over a training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import slimlib as slim
+from benchmarks.pull import Pulled, main, measure, pull, shared_by_all, taught
+from benchmarks.running.command import DONE, WRONG_SETTINGS
+from benchmarks.running.jobs import plan
+from benchmarks.settings.run import read_settings
+from benchmarks.settings.task import make_task
+from tasks.task import SupervisedTask
+from tasks.training.run import TrainingRun, derive_seed
+from tasks.training.supervised import Loop, start, train_network
+
+WORDS = ["task=classification", "ablation=distillation", "steps=4", "task.model=resnet8", "task.multiplier=0.5"]
+
+
+def loop_of(recipe: str) -> Loop:
+    settings = read_settings([*WORDS, f'only=["{recipe}"]'])
+    task = make_task(settings.task, settings.task_settings)
+    assert isinstance(task, SupervisedTask)
+    return Loop(task, settings.recipes[0], TrainingRun(settings.steps, 0))
+
+
+def test_the_places_are_those_of_the_network_built_for_the_narrowest_width() -> None:
+    loop = loop_of("soft cross-entropy")
+    training = start(loop, None)
+    assert training.rule is not None
+    places = shared_by_all(training.net, training.rule)
+    narrow = loop.task.build(training.rule.widths.smallest)
+    assert [int(place.sum()) for _, place in places] == [parameter.numel() for parameter in narrow.parameters()]
+
+
+def test_data_and_students_are_the_gradients_of_their_losses_alone() -> None:
+    loop = loop_of("soft cross-entropy")
+    training = start(loop, None)
+    net, rule = training.net, training.rule
+    assert rule is not None
+    found = pull(loop, training, 0)
+    images, labels = next(loop.task.batches(range(1), derive_seed(0, "data")))
+    net.train()
+    places = shared_by_all(net, rule)
+
+    def gradient() -> torch.Tensor:
+        flat = torch.cat([p.grad[at] if p.grad is not None else torch.zeros_like(p)[at] for p, at in places])
+        net.zero_grad(set_to_none=True)
+        return flat.double()
+
+    largest, *others = rule.draw()
+    with slim.at_width(net, largest):
+        output = net(images)
+        loop.task.loss(output, labels).backward()
+    data = gradient()
+    for width in others:
+        with slim.at_width(net, width):
+            slim.soft_cross_entropy(net(images), output.detach()).backward()
+    students = gradient()
+    assert found.data == pytest.approx(float(data.norm()), rel=1e-4)
+    assert found.students == pytest.approx(float(students.norm()), rel=1e-4)
+    assert found.cosine == pytest.approx(float(torch.cosine_similarity(data, students, 0)), abs=1e-4)
+
+
+def test_measuring_changes_nothing_of_the_training() -> None:
+    plain, measured = loop_of("ensemble bootstrapping"), loop_of("ensemble bootstrapping")
+    training = start(plain, None)
+    train_network(plain, training)
+    watched = start(measured, None)
+    for step in range(4):
+        pull(measured, watched, step)
+    train_network(measured, watched)
+    for name, value in training.net.state_dict().items():
+        assert torch.equal(value, watched.net.state_dict()[name]), name
+
+
+def test_students_at_half_the_weight_pull_half_as_hard() -> None:
+    whole, tenth = (
+        pull(loop := loop_of(recipe), start(loop, None), 0)
+        for recipe in ("soft cross-entropy", "soft cross-entropy, weight 0.1")
+    )
+    assert tenth.data == pytest.approx(whole.data, rel=1e-5)
+    assert tenth.students == pytest.approx(0.1 * whole.students, rel=1e-3)
+
+
+def test_recipes_without_students_are_left_out() -> None:
+    settings = read_settings([*WORDS])
+    names = [job.recipe.name for job in plan(settings) if taught(job)]
+    assert "soft cross-entropy" in names and not {"individual", "none"} & set(names)
+
+
+def test_the_command_measures_each_recipe_once(tmp_path: Path) -> None:
+    words = [*WORDS, f"results={tmp_path}", 'only=["individual","soft cross-entropy","soft cross-entropy, balanced"]']
+    assert main(words) == DONE
+    folder = tmp_path / "classification" / "pull" / "tiny"
+    table = pd.read_csv(folder / "table.csv")
+    assert set(table.recipe) == {"soft cross-entropy", "soft cross-entropy, balanced"}
+    assert sorted(set(table.step)) == [0, 1, 2, 3]
+    assert "students of 'soft cross-entropy'" in (folder / "table.md").read_text()
+    assert (folder / "figure.png").stat().st_size > 10_000
+    first = {path: path.stat().st_mtime_ns for path in (folder / "recipes").iterdir()}
+    assert main(words) == DONE
+    assert first == {path: path.stat().st_mtime_ns for path in (folder / "recipes").iterdir()}
+
+
+def test_scores_are_those_of_the_trained_network() -> None:
+    loop = loop_of("soft cross-entropy")
+    assert isinstance(loop.task, SupervisedTask)
+    found = measure(loop.task, loop.recipe, loop.run)
+    assert isinstance(found, Pulled) and set(found.scores) == {"0.25", "0.5", "0.75", "1"}
+    assert all(0 <= score <= 100 for score in found.scores.values())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["task=rl"], "ablation=stability"),
+        (["task=classification", 'only=["none"]'], "has students; take ablation=distillation"),
+        (["task=classification", "stepz=3"], "steps"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == WRONG_SETTINGS
+    assert message in capsys.readouterr().err
