@@ -39,7 +39,7 @@ FLOORS = {
         ("tables",),
         ("report", "serve"),
         ("runner",),
-        ("run", "merge", "features", "networks"),
+        ("run", "merge", "features", "networks", "pull"),
         ("campaign",),
     ),
 }
