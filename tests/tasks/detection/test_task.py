@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from tasks.detection.settings import DetectionSettings
 from tasks.detection.task import Detection
 from tasks.points import OperatingPoint
 from tasks.training.checkpoint import Checkpoint
-from tasks.training.ranks import Shard
+from tasks.training.ranks import Shard, joined
 from tasks.training.recipe import Recipe
 from tasks.training.run import TrainingRun, Watch
+from tests.tasks.detection.conftest import SMALL
+from tests.tasks.training.test_ranks import free_port
 
 SWITCHES = Recipe("switches", switches=(0.5, 1.0), rule="every", norm="switchable")
 HEADS = Recipe("heads", range=(0.5, 1.0), rule="sandwich", samples=2, distill="heads", norm="group")
@@ -220,3 +223,20 @@ def test_operating_points_are_scored_each_for_itself(small: dict[str, Any]) -> N
     points = [OperatingPoint.of_width(width) for width in (0.5, 1.0)]
     together = task.evaluate(net, points)
     assert together == [task.evaluate(net, [point])[0] for point in points]
+
+
+def on_rank(index: int, folder: Path, port: int) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(index), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    state: dict[str, Tensor] = {}
+    watch = Watch(trained=lambda _, net: state.update(net.state_dict()))
+    with joined() as ranks:
+        results = make(dict(SMALL), norm="batch").train(SWITCHES, TrainingRun(2, 0, watch=watch, ranks=ranks))
+    torch.save([str(results), state], folder / f"{index}.pt")
+
+
+def test_two_processes_train_one_detector(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(on_rank, (tmp_path, free_port()), nprocs=2)
+    (results, state), (others, of_other) = (torch.load(tmp_path / f"{index}.pt") for index in range(2))
+    assert results == others
+    torch.testing.assert_close(state, of_other, rtol=0, atol=0)

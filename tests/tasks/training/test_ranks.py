@@ -148,6 +148,13 @@ def on_rank(index: int, folder: Path, port: int) -> None:
     (folder / f"{index}.pickle").write_bytes(pickle.dumps(found | {"threads": threads}))
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
 Found = list[dict[str, Any]]
 
 
@@ -160,10 +167,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def found(folder: Path) -> Iterator[Found]:
     """What each of the two ranks had in each of the cases."""
     killed(GROUP, folder / "of-one.pt", at=4, task=PlainTask())
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(on_rank, (folder, port), nprocs=2)
+    torch.multiprocessing.spawn(on_rank, (folder, free_port()), nprocs=2)
     return [pickle.loads((folder / f"{index}.pickle").read_bytes()) for index in range(2)]
 
 
