@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import slimlib as slim
+from benchmarks.analysis.ablation import shown_name
 from benchmarks.analysis.figures import LINES, STYLE, image_files, make_logarithmic
 from benchmarks.analysis.grid import Grid, markdown
 from benchmarks.running.command import DONE, command, say
@@ -37,7 +38,7 @@ from slimlib.core.setting import slimming_of
 from slimlib.training.distillation import Lessons
 from slimlib.training.rule import Rule
 from tasks.atomic import write_atomically
-from tasks.task import SupervisedTask
+from tasks.task import Metric, SupervisedTask
 from tasks.training.recipe import Recipe
 from tasks.training.run import TrainingRun, Watch, derive_seed
 from tasks.training.scoring import score
@@ -74,6 +75,11 @@ class Pulled(BaseModel):
     seed: int
     pulls: list[Pull]
     scores: dict[str, float]
+
+    @property
+    def at_full_width(self) -> float:
+        """Its score at the largest width."""
+        return list(self.scores.values())[-1]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -244,13 +250,13 @@ def written(found: Sequence[Pulled], task: SupervisedTask, about: str) -> dict[s
     """What is written of the recipes, by file name."""
     metric = task.metrics[0]
     head = ["recipe", *(f"pull {part.name}" for part in _parts(found[0].pulls)), "cosine"]
-    head += [f"{metric.name} at {point}" for point in found[0].scores]
+    head += [f"{shown_name(metric)} at {point}" for point in found[0].scores]
     rows = [
         [one.recipe, *(f"{_middle(part.pulls):.2g}" for part in _parts(one.pulls)), f"{_cosine(one):.2f}"]
         + [f"{score:.2f}" for score in one.scores.values()]
         for one in found
     ]
-    finding = _finding(found)
+    finding = _finding(found, metric)
     grid = Grid("Gradient of the students over that of the data (medians)", head, rows)
     tidy = pd.DataFrame([{"recipe": one.recipe, "seed": one.seed} | p.model_dump() for one in found for p in one.pulls])
     files = {f"figure.{kind}": image for kind, image in drawn(found, finding).items()}
@@ -260,11 +266,15 @@ def written(found: Sequence[Pulled], task: SupervisedTask, about: str) -> dict[s
     }
 
 
-def _finding(found: Sequence[Pulled]) -> str:
-    last = {one.recipe: _middle(_parts(one.pulls)[-1].pulls) for one in found}
-    most, least = max(last, key=lambda name: last[name]), min(last, key=lambda name: last[name])
-    of_most = f"Late in the training the students of '{most}' pull {last[most]:.2g} times as hard as the data"
-    return of_most if len(last) == 1 else f"{of_most}, those of '{least}' {last[least]:.2g} times"
+def _finding(found: Sequence[Pulled], metric: Metric) -> str:
+    """The pull of the recipe that ends best at full width beside that of the one that ends worst."""
+    ordered = sorted(found, key=lambda one: one.at_full_width, reverse=metric.better == "higher")
+    told = []
+    for one in dict.fromkeys((0, len(ordered) - 1)):
+        recipe, late = ordered[one], _parts(ordered[one].pulls)[-1].pulls
+        pull = f"its students pull {_middle(late):.2g} times as hard as the data"
+        told.append(f"'{recipe.recipe}' ends at {recipe.at_full_width:.2f} {metric.unit}, where {pull}")
+    return "; ".join(told).replace(" ,", ",")
 
 
 def _middle(pulls: Sequence[Pull]) -> float:

@@ -13,6 +13,7 @@ from benchmarks.analysis.per_input import chooses_for_inputs, grid_of_spent
 from benchmarks.analysis.results import SPREAD_SEEDS, Cell, Results
 from benchmarks.records.record import MetricInfo
 from tasks.points import Spent
+from tasks.task import Metric
 
 COLUMNS = (
     "recipe", "point", "kind", "width", "macs", "params", "dataset", "metric", "mean", "std", "seeds", "values",
@@ -152,7 +153,7 @@ def _rows(results: Results, dataset: str, metric: MetricInfo, text: Callable[[Ce
 WORDS = ("return",)  # names of metrics that are no abbreviations
 
 
-def shown_name(metric: MetricInfo) -> str:
+def shown_name(metric: Metric | MetricInfo) -> str:
     """A metric's name for readers: top1_error -> top-1 error, psnr -> PSNR, box_ap50 -> box AP50, return -> return."""
     name = metric.name.replace("_ap", " AP").replace("_", " ").replace("top1", "top-1").replace("top5", "top-5")
     return name if " " in name or name in WORDS else name.upper()
