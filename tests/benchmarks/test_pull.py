@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import slimlib as slim
-from benchmarks.pull import Pulled, main, measure, pull, shared_by_all, taught
+from benchmarks.pull.__main__ import main, taught
+from benchmarks.pull.measuring import Pulled, measure, pull, shared_by_all
 from benchmarks.running.command import DONE, WRONG_SETTINGS
 from benchmarks.running.jobs import plan
 from benchmarks.settings.run import read_settings

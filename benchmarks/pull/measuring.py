@@ -1,0 +1,150 @@
+"""The gradients of data and students of one recipe, over its training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+import slimlib as slim
+from slimlib.core.setting import slimming_of
+from slimlib.training.distillation import Lessons
+from slimlib.training.rule import Rule
+from tasks.task import SupervisedTask
+from tasks.training.recipe import Recipe
+from tasks.training.run import TrainingRun, derive_seed
+from tasks.training.scoring import score
+from tasks.training.supervised import Loop, Training, start, train_network
+
+POINTS = 40
+"""Steps at which a training is looked at."""
+
+
+class Pull(BaseModel):
+    """Two gradients on the weights that all widths share, before a step.
+
+    Attributes:
+        data, students: their L2 norms.
+        cosine: of the angle between them; NaN where one is nothing.
+    """
+
+    step: int
+    data: float
+    students: float
+    cosine: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times the data's the students' is."""
+        return self.students / self.data if self.data else math.inf
+
+
+class Pulled(BaseModel):
+    """What was measured of a recipe: over its training, and its first metric at each width, by its name."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    recipe: str
+    seed: int
+    pulls: list[Pull]
+    scores: dict[str, float]
+
+    @property
+    def at_full_width(self) -> float:
+        """Its score at the largest width."""
+        return list(self.scores.values())[-1]
+
+
+def measure(task: SupervisedTask, recipe: Recipe, run: TrainingRun) -> Pulled:
+    """Train a recipe, and take its gradients apart at `POINTS` steps, which changes nothing of the training."""
+    pulls: list[Pull] = []
+    every = max(1, run.steps // POINTS)
+
+    def look(step: int, loss: float) -> None:
+        run.watch.step(step, loss)
+        if step % every == 0 and step < run.steps:
+            pulls.append(pull(loop, training, step))
+
+    loop = Loop(task, recipe, replace(run, watch=replace(run.watch, step=look)))
+    training = start(loop, None)
+    pulls.append(pull(loop, training, 0))
+    train_network(loop, training)
+    results = score(task, recipe, training.net, None, seed=run.seed, device=run.device)
+    metric = task.metrics[0].name
+    scores = {result.point: result.metrics[task.eval_sets[0]][metric] for result in results}
+    return Pulled(recipe=recipe.name, seed=run.seed, pulls=pulls, scores=scores)
+
+
+def pull(loop: Loop, training: Training, step: int) -> Pull:
+    """The two gradients before a step, of the batch that it trains with; nothing of the training changes."""
+    net, rule, run = training.net, training.rule, loop.run
+    assert rule is not None
+    net.train()
+    seed = derive_seed(run.seed, "data")
+    inputs, target = next(loop.task.batches(range(step, step + 1), seed, device=run.device))
+    places = shared_by_all(net, rule)
+
+    def gradient(of: Rule) -> Tensor:
+        state = rule.state_dict()
+        with _nothing_changes(net):
+            of.backward(net, inputs, lambda output: loop.task.loss(output, target), autocast=loop.autocast)
+            found = [
+                parameter.grad[place] if parameter.grad is not None else torch.zeros_like(parameter)[place]
+                for parameter, place in places
+            ]
+            flat = torch.cat([part.flatten().double() for part in found])
+        rule.load_state_dict(state)  # so that the next draws the same widths
+        return flat
+
+    data = gradient(rule.taught(_of_data_alone(rule.lessons)))
+    students = gradient(rule) - data
+    norms = float(data.norm()), float(students.norm())
+    cosine = float(data @ students) / (norms[0] * norms[1]) if all(norms) else math.nan
+    return Pull(step=step, data=norms[0], students=norms[1], cosine=cosine)
+
+
+def shared_by_all(net: nn.Module, rule: Rule) -> list[tuple[nn.Parameter, Tensor]]:
+    """Each parameter that the narrowest width uses, and where, as a mask of its shape."""
+    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    with slim.at_width(net, rule.widths.smallest):
+        seen = [
+            view.sum()
+            for part in slimming_of(net).parts
+            for slot in part.slots
+            if isinstance(view := getattr(part.module, slot.name, None), Tensor) and view.requires_grad
+        ]
+        held = {id(slot.store[slot.name]) for part in slimming_of(net).parts for slot in part.slots}
+        full = [parameter.sum() for parameter in parameters if id(parameter) not in held]
+        ones = torch.autograd.grad(torch.stack([*seen, *full]).sum(), parameters, allow_unused=True)
+    return [(p, used != 0) for p, used in zip(parameters, ones, strict=True) if used is not None]
+
+
+@contextmanager
+def _nothing_changes(net: nn.Module) -> Iterator[None]:
+    """Within, gradients begin at nothing; after it gradients, buffers and random numbers are as if it had not been."""
+    buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
+    net.zero_grad(set_to_none=True)
+    with torch.random.fork_rng():
+        yield
+    net.zero_grad(set_to_none=True)
+    for buffer, value in buffers:
+        buffer.data.copy_(value)
+
+
+def _of_data_alone(lessons: Lessons) -> Lessons:
+    """The same, but what a student learns from its teacher counts nothing."""
+    largest, between, smallest = (
+        replace(lesson, distill=_nothing) if lesson.distill is not None else lesson for lesson in lessons.all
+    )
+    return Lessons(between, smallest, largest)
+
+
+def _nothing(student: Any, _: Any) -> Tensor:
+    return 0 * sum((leaf.sum() for leaf in tree_leaves(student)), torch.zeros(()))

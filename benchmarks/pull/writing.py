@@ -1,0 +1,95 @@
+"""What was measured of recipes, as a table and a figure with its finding."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from benchmarks.analysis.ablation import shown_name
+from benchmarks.analysis.figures import LINES, STYLE, image_files, make_logarithmic
+from benchmarks.analysis.grid import Grid, markdown
+from benchmarks.pull.measuring import Pull, Pulled
+from tasks.task import Metric, SupervisedTask
+
+
+def _parts(pulls: Sequence[Pull]) -> dict[str, Sequence[Pull]]:
+    """The first step, the first half after it, and the second half."""
+    half = (len(pulls) + 1) // 2
+    parts = {"at the first step": pulls[:1], "first half": pulls[1:half], "second half": pulls[half:]}
+    return {name: part for name, part in parts.items() if part}
+
+
+def written(found: Sequence[Pulled], task: SupervisedTask, about: str) -> dict[str, bytes | str]:
+    """What is written of the recipes, by file name."""
+    metric = task.metrics[0]
+    head = ["recipe", *(f"pull {name}" for name in _parts(found[0].pulls)), "cosine"]
+    head += [f"{shown_name(metric)} at {point}" for point in found[0].scores]
+    rows = [
+        [one.recipe, *(f"{_middle(part):.2g}" for part in _parts(one.pulls).values()), f"{_cosine(one):.2f}"]
+        + [f"{score:.2f}" for score in one.scores.values()]
+        for one in found
+    ]
+    finding = _finding(found, metric)
+    grid = Grid("Gradient of the students over that of the data (medians)", head, rows)
+    tidy = pd.DataFrame([{"recipe": one.recipe, "seed": one.seed} | p.model_dump() for one in found for p in one.pulls])
+    files = {f"figure.{kind}": image for kind, image in drawn(found, finding).items()}
+    return files | {
+        "table.md": f"# {finding}\n\n{about}\n\n{markdown(grid)}\n",
+        "table.csv": tidy.to_csv(index=False),
+    }
+
+
+def _finding(found: Sequence[Pulled], metric: Metric) -> str:
+    """The pull of the recipe that ends best at full width beside that of the one that ends worst."""
+    ordered = sorted(found, key=lambda one: one.at_full_width, reverse=metric.better == "higher")
+    told = []
+    for one in dict.fromkeys((0, len(ordered) - 1)):
+        recipe = ordered[one]
+        *_, late = _parts(recipe.pulls).values()
+        pull = f"its students pull {_middle(late):.2g} times as hard as the data"
+        told.append(f"'{recipe.recipe}' ends at {recipe.at_full_width:.2f} {metric.unit}, where {pull}")
+    return "; ".join(told)
+
+
+def _middle(pulls: Sequence[Pull]) -> float:
+    return float(pd.Series([pull.ratio for pull in pulls]).median())
+
+
+def _cosine(one: Pulled) -> float:
+    return float(pd.Series([pull.cosine for pull in one.pulls]).mean())
+
+
+def drawn(found: Sequence[Pulled], finding: str) -> dict[str, bytes]:
+    """The ratio of the gradients, and the cosine between them, over the training."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8.6, 4.2), layout="constrained")
+        ratio, cosine = figure.subplots(1, 2)
+        for number, one in enumerate(found):
+            colour, dashes = LINES[number % len(LINES)], ("-", "--", ":")[number // len(LINES) % 3]
+            steps = [pull.step for pull in one.pulls]
+            style = {"color": colour, "linestyle": dashes, "linewidth": 1.3}
+            ratio.plot(steps, _smooth([pull.ratio for pull in one.pulls]), label=_label(one, found), **style)
+            cosine.plot(steps, _smooth([pull.cosine for pull in one.pulls]), **style)
+        make_logarithmic(ratio, "y")
+        ratio.axhline(1, color="0.45", linestyle=":", linewidth=1)
+        ratio.set_title("norm: students over data", fontsize=9)
+        cosine.axhline(0, color="0.45", linestyle=":", linewidth=1)
+        cosine.set_title("cosine between them", fontsize=9)
+        for panel in (ratio, cosine):
+            panel.set_xlabel("step")
+        figure.legend(loc="outside lower center", ncols=min(3, len(found)), frameon=False, fontsize=8)
+        figure.suptitle("\n".join(textwrap.wrap(finding, 95)), fontsize=9)
+        return image_files(figure)
+
+
+def _smooth(values: Sequence[float]) -> Sequence[float]:
+    """The running median of five."""
+    return [float(value) for value in pd.Series(values).rolling(5, center=True, min_periods=1).median()]
+
+
+def _label(one: Pulled, found: Sequence[Pulled]) -> str:
+    return one.recipe if len({other.seed for other in found}) == 1 else f"{one.recipe}, seed {one.seed}"
