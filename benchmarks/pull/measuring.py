@@ -13,8 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-import slimlib as slim
-from slimlib.core.setting import slimming_of
+from slimlib.core.setting import in_use
 from slimlib.training.distillation import Lessons
 from slimlib.training.rule import Rule
 from tasks.task import SupervisedTask
@@ -89,7 +88,7 @@ def pull(loop: Loop, training: Training, step: int) -> Pull:
     net.train()
     seed = derive_seed(run.seed, "data")
     inputs, target = next(loop.task.batches(range(step, step + 1), seed, device=run.device))
-    places = shared_by_all(net, rule)
+    places = list(in_use(net, rule.widths.smallest).items())  # every width uses them
 
     def gradient(of: Rule) -> Tensor:
         state = rule.state_dict()
@@ -108,22 +107,6 @@ def pull(loop: Loop, training: Training, step: int) -> Pull:
     norms = float(data.norm()), float(students.norm())
     cosine = float(data @ students) / (norms[0] * norms[1]) if all(norms) else math.nan
     return Pull(step=step, data=norms[0], students=norms[1], cosine=cosine)
-
-
-def shared_by_all(net: nn.Module, rule: Rule) -> list[tuple[nn.Parameter, Tensor]]:
-    """Each parameter that the narrowest width uses, and where, as a mask of its shape."""
-    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    with slim.at_width(net, rule.widths.smallest):
-        seen = [
-            view.sum()
-            for part in slimming_of(net).parts
-            for slot in part.slots
-            if isinstance(view := getattr(part.module, slot.name, None), Tensor) and view.requires_grad
-        ]
-        held = {id(slot.store[slot.name]) for part in slimming_of(net).parts for slot in part.slots}
-        full = [parameter.sum() for parameter in parameters if id(parameter) not in held]
-        ones = torch.autograd.grad(torch.stack([*seen, *full]).sum(), parameters, allow_unused=True)
-    return [(p, used != 0) for p, used in zip(parameters, ones, strict=True) if used is not None]
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def following(
         group="/".join(settings.folder.relative_to(settings.results).parts),
         settings=flat({"recipe": recipe.settings(), "task": settings.deciding, "steps": settings.steps}),
         follows=task.follows,
-        steps=settings.steps * len(recipe.networks(task)),
+        steps=recipe.steps(task, settings.steps),
         cache=ResultsFolder(settings.folder).cache.absolute(),
     )
     tracking = Tracking(settings.tracker, run, reporter.note)

@@ -122,7 +122,7 @@ def run_job(
     folder = ResultsFolder(settings.folder)
     lock = folder.cache / "locks" / f"{job.training}-{job.seed}"
     try:
-        reporter.start(job.label, settings.steps * len(job.recipe.networks(task)), task.follows)
+        reporter.start(job.label, job.recipe.steps(task, settings.steps), task.follows)
         with held(lock, stop, reporter.note) if ranks.count == 1 else nullcontext():
             if recorded():
                 return Outcome(job, "trained", "done by another process")

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from slimlib.core.layers import SLIM_LAYERS
 from slimlib.core.slimming import Slimming
+from slimlib.core.statistics import is_private
 from slimlib.core.width import Width
 
 
@@ -78,3 +80,22 @@ def slimming_of(net: nn.Module) -> Slimming:
     if len(parts) > 1:
         raise ValueError(f"this module holds {len(parts)} slimmable networks; give one of them, or convert the whole")
     return parts[0]
+
+
+def in_use(net: nn.Module, width: Width) -> dict[nn.Parameter, Tensor]:
+    """The parameters that a width computes with, of those that learn, and where: a mask of the shape of each."""
+    slimming = slimming_of(net)
+    with at_width(net, width), torch.enable_grad():
+        seen = [
+            view
+            for part in slimming.parts
+            for slot in part.slots
+            if isinstance(view := getattr(part.module, slot.name, None), Tensor) and view.requires_grad
+        ]
+        held = {id(slot.store[slot.name]) for part in slimming.parts for slot in part.slots}
+        named = [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
+        full = [p for name, p in named if id(p) not in held and not is_private(name.rpartition(".")[2])]
+        parameters = [parameter for _, parameter in named]
+        used = torch.stack([tensor.sum() for tensor in (*seen, *full)]).sum()
+        ones = torch.autograd.grad(used, parameters, allow_unused=True)
+    return {p: found != 0 for p, found in zip(parameters, ones, strict=True) if found is not None}

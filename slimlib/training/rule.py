@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from slimlib.core.arguments import arguments
@@ -72,6 +73,18 @@ class Rule(ABC):
             step: that they are drawn for: its `net`, and the loss that a width has before it is trained,
                 `step.loss(width)`. Rules that ask for neither need none.
         """
+
+    def ends(self, steps: int) -> list[int]:
+        """The step after which each stage of a training ends, where an ordinary training takes `steps`.
+
+        Raises:
+            ValueError: they are too few.
+        """
+        return [steps]
+
+    def stage(self, number: int, net: nn.Module, optimizer: Optimizer) -> AbstractContextManager[None]:
+        """Within, the optimizer trains what this stage does; each has an optimizer of its own."""
+        return nullcontext()
 
     def lesson(self, width: Width) -> Lesson:
         """What a width learns from."""

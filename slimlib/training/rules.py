@@ -8,6 +8,7 @@ from typing import Any
 
 from slimlib.core.width import Widths
 from slimlib.training.distillation import Lessons
+from slimlib.training.incremental import Incremental
 from slimlib.training.named import make, parameters_of
 from slimlib.training.nonuniform import NonuniformSandwich
 from slimlib.training.rule import Rule
@@ -32,6 +33,7 @@ RULES: Mapping[str, type[Rule]] = MappingProxyType(
         "largest-random": LargestAndRandom,
         "every": EveryWidth,
         "largest": LargestAlone,
+        "incremental": Incremental,
     }
 )
 ELSEWHERE = ("widths", "lesson", "seed", "distill")

@@ -134,6 +134,8 @@ class Recipe(Choosing, Deciding):
                 raise unknown(what, given, table)
         self._check_parameters()
         self._check_scoring()
+        if self.rule == "incremental" and self.norm == "shared":
+            raise ValueError("norm 'shared' has statistics that every width moves; rule: incremental needs another")
         self.check_choosing(individual=False)
         self.check_deciding()
         self.make_rule(0)
@@ -169,6 +171,8 @@ class Recipe(Choosing, Deciding):
         ]
         if self.distill not in ("none", *OF_TASK.get(task, DISTILLATIONS)):
             foreign.append(f"distill: {self.distill}")
+        if policy and self.rule == "incremental":
+            foreign.append(f"rule: {self.rule}")
         if foreign:
             raise ValueError(f"recipe '{self.name}': '{foreign[0]}' has no meaning for task={task}")
 
@@ -237,6 +241,11 @@ class Recipe(Choosing, Deciding):
         if self.kind == "individual":
             return tuple(task.widths) if self.budgets is None else (1.0,) * len(self.budgets)
         return (None,) if self.retrain is None else (None, None)
+
+    def steps(self, task: HasWidths, each: int) -> int:
+        """Of all its networks together, where an ordinary one takes `each`."""
+        one = each if self.kind == "individual" else self.make_rule(0).ends(each)[-1]
+        return len(self.networks(task)) * one
 
     def make_rule(self, seed: int) -> Rule:
         """The training rule, its random widths derived from the recipe's seed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from slimlib.core.setting import slimming_of
 from slimlib.core.width import label
 from slimlib.training.graphs import Graphs
+from slimlib.training.incremental import Incremental
 from slimlib.training.rule import Rule
 from slimlib.training.sandwich import EveryWidth
 from slimlib.training.step import in_lower_precision
@@ -33,13 +35,19 @@ from tasks.training.scoring import score
 
 @dataclass
 class Training:
-    """One network in training. `width` is that of an individual network, None of a slimmable one."""
+    """One network in training.
+
+    Attributes:
+        width: of an individual network; None: a slimmable one.
+        ends: the step after which each stage of it ends.
+    """
 
     net: nn.Module
     width: float | None
     rule: Rule | None
     optimizer: Optimizer
     scheduler: LRScheduler
+    ends: Sequence[int]
     scaler: GradScaler | None = None
     step: int = 0
 
@@ -67,6 +75,11 @@ class Training:
         self.step = int(state["step"])
         if ranks.index < len(state["random"]):
             self._restore_random_states(state["random"][ranks.index])
+
+    @property
+    def finished(self) -> bool:
+        """Whether its last step is done."""
+        return self.step == self.ends[-1]
 
     @property
     def kept(self) -> bool:
@@ -149,11 +162,11 @@ def trained_once(loop: Loop) -> nn.Module:
         saved = read_saved(run.checkpoint).training
         if saved is not None and "gate" in saved:  # a second stage has begun, which needs no more of the first
             training.net.load_state_dict(saved["net"])
-            training.step = run.steps
+            training.step = training.ends[-1]
         return training
 
     first = [make()]  # which is not made again if it has to be trained
-    training = first[0] if first[0].step == run.steps else resumed(loop, lambda: first.pop() if first else make())
+    training = first[0] if first[0].finished else resumed(loop, lambda: first.pop() if first else make())
     _keep_trained(run, training)
     return training.net
 
@@ -187,8 +200,8 @@ def train_network(
     run, number = loop.run, len(before)
     checkpoint, watch, ranks = run.checkpoint, run.watch, run.ranks
     if state is not None:
-        _load(run, training, state)
-    for step, loss in _train(loop, training):
+        _load(loop, training, state)
+    for step, loss in _stages(loop, training):
         watch.step(number * run.steps + step, loss)
         stop, due = ranks.any(watch.stop(), ranks.leads and checkpoint is not None and checkpoint.due())
         if checkpoint is not None and (stop or due):
@@ -220,9 +233,10 @@ def begin(loop: Loop, net: nn.Module, width: float | None, rule: Rule | None) ->
     net.to(run.device)
     # Each rank has other items of the batch, and so draws other dropout; the first draws what a process alone does.
     torch.manual_seed(derive_seed(run.seed, "training" if run.ranks.leads else f"training of rank {run.ranks.index}"))
-    optimizer, scheduler = loop.task.optimizer(net, run.steps)
+    ends = [run.steps] if rule is None else rule.ends(run.steps)
+    optimizer, scheduler = loop.task.optimizer(net, ends[0])
     scaler = GradScaler(run.device.type) if loop.autocast == torch.float16 else None
-    return Training(net, width, rule, optimizer, scheduler, scaler)
+    return Training(net, width, rule, optimizer, scheduler, ends, scaler)
 
 
 def _take_trained(run: TrainingRun, training: Training) -> None:
@@ -233,7 +247,7 @@ def _take_trained(run: TrainingRun, training: Training) -> None:
         return
     try:
         run.ranks.together(lambda: training.net.load_state_dict(state["net"]))
-        training.step = run.steps
+        training.step = training.ends[-1]
     except (KeyError, RuntimeError) as error:
         _set_aside(run, trained, error)
 
@@ -245,18 +259,35 @@ def _keep_trained(run: TrainingRun, training: Training) -> None:
         run.ranks.first(lambda: None if trained.path.exists() else trained.write({"net": net}))
 
 
-def _train(loop: Loop, training: Training) -> Iterator[tuple[int, float]]:
-    """Train to the last step; yields (steps done, loss of the widest) after each."""
+def _stages(loop: Loop, training: Training) -> Iterator[tuple[int, float]]:
+    """Train to the last step, as `_train` does."""
+    for number, end in enumerate(training.ends):
+        if training.step < end:
+            if number and training.step == training.ends[number - 1]:
+                _begin_stage(loop, training, number)
+            rule, net = training.rule, training.net
+            with nullcontext() if rule is None else rule.stage(number, net, training.optimizer):
+                yield from _train(loop, training, end)
+
+
+def _begin_stage(loop: Loop, training: Training, number: int) -> None:
+    """Give it an optimizer and a schedule of its own."""
+    begin, end = (0, *training.ends)[number : number + 2]
+    training.optimizer, training.scheduler = loop.task.optimizer(training.net, end - begin)
+
+
+def _train(loop: Loop, training: Training, end: int) -> Iterator[tuple[int, float]]:
+    """Train to a step; yields (steps done, loss of the widest) after each."""
     task, run = loop.task, loop.run
     data_seed = derive_seed(run.seed, "data")
     training.net.train()
     # Each switch has BatchNorm parameters of its own, which get no gradient from the passes of the others.
     private = training.width is None and slimming_of(training.net).norm.has_private_parameters
     net = run.ranks.wrap(training.net, some_unused=private)
-    steps = range(training.step, run.steps)
+    steps = range(training.step, end)
     batches = task.batches(steps, data_seed, device=run.device, shard=run.ranks.shard)
     recorded = run.graphs and run.device.type == "cuda" and run.ranks.count == 1
-    graphs = Graphs(net) if recorded and (not private or isinstance(training.rule, EveryWidth)) else None
+    graphs = Graphs(net) if recorded and (not private or isinstance(training.rule, EveryWidth | Incremental)) else None
     with nullcontext() if graphs is None else graphs.stream():
         for batch in batches:
             inputs, target = batch if graphs is None else graphs.hold(batch)
@@ -317,8 +348,14 @@ def _set_aside(run: TrainingRun, checkpoint: Checkpoint | None, reason: Exceptio
     run.ranks.first(lambda: checkpoint.set_aside(reason))
 
 
-def _load(run: TrainingRun, training: Training, state: Mapping[str, Any]) -> None:
+def _load(loop: Loop, training: Training, state: Mapping[str, Any]) -> None:
+    ranks = loop.run.ranks
+
+    def load() -> None:
+        _begin_stage(loop, training, bisect_left(training.ends, state["step"]))
+        training.load_state(state, ranks)
+
     try:
-        run.ranks.together(lambda: training.load_state(state, run.ranks))
+        ranks.together(load)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise UnusableState(error) from error

@@ -10,11 +10,12 @@ import torch
 
 import slimlib as slim
 from benchmarks.pull.__main__ import main, taught
-from benchmarks.pull.measuring import Pulled, measure, pull, shared_by_all
+from benchmarks.pull.measuring import Pulled, measure, pull
 from benchmarks.running.command import DONE, WRONG_SETTINGS
 from benchmarks.running.jobs import plan
 from benchmarks.settings.run import read_settings
 from benchmarks.settings.task import make_task
+from slimlib.core.setting import in_use
 from tasks.task import SupervisedTask
 from tasks.training.run import TrainingRun, derive_seed
 from tasks.training.supervised import Loop, start, train_network
@@ -33,7 +34,7 @@ def test_the_places_are_those_of_the_network_built_for_the_narrowest_width() -> 
     loop = loop_of("soft cross-entropy")
     training = start(loop, None)
     assert training.rule is not None
-    places = shared_by_all(training.net, training.rule)
+    places = list(in_use(training.net, training.rule.widths.smallest).items())
     narrow = loop.task.build(training.rule.widths.smallest)
     assert [int(place.sum()) for _, place in places] == [parameter.numel() for parameter in narrow.parameters()]
 
@@ -46,7 +47,7 @@ def test_data_and_students_are_the_gradients_of_their_losses_alone() -> None:
     found = pull(loop, training, 0)
     images, labels = next(loop.task.batches(range(1), derive_seed(0, "data")))
     net.train()
-    places = shared_by_all(net, rule)
+    places = in_use(net, rule.widths.smallest).items()
 
     def gradient() -> torch.Tensor:
         flat = torch.cat([p.grad[at] if p.grad is not None else torch.zeros_like(p)[at] for p, at in places])

@@ -86,9 +86,10 @@ def test_the_ablations_hold_the_recipes_that_they_promise() -> None:
     assert named["distillation"] == [
         *("individual", "none", "none, mean over widths"),
         *("l1", "l1, balanced", "data + l1", "l1, balanced, EMA teacher"),
-        *("mse", "mse, balanced", "data + mse"),
+        *("mse", "mse, balanced", "data + mse", "l1, weight 0.1", "mse, weight 10"),
     ]
-    assert named["switches"] == ["individual", "2 switches", "4 switches", "8 switches", "universal"]
+    switches = ["2 switches", "4 switches", "8 switches", "universal", "incremental", "incremental, equal steps"]
+    assert named["switches"] == ["individual", *switches]
     assert named["samples"] == ["individual", "n=2", "n=3", "n=4", "n=6"]
     sandwich = {r.name: r for r in read_settings([]).recipes}
     assert isinstance(sandwich["sandwich"].make_rule(0), Sandwich)

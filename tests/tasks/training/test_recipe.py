@@ -15,6 +15,7 @@ from slimlib.training.rules import RULES, rule_parameters
 from tasks.training.recipe import DISTILLED, LESSON, Recipe
 from tests.tasks.training.toy import ToyTask
 
+STAGES = {"rule": "incremental", "samples": None, "range": None, "switches": [0.5, 1.0]}
 GOOD: dict[str, Any] = {"name": "r", "range": [0.25, 1.0], "rule": "sandwich", "samples": 4}
 
 
@@ -59,6 +60,10 @@ GOOD: dict[str, Any] = {"name": "r", "range": [0.25, 1.0], "rule": "sandwich", "
         ({"tested": "nonuniform", "range": None, "switches": [0.5, 1.0], "samples": 2}, "needs a range of widths"),
         ({"spectrum": 1}, "at least 2, over a range"),
         ({"behaviour": 0.1}, "behaviour=0.1 must be a width of 0.25 to 1"),
+        ({"rule": "incremental", "samples": None}, "Incremental trains a list of switches"),
+        ({**STAGES, "share": "half"}, "share='half' of the steps that a stage has must be whole or equal"),
+        ({**STAGES, "norm": "shared"}, "norm 'shared' has statistics that every width moves"),
+        ({**STAGES, "distill": "l1"}, "rule 'incremental' trains one width alone"),
         ({"distill": "outputs", "distill_values": -1.0}, "distill_values=-1.0 must be a weight"),
     ],
 )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import slimlib as slim
+from slimlib.core.setting import in_use
 from slimlib.training.distillation import TEACHERS
 from slimlib.training.named import parameters_of
 from slimlib.training.rules import RULES, rule_parameters
@@ -19,13 +21,15 @@ from tasks.training.choosing import Choosing
 from tasks.training.recipe import DISTILLED, LESSON, MEASURED, Recipe, evenly_spaced
 from tasks.training.run import Interrupted, TrainingFailed, TrainingRun, Watch, derive_seed
 from tasks.training.scoring import score
-from tasks.training.supervised import train_recipe
+from tasks.training.supervised import Loop, start, train_network, train_recipe
 from tests.tasks.training.toy import ToyTask
 
 STEPS = 6
 INDIVIDUAL = Recipe("individual", kind="individual")
 SANDWICH = Recipe("sandwich", range=(0.5, 1.0), rule="sandwich", samples=3, distill="mse", calibrate=2)
 SWITCHES = Recipe("switches", switches=(0.5, 1.0), rule="every", norm="switchable")
+INCREMENTAL = Recipe("incremental", switches=(0.5, 0.75, 1.0), rule="incremental", norm="switchable")
+EQUAL = INCREMENTAL.replace(name="equal", share="equal", norm="universal", calibrate=2)
 
 
 def train(recipe: Recipe, *, seed: int = 0, **given: object) -> list[PointResult]:
@@ -44,7 +48,7 @@ def kill_at(step: int) -> Watch:
     return Watch(step=count)
 
 
-@pytest.mark.parametrize("recipe", [INDIVIDUAL, SANDWICH, SWITCHES], ids=lambda r: r.name)
+@pytest.mark.parametrize("recipe", [INDIVIDUAL, SANDWICH, SWITCHES, INCREMENTAL, EQUAL], ids=lambda r: r.name)
 @pytest.mark.parametrize("step", [1, 4, STEPS])
 def test_resume_equals_uninterrupted(recipe: Recipe, step: int, tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path / "run.pt", "run", every=0.0)
@@ -63,6 +67,61 @@ def test_resume_in_a_later_individual_network_equals_uninterrupted(tmp_path: Pat
     resumed = train(INDIVIDUAL, checkpoint=checkpoint, watch=Watch(step=lambda done, _: steps.append(done)))
     assert resumed == train(INDIVIDUAL)
     assert steps[0] > 2 * STEPS - 1, "finished networks are not trained again"
+
+
+@pytest.mark.parametrize("step", [STEPS + 1, 2 * STEPS, 2 * STEPS + 1, 3 * STEPS])
+def test_resume_in_a_later_stage_equals_uninterrupted(step: int, tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "run.pt", "run", every=0.0)
+    with pytest.raises(Killed):
+        train(INCREMENTAL, checkpoint=checkpoint, watch=kill_at(step))
+    assert train(INCREMENTAL, checkpoint=checkpoint) == train(INCREMENTAL)
+
+
+@pytest.mark.parametrize("recipe", [INCREMENTAL, EQUAL, EQUAL.replace(norm="group")], ids=["whole", "equal", "group"])
+def test_a_narrow_switch_stays_what_it_was_after_its_stage(recipe: Recipe) -> None:
+    """Its outputs in training, bit for bit: Adam has moments that go on moving what gets no gradient any more."""
+    x, outputs = torch.randn(4, 2, 8, 8), {}
+    loop = Loop(ToyTask(), recipe, TrainingRun(STEPS, 0))
+    training = start(loop, None)
+
+    def out(width: float) -> torch.Tensor:
+        with torch.no_grad(), slim.at_width(training.net, width), torch.random.fork_rng():
+            torch.manual_seed(0)
+            return training.net(x)
+
+    def look(step: int, _: float) -> None:
+        if step in training.ends:
+            outputs[step] = [out(width) for width in recipe.switches or ()]
+
+    train_network(replace(loop, run=replace(loop.run, watch=Watch(step=look))), training)
+    for stage, end in enumerate(training.ends):
+        for later in training.ends[stage + 1 :]:
+            assert torch.equal(outputs[later][stage], outputs[end][stage])
+            assert not torch.equal(outputs[later][-1], outputs[end][-1])
+
+
+def test_each_stage_is_an_ordinary_training_of_what_its_switch_adds() -> None:
+    """By hand: a fresh optimizer and schedule for each stage, and no gradient for what narrower switches use."""
+    task, switches = ToyTask(), slim.Switches(*INCREMENTAL.switches or ())
+    torch.manual_seed(derive_seed(0, "weights"))
+    net = slim.convert(task.build(), task.example(), widths=switches, norm="switchable", divisor=4)
+    torch.manual_seed(derive_seed(0, "training"))
+    for stage, width in enumerate(switches.widths):
+        slim.set_width(net, width)
+        fixed = [(p, mask) for narrower in switches.widths[:stage] for p, mask in in_use(net, narrower).items()]
+        optimizer, scheduler = task.optimizer(net, STEPS)
+        for step in range(stage * STEPS, (stage + 1) * STEPS):
+            x, target = task.drawn(step, derive_seed(0, "data"))
+            optimizer.zero_grad()
+            task.loss(net(x), target).backward()
+            for parameter, mask in fixed:
+                if parameter.grad is not None:
+                    parameter.grad[mask] = 0  # without weight decay nothing else moves it
+            optimizer.step()
+            scheduler.step()
+    with torch.no_grad(), slim.at_width(net.eval(), 0.75):
+        by_hand = task.evaluate(net)[0]
+    assert train(INCREMENTAL)[1].metrics == by_hand
 
 
 def test_a_stop_writes_a_checkpoint_and_the_run_goes_on_there(tmp_path: Path) -> None:
@@ -165,6 +224,7 @@ CHANGES = {
     "choose": (BEST, BEST.replace(choose="worst")),
     "alone": (GROWING, GROWING.replace(alone=2)),
     "growth": (GROWING, GROWING.replace(growth=4)),
+    "share": (INCREMENTAL, INCREMENTAL.replace(share="equal")),
 }
 BY_OTHER_TESTS = {"name", "spectrum", "behaviour", "distill_values"}  # the last two: tests/tasks/rl/test_training.py
 BY_OTHER_TESTS |= {"zero_scale", "stability"}  # tests/tasks/training/test_recipe.py, tests/slimlib/rl
