@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from slimlib.core.apply import apply_layout
+from slimlib.core.apply import EVERY_WIDTH, apply_layout
+from slimlib.core.heads import bounds_of, check_heads
 from slimlib.core.layout import Layout, axis_size
 from slimlib.core.norms import NormName, norm_named
 from slimlib.core.slimming import Slimming
@@ -26,6 +27,7 @@ def convert(
     divisor: int = 8,
     divisors: Mapping[str, int] | None = None,
     keep: Sequence[str] = (),
+    heads: Mapping[str, int] | None = None,
     layout: Layout | None = None,
 ) -> nn.Module:
     """Make a network slimmable, in place: afterwards `set_width` sets how many channels it computes with.
@@ -44,6 +46,9 @@ def convert(
         divisors: name of a layer -> the divisor of its output channels, for layers that round differently
             (layers that must agree with them follow).
         keep: names of further modules whose outputs stay full.
+        heads: name of a layer, such as the last -> bands: the widths are cut into so many, equally wide, and each band
+            has its own weight and bias in this layer, at first the same ones. A `WidthPlan` is in the band of its
+            channels in all. The full width keeps the plain names.
         layout: what slims together, for a network where that is known and cannot be found by following its
             channels; it is taken as it is, with its divisors.
 
@@ -58,6 +63,7 @@ def convert(
     check_network(net)
     norm_named(norm).check(widths)
     check_divisors(divisor, divisors or {})
+    check_heads(net, heads or {}, widths or EVERY_WIDTH)
     if layout is None:
         with no_inference_mode():
             layout = follow(net, example, keep=keep, divisor=divisor, divisors=divisors)
@@ -65,7 +71,8 @@ def convert(
         raise ValueError("a layout already says its divisors and what stays full; leave out divisors and keep")
     else:
         check_layout(net, layout)
-    return apply_layout(net, layout, widths=widths, norm=norm)
+    bounds = {name: bounds_of(layout, widths or EVERY_WIDTH, count) for name, count in (heads or {}).items()}
+    return apply_layout(net, layout, widths=widths, norm=norm, heads=bounds)
 
 
 def check_network(net: nn.Module) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from slimlib.core.apply import apply_layout
+from slimlib.core.heads import Bounds
 from slimlib.core.layout import Layout
 from slimlib.core.setting import slimming_of
 from slimlib.core.slimming import Slimming
@@ -46,6 +47,7 @@ def save(net: nn.Module, path: str | Path, recipe: Mapping[str, Any] | None = No
                 "layout": slimming.layout.to_json(),
                 "widths": widths_to_json(slimming.widths),
                 "norm": str(slimming.norm),
+                "heads": slimming.heads,
                 "trained": slimming.trained,
                 "aliases": aliases,
                 "recipe": dict(recipe or {}),
@@ -74,6 +76,7 @@ class _File:
     layout: Layout
     widths: Widths
     norm: Any
+    heads: dict[str, Bounds]
     trained: tuple[int, ...] | None
     recipe: dict[str, Any]
 
@@ -103,9 +106,11 @@ def load(path: str | Path, into: nn.Module) -> nn.Module:
             f"{path}: saved with BatchNorm {file.norm} and widths {file.widths}; "
             f"this network has {slimmed.norm} and {slimmed.widths}. Load into a dense network instead"
         )
+    if slimmed is not None and slimmed.heads != file.heads:
+        raise ValueError(f"{path}: saved with other heads of bands of widths. Load into a dense network instead")
     _check_tensors(path, file.tensors, into.state_dict())
     if slimmed is None:
-        apply_layout(into, file.layout, widths=file.widths, norm=file.norm)
+        apply_layout(into, file.layout, widths=file.widths, norm=file.norm, heads=file.heads)
     into.load_state_dict(file.tensors)
     slimming = slimming_of(into)
     slimming.trained = file.trained
@@ -136,6 +141,7 @@ def _read(path: Path) -> _File:
         Layout.from_json(about["layout"]),
         widths_from_json(about["widths"]),
         about["norm"],
+        {name: tuple(map(tuple, bounds)) for name, bounds in about.get("heads", {}).items()},
         None if trained is None else tuple(trained),
         about["recipe"],
     )

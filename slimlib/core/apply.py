@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from slimlib.core.heads import Bounds, prepare_heads
 from slimlib.core.layers import SLIM_LAYERS
 from slimlib.core.layout import Layout
 from slimlib.core.norms import norm_named
@@ -59,21 +62,23 @@ def apply_layout(
     widths: Widths | None = None,
     norm: str | Norm = "universal",
     by_hand: bool = False,
+    heads: Mapping[str, Bounds] = MappingProxyType({}),
 ) -> nn.Module:
     """Make `net` slimmable, in place, by a layout of this very network; returns it at its largest width.
 
-    `by_hand`: its layers are slim already and read their inputs off what arrives.
+    `by_hand`: its layers are slim already and read their inputs off what arrives. `heads`: see `Slimming.heads`.
 
     Raises:
         ValueError: a switch is a `WidthPlan` of another network.
     """
-    slimming = Slimming(layout, widths or EVERY_WIDTH, norm if isinstance(norm, Norm) else norm_named(norm))
+    slimming = Slimming(layout, widths or EVERY_WIDTH, norm if isinstance(norm, Norm) else norm_named(norm), heads)
     # A plan of another network is refused before this one is touched.
     channels = [slimming.channels_at(width) for width in widths.widths] if isinstance(widths, Switches) else []
     switches = [each for each in channels if each != layout.full]
     as_buffers(net, layout.axes)
+    prepare_heads(net, heads)
     names = {module: name for name, module in net.named_modules()}
-    parts = {part.module: part for part in find_parts(net, layout)}
+    parts = {part.module: part for part in find_parts(net, layout, heads)}
     for module in [m for m in net.modules() if parametrize.is_parametrized(m)]:
         parts.setdefault(module, Part(module, []))  # so that it can be copied and pickled, too
     for part in parts.values():

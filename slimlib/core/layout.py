@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slimlib.core.width import round_channels
+
 FORMAT = 2  # of the JSON form that `save` writes
 
 
@@ -85,6 +87,10 @@ class Layout:
     def full(self) -> tuple[int, ...]:
         """The channel numbers of the whole network."""
         return tuple(group.units for group in self.groups)
+
+    def channels_at(self, width: float) -> tuple[int, ...]:
+        """Units of each group at a uniform width, rounded."""
+        return tuple(round_channels(group.units, width, group.divisor) for group in self.groups)
 
     def to_json(self) -> dict[str, Any]:
         """A form that the json module writes; `from_json` reads it."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from slimlib.core.heads import Bounds
 from slimlib.core.layout import Axis, Layout
 from slimlib.core.norms.norm import Norm
 from slimlib.core.statistics import AFFINE, STATISTICS, OfWidth, tracks
 from slimlib.core.swapping import Part, Ready, Slot, Swaps, logical_weight, no_inference_mode, swap_in
-from slimlib.core.width import Switches, Width, WidthPlan, Widths, check_width, label, round_channels
+from slimlib.core.width import Switches, Width, WidthPlan, Widths, check_width, label
 
 # How much is kept prepared: a plan of MobileNet v2 takes 0.2 MB, and random plans never end.
 REMEMBERED_WIDTHS, REMEMBERED_CHANNELS = 16384, 512
@@ -29,6 +31,7 @@ class Slimming:
         widths: the widths that may be set.
         dirty: a parameter or buffer was replaced since views were made.
         norm: how BatchNorm is kept.
+        heads: name of a layer -> where the bands of widths end that have parameters of their own in it.
         width, channels: what is set now, as asked for and as one number of units for each group.
         trained: the narrowest channel numbers below the full ones that it has been trained at; None: not at any.
     """
@@ -44,8 +47,10 @@ class Slimming:
     _pointers: list[int]
     _needs_grad: list[bool]
 
-    def __init__(self, layout: Layout, widths: Widths, norm: Norm) -> None:
-        self.layout, self.widths, self.norm = layout, widths, norm
+    def __init__(
+        self, layout: Layout, widths: Widths, norm: Norm, heads: Mapping[str, Bounds] = MappingProxyType({})
+    ) -> None:
+        self.layout, self.widths, self.norm, self.heads = layout, widths, norm, dict(heads)
         self.width: Width = 1.0
         self.channels = layout.full
         self._net = lambda: None
@@ -62,7 +67,7 @@ class Slimming:
         """
         groups = self.layout.groups
         if not isinstance(width, WidthPlan):
-            return tuple(round_channels(g.units, width, g.divisor) for g in groups)
+            return self.layout.channels_at(width)
         if len(width.channels) != len(groups):
             raise ValueError(
                 f"the WidthPlan has {len(width.channels)} numbers, and this network {len(groups)} groups of layers; "
@@ -85,6 +90,11 @@ class Slimming:
             raise ValueError(
                 f"{width} is not a switch of this network, and only switches have their own BatchNorm: {self.widths}"
             )
+
+    @property
+    def has_private_parameters(self) -> bool:
+        """Whether a width has parameters that get no gradient from the passes of others."""
+        return self.norm.has_private_parameters or any(self.heads.values())
 
     def set(self, width: Width) -> None:
         """Swap in what belongs to a width (see `set_width`)."""
@@ -112,6 +122,7 @@ class Slimming:
             where = [name or "its own forward" for name, found in layout.statistics.items() if found == operations]
             more = f" and {len(where) - 3} more" if len(where) > 3 else ""
             lines.append(f"  over the active channels: {operations} in {', '.join(where[:3])}{more}")
+        lines += [f"  {len(bounds) + 1} heads for bands of widths: {name}" for name, bounds in self.heads.items()]
         lines += [f"  full: {layer} ({reason})" for layer, reason in layout.kept.items()]
         lines += [f"  full: {layer} (never ran on the example)" for layer in layout.idle]
         return "\n".join(lines)
@@ -163,7 +174,7 @@ class Slimming:
     def parts(self) -> list[Part]:
         """The modules in which something depends on the width."""
         if self._parts is None:
-            self._parts = find_parts(self.net(), self.layout)
+            self._parts = find_parts(self.net(), self.layout, self.heads)
         return self._parts
 
     def _prepare(self, width: Width) -> Ready:
@@ -215,7 +226,7 @@ class Slimming:
         self.labels[self.channels_at(width)] = label(width)
 
     def _watch(self) -> None:
-        held = [slot.store[slot.name] for part in self.parts for slot in part.slots]
+        held = [tensor for part in self.parts for slot in part.slots for tensor in slot.tensors()]
         self._watched = [tensor for tensor in held if isinstance(tensor, nn.Parameter)]
         self._pointers = [p.data_ptr() for p in self._watched]
         self._needs_grad = [p.requires_grad for p in self._watched]
@@ -235,7 +246,7 @@ class Slimming:
         self._forget()
 
 
-def find_parts(net: nn.Module, layout: Layout) -> list[Part]:
+def find_parts(net: nn.Module, layout: Layout, heads: Mapping[str, Bounds] = MappingProxyType({})) -> list[Part]:
     """Every module of `net` that holds an axis of the layout, a number that depends on one, or a BatchNorm."""
     axes: dict[str, dict[str, Any]] = {}
     for name, dims in layout.axes.items():
@@ -248,9 +259,12 @@ def find_parts(net: nn.Module, layout: Layout) -> list[Part]:
         own = axes.get(name, {})
         if tracks(module):  # whatever its channels do, its statistics depend on the width
             own = {key: {} for key in (*AFFINE, *STATISTICS) if _store(module, key).get(key) is not None} | own
+        bounds = heads.get(name, ())
+        if bounds:
+            own = {key: {} for key in AFFINE if module._parameters.get(key) is not None} | own
         # Interned like the attribute names of code, so that a look-up in `__dict__` compares pointers.
         slots = [
-            Slot(_store(module, key), sys.intern(key), dims, f"{name}.{key}".lstrip(".") in layout.contiguous)
+            Slot(_store(module, key), sys.intern(key), dims, f"{name}.{key}".lstrip(".") in layout.contiguous, bounds)
             for key, dims in own.items()
         ]
         weight = _weight_slot(module, name, net, axes)

@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 
 from slimlib.core.layout import Axis, axis_index, axis_size
 from slimlib.core.numbers import held_numbers, layer_numbers
-from slimlib.core.statistics import STATISTICS
+from slimlib.core.statistics import STATISTICS, OfWidth
 from slimlib.core.tracing import as_constant
 
 Swaps = dict[str, Any]
@@ -195,12 +195,22 @@ def dense_class(made: type) -> type:
 
 @dataclass
 class Slot:
-    """A parameter or buffer of a module, and the axes of it that slim."""
+    """A parameter or buffer of a module, and the axes of it that slim; `bounds` of bands with one of their own."""
 
     store: Mapping[str, Tensor | None]
     name: str
     axes: Mapping[int, Axis]
     contiguous: bool = False
+    bounds: Sequence[tuple[int, ...]] = ()
+
+    def tensor(self, channels: tuple[int, ...]) -> Tensor | None:
+        """The whole of what is seen at these channel numbers of the network."""
+        band = next((bound for bound in self.bounds if sum(channels) <= sum(bound)), None)
+        return self.store[self.name if band is None else str(OfWidth(self.name, band))]
+
+    def tensors(self) -> list[Tensor | None]:
+        """What is seen at some channel numbers."""
+        return [self.store[self.name], *(self.store[str(OfWidth(self.name, bound))] for bound in self.bounds)]
 
     @cached_property
     def gathers(self) -> bool:
@@ -239,7 +249,7 @@ class Part:
         self.module.__dict__.update(getattr(self.module, "full_numbers", {}))
         swaps, gathers = self.numbers(channels), []
         for slot in self.slots:
-            tensor = slot.store[slot.name]
+            tensor = slot.tensor(channels)
             if tensor is None:
                 continue
             shape, picks = list(tensor.shape), []

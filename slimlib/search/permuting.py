@@ -67,10 +67,10 @@ def keeps_units(order: Order, channels: Sequence[int]) -> bool:
     return all(int(o[:count].max()) < count for o, count in zip(order, channels, strict=True))
 
 
-def check_state(net: nn.Module, layout: Layout, optimizer: Optimizer) -> None:
+def check_state(slimming: Slimming, optimizer: Optimizer) -> None:
     """Raise ValueError for state whose channels cannot be found, since it is not shaped like its parameter."""
-    names = {id(p): name for name, p in net.named_parameters()}
-    for tensor, _ in _held(net, layout):
+    names = {id(p): name for name, p in slimming.net().named_parameters()}
+    for tensor, _ in _held(slimming):
         for key, value in optimizer.state.get(tensor, {}).items():
             if isinstance(value, Tensor) and value.dim() and value.shape != tensor.shape:
                 raise ValueError(
@@ -106,21 +106,25 @@ class Sources:
 
 
 def _permute_shared(slimming: Slimming, sources: Sources, optimizer: Optimizer | None) -> None:
-    for tensor, dims in _held(slimming.net(), slimming.layout):
+    for tensor, dims in _held(slimming):
         for dim, axis in dims.items():
             source = sources.of(axis)
             for moving in _with_companions(tensor, optimizer):
                 moving.copy_(moving.index_select(dim, source.to(moving.device)))
 
 
-def _held(net: nn.Module, layout: Layout) -> Iterator[tuple[Tensor, Mapping[int, Axis]]]:
-    """Every tensor of the layout once, whatever its names."""
+def _held(slimming: Slimming) -> Iterator[tuple[Tensor, Mapping[int, Axis]]]:
+    """Every tensor of the layout once, whatever its names, and those that bands have in its place."""
+    net = slimming.net()
     tensors = dict(net.named_parameters(remove_duplicate=False)) | dict(net.named_buffers(remove_duplicate=False))
     seen: set[int] = set()
-    for name, dims in layout.axes.items():
-        if id(tensors[name]) not in seen:
-            seen.add(id(tensors[name]))
-            yield tensors[name], dims
+    for name, dims in slimming.layout.axes.items():
+        owner, _, key = name.rpartition(".")
+        of_bands = [f"{owner}.{OfWidth(key, bound)}" for bound in slimming.heads.get(owner, ())]
+        for tensor in (tensors[each] for each in (name, *of_bands)):
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield tensor, dims
 
 
 def _with_companions(tensor: Tensor, optimizer: Optimizer | None) -> Iterator[Tensor]:

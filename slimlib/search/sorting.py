@@ -65,7 +65,7 @@ def sort_channels(
     scores.check(layout)
     _refuse_unknown_readers(slimming, example)
     if optimizer is not None:
-        check_state(slimming.net(), layout, optimizer)
+        check_state(slimming, optimizer)
     order = _order(slimming, scores, bands, _kept_groups(slimming, keep))
     if example is None:
         permute(slimming, order, optimizer)

@@ -25,6 +25,7 @@ from slimlib.core.arguments import arguments
 from slimlib.core.norms.batchnorm import SlimBatchNorm
 from slimlib.core.setting import at_width, slimmable_parts
 from slimlib.core.slimming import Slimming
+from slimlib.core.statistics import is_private
 from slimlib.core.width import Width
 from slimlib.serving.freezing import holds_frozen
 
@@ -143,8 +144,7 @@ def _active_params(net: nn.Module) -> int:
     sizes: dict[int, int] = {}
     for module in net.modules():
         for name, full in module._parameters.items():
-            private = isinstance(module, SlimBatchNorm) and name not in ("weight", "bias")  # of some switch
-            if full is not None and not private:
+            if full is not None and not is_private(name):
                 active = getattr(module, name)  # also where it is gathered only when it is read
                 sizes[id(full)] = active.numel()
     return sum(sizes.values())

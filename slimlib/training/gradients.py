@@ -95,7 +95,7 @@ def _sliced(slimming: Slimming) -> list[tuple[nn.Module, str, nn.Parameter, torc
     for part in slimming.parts:
         seen = part.module.__dict__
         for slot in part.slots:
-            parameter, view = slot.store[slot.name], seen.get(slot.name)
+            parameter, view = slot.tensor(slimming.channels), seen.get(slot.name)
             if not (isinstance(parameter, nn.Parameter) and isinstance(view, Tensor) and view._base is parameter):
                 continue
             if parameter.numel() > SMALL and view.requires_grad and _takes(parameter):

@@ -131,6 +131,10 @@ class Classification(SupervisedTask):
             part._train = images
         return parts
 
+    def head_of(self, net: nn.Module) -> str:
+        """The classifier."""
+        return cast(Sequence[str], net.layers)[-1]
+
     def gate_before(self, net: nn.Module) -> str:
         """As the model says."""
         return str(net.gate_before)

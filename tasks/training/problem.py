@@ -43,9 +43,18 @@ class Problem(Protocol):
     def channel_rule(self, net: nn.Module) -> Mapping[str, Any]:
         """How the channels of a network that `build` made are rounded: arguments of `slimlib.convert`."""
 
-    def convert(self, net: nn.Module, widths: Widths, norm: NormName) -> nn.Module:
-        """Make a network that `build` made slimmable, in place."""
-        return slim.convert(net, self.example(), widths=widths, norm=norm, **self.channel_rule(net))
+    def convert(self, net: nn.Module, widths: Widths, norm: NormName, *, bands: int | None = None) -> nn.Module:
+        """Make a network that `build` made slimmable, in place; `bands` of widths have a last layer of their own."""
+        heads = {} if bands is None else {self.head_of(net): bands}
+        return slim.convert(net, self.example(), widths=widths, norm=norm, heads=heads, **self.channel_rule(net))
+
+    def head_of(self, net: nn.Module) -> str:
+        """The name of the last layer of a network of the task.
+
+        Raises:
+            ValueError: its networks have no single one.
+        """
+        raise ValueError(f"{type(self).__name__} does not say which layer of its networks is the last")
 
     @abstractmethod
     def example(self) -> Any:

@@ -93,6 +93,7 @@ class Recipe(Choosing, Deciding):
     distill: str = setting("none", f"what all but the largest width are distilled by: {', '.join(DISTILLED)}")
     norm: str = setting("universal", f"what becomes of BatchNorm: {', '.join(NORMS)}; or group: GroupNorm instead")
     zero_scale: bool | None = setting(None, "true: the last norm of each residual block begins with scale 0")
+    heads: int | None = setting(None, "bands of widths that have a last layer of their own; none: all share it", ge=1)
     calibrate: int = setting(
         16, "training batches that statistics are computed from afterwards; 0: those of the full width for all", ge=0
     )
@@ -134,6 +135,8 @@ class Recipe(Choosing, Deciding):
                 raise unknown(what, given, table)
         self._check_parameters()
         self._check_scoring()
+        if self.heads is not None and (self.search or self.per_input):
+            raise ValueError("'heads' have no meaning beside search or per_input")
         if self.rule == "incremental" and self.norm == "shared":
             raise ValueError("norm 'shared' has statistics that every width moves; rule: incremental needs another")
         self.check_choosing(individual=False)
@@ -173,6 +176,8 @@ class Recipe(Choosing, Deciding):
             foreign.append(f"distill: {self.distill}")
         if policy and self.rule == "incremental":
             foreign.append(f"rule: {self.rule}")
+        if task != "classification" and self.heads is not None:
+            foreign.append("heads")
         if foreign:
             raise ValueError(f"recipe '{self.name}': '{foreign[0]}' has no meaning for task={task}")
 
@@ -274,7 +279,7 @@ class Recipe(Choosing, Deciding):
 
     def convert(self, dense: nn.Module, task: Problem, widths: slim.Switches | None = None) -> nn.Module:
         """Make the task's network slimmable, in place; `widths` in place of the recipe's."""
-        return task.convert(dense, widths or self.widths(), NORM_KINDS[self.norm][1])
+        return task.convert(dense, widths or self.widths(), NORM_KINDS[self.norm][1], bands=self.heads)
 
     def of_rule(self) -> dict[str, Any]:
         """The rule's own parameters, defaults included."""

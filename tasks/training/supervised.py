@@ -281,8 +281,8 @@ def _train(loop: Loop, training: Training, end: int) -> Iterator[tuple[int, floa
     task, run = loop.task, loop.run
     data_seed = derive_seed(run.seed, "data")
     training.net.train()
-    # Each switch has BatchNorm parameters of its own, which get no gradient from the passes of the others.
-    private = training.width is None and slimming_of(training.net).norm.has_private_parameters
+    # Switches have BatchNorm parameters, and bands heads, of their own, which other widths' passes give no gradient.
+    private = training.width is None and slimming_of(training.net).has_private_parameters
     net = run.ranks.wrap(training.net, some_unused=private)
     steps = range(training.step, end)
     batches = task.batches(steps, data_seed, device=run.device, shard=run.ranks.shard)

@@ -31,6 +31,8 @@ SWITCHES = Recipe("switches", switches=(0.5, 1.0), rule="every", norm="switchabl
 INCREMENTAL = Recipe("incremental", switches=(0.5, 0.75, 1.0), rule="incremental", norm="switchable")
 EQUAL = INCREMENTAL.replace(name="equal", share="equal", norm="universal", calibrate=2)
 
+HEADS = SANDWICH.replace(name="heads", heads=3)
+
 
 def train(recipe: Recipe, *, seed: int = 0, **given: object) -> list[PointResult]:
     return train_recipe(ToyTask(), recipe, TrainingRun(STEPS, seed, **given))  # type: ignore[arg-type]
@@ -48,7 +50,7 @@ def kill_at(step: int) -> Watch:
     return Watch(step=count)
 
 
-@pytest.mark.parametrize("recipe", [INDIVIDUAL, SANDWICH, SWITCHES, INCREMENTAL, EQUAL], ids=lambda r: r.name)
+@pytest.mark.parametrize("recipe", [INDIVIDUAL, SANDWICH, SWITCHES, INCREMENTAL, EQUAL, HEADS], ids=lambda r: r.name)
 @pytest.mark.parametrize("step", [1, 4, STEPS])
 def test_resume_equals_uninterrupted(recipe: Recipe, step: int, tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path / "run.pt", "run", every=0.0)
@@ -224,6 +226,7 @@ CHANGES = {
     "choose": (BEST, BEST.replace(choose="worst")),
     "alone": (GROWING, GROWING.replace(alone=2)),
     "growth": (GROWING, GROWING.replace(growth=4)),
+    "heads": (BASE, BASE.replace(heads=2)),
     "share": (INCREMENTAL, INCREMENTAL.replace(share="equal")),
 }
 BY_OTHER_TESTS = {"name", "spectrum", "behaviour", "distill_values"}  # the last two: tests/tasks/rl/test_training.py

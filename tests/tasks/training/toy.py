@@ -88,6 +88,9 @@ class ToyTask(SupervisedTask):
         held.first = 50_000
         return copy.copy(self), held
 
+    def head_of(self, net: nn.Module) -> str:
+        return "6"
+
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         return F.mse_loss(output, target)
 
