@@ -151,9 +151,7 @@ def _train_and_record(
     path = folder.checkpoint(job.hash, job.seed)
     checkpoint = Checkpoint(path, identity, every=settings.checkpoint_seconds, warn=reporter.note)
     shared = trained_network(settings, job, warn=reporter.note)
-    committed = committed_network(settings, job)
-    if settings.overwrite != "always" and committed.exists():
-        ranks.first(lambda: None if shared.path.exists() else shared.write({"net": load_file(committed)}))
+    ranks.first(lambda: take_committed(settings, job, job.training, shared))
 
     def trained(width: float | None, net: Any) -> None:
         if job.keep and width is None:
@@ -189,28 +187,47 @@ def first_run(settings: RunSettings, job: Job, run: TrainingRun, reporter: Repor
     """How the network is trained, and kept, that the channels of several recipes are chosen in."""
     folder, identity = ResultsFolder(settings.folder), f"{job.first}-{job.seed}"
     path = folder.checkpoint(job.first, job.seed)
+    trained = kept_network(settings, job.first, job.seed, warn=reporter.note)
+    take_committed(settings, job, job.first, trained)
     return replace(
         run,
         checkpoint=Checkpoint(path, identity, every=settings.checkpoint_seconds, warn=reporter.note),
-        trained=Checkpoint(folder.trained(job.first, job.seed), identity, warn=reporter.note),
+        trained=trained,
         alone=lambda what: held(folder.cache / "locks" / f"{identity}-{what}", run.watch.stop, reporter.note),
     )
 
 
 def trained_network(settings: RunSettings, job: Job, warn: Callable[[str], None] = warnings.warn) -> Checkpoint:
     """Where the network that this job trains is kept, here or in another ablation that has trained it already."""
+    return kept_network(settings, job.training, job.seed, warn)
+
+
+def kept_network(
+    settings: RunSettings, training: str, seed: int, warn: Callable[[str], None] = warnings.warn
+) -> Checkpoint:
+    """Where the network of a training is kept, here or in another ablation that has trained it already."""
     folder = ResultsFolder(settings.folder)
     folders = [folder] if settings.overwrite == "always" else [folder, *folder.siblings(settings.results)]
-    places = [place.trained(job.training, job.seed) for place in folders]
+    places = [place.trained(training, seed) for place in folders]
     place = next((path for path in places if path.exists()), places[0])
-    return Checkpoint(place, f"{job.training}-{job.seed}", warn=warn)
+    return Checkpoint(place, f"{training}-{seed}", warn=warn)
 
 
-def committed_network(settings: RunSettings, job: Job) -> Path:
-    """Where `python -m benchmarks.networks` keeps the network that this job trains, whichever recipe names it."""
-    place = settings.results / "networks"
-    found = sorted(place.glob(f"*-{job.seed}-{job.training}.safetensors"))
-    return found[0] if found else place / f"{record_name(job.recipe.name, job.seed, job.training)}.safetensors"
+def committed_network(settings: RunSettings, job: Job, training: str | None = None) -> Path:
+    """Where `python -m benchmarks.networks` keeps a network that a job needs, whichever recipe names it.
+
+    training: whose it is; None: the one that this job trains.
+    """
+    place, training = settings.results / "networks", training or job.training
+    found = sorted(place.glob(f"*-{job.seed}-{training}.safetensors"))
+    return found[0] if found else place / f"{record_name(job.recipe.name, job.seed, training)}.safetensors"
+
+
+def take_committed(settings: RunSettings, job: Job, training: str, kept: Checkpoint) -> None:
+    """Put a committed network where it would be kept after its training, unless there is one or all is run again."""
+    committed = committed_network(settings, job, training)
+    if settings.overwrite != "always" and committed.exists() and not kept.path.exists():
+        kept.write({"net": load_file(committed)})
 
 
 def make_record(

@@ -107,6 +107,9 @@ class Ablation(Settings):
     of_task: Mapping[str, Mapping[str, Any]] = setting(
         {}, "what they share for a task beside it", examples=[{"sr": {"distill": "l1"}}]
     )
+    of_scale: Mapping[str, Mapping[str, Mapping[str, Any]]] = setting(
+        {}, "what they share for a task at a scale beside it", examples=[{"small": {"sr": {"distill": "none"}}}]
+    )
     recipes: Annotated[tuple[Mapping[str, Any], ...], Lax] = setting(
         (), "what each has of its own, and the tasks and scales that it is for"
     )

@@ -122,8 +122,11 @@ def read_recipes(ablation: Mapping[str, Any], task: str, scale: str | None = Non
         ValueError: in one line: a key or value is wrong, or the ablation is for other tasks.
     """
     checked = Ablation(**ablation)
-    for name in [*checked.tasks, *checked.of_task]:
+    of_scale = checked.of_scale.get(scale or "", {})
+    for name in [*checked.tasks, *checked.of_task, *(task for own in checked.of_scale.values() for task in own)]:
         check_choice("task", name)
+    for name in checked.of_scale:
+        check_choice("scale", name)
     if checked.tasks and task not in checked.tasks:
         others = ", ".join(checked.tasks)
         raise ValueError(f"ablation={checked.name} has no meaning for task={task}; it is for {others}")
@@ -134,7 +137,9 @@ def read_recipes(ablation: Mapping[str, Any], task: str, scale: str | None = Non
                 check_choice(group, name)
         if task not in own.get("tasks", [task]) or scale not in (None, *own.get("scales", [scale])):
             continue
-        shared = {} if own.get("kind") == "individual" else {**checked.slimmable, **checked.of_task.get(task, {})}
+        shared: dict[str, Any] = {}
+        if own.get("kind") != "individual":
+            shared = {**checked.slimmable, **checked.of_task.get(task, {}), **of_scale.get(task, {})}
         recipe = Recipe.from_mapping({**shared, **{key: value for key, value in own.items() if key not in MEANT_FOR}})
         recipe.check_for(task)
         recipes.append(recipe)

@@ -68,7 +68,8 @@ def rule_of(task: Problem, recipe: Recipe, net: nn.Module, finder: Callable[...,
     learned, held_out = task.split(HELD_OUT)
     loop = Loop(learned, recipe, TrainingRun(1, seed=0))
     points = finder(loop, held_out, net.eval(), sorted(recipe.evaluated(task))).points()
-    return points[len(points) // 2].what
+    rules = [point.what for point in points if isinstance(point.what, WidthRule)]
+    return rules[len(rules) // 2]
 
 
 class RuleFinder:

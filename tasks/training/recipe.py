@@ -211,10 +211,10 @@ class Recipe(Choosing, Deciding):
         """What decides the network that channels are chosen in; empty where none are."""
         if self.search is None:
             return {}
+        held_out = {"held_out": self.held_out or HELD_OUT}
         if self.order is not None:
-            return {"kind": "individual", "width": 1.0, "held_out": self.held_out}
-        own = ("held_out", *(key for key in self.settings() if key not in Choosing.model_fields))
-        return {key: value for key, value in self.training().items() if key in own}
+            return {"kind": "individual", "width": 1.0} | held_out
+        return {key: value for key, value in self.training().items() if key not in Choosing.model_fields} | held_out
 
     def widths(self) -> slim.WidthRange | slim.Switches:
         """What the slimmable network may be set to."""

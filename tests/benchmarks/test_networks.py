@@ -38,3 +38,19 @@ def test_a_run_without_trained_networks_says_so(tmp_path: Path, capsys: pytest.C
     assert networks.main([*RUN, ONLY, f"results={tmp_path}"]) == 1
     assert "1 batch, seed 0: not trained here" in capsys.readouterr().out
     assert not (tmp_path / "networks").exists()
+
+
+def test_plans_are_found_in_a_kept_network_of_another_ablation(tmp_path: Path) -> None:
+    def run(*words: str) -> list[str]:
+        shared = ["task=classification", "scale=tiny", "steps=3", "seeds=[0]", f"results={tmp_path}"]
+        return [*shared, "task.widths=[0.25,0.5,1.0]", *words]
+
+    per_input = run("ablation=dynamic", 'only=["two widths, by chance"]')
+    assert main(per_input) == 0 and networks.main(per_input) == 0
+    (kept,) = (tmp_path / "networks").glob("*.safetensors")
+    shutil.rmtree(tmp_path / "classification")
+    undistilled = "ablation.of_task.classification={distill: none, data: null, weight: null}"
+    assert main(run("ablation=search", "only=[uniform]", undistilled, "ablation.slimmable.budgets=[0.5]")) == 0
+    (trained,) = (tmp_path / "classification/search/tiny/cache/trained").glob("*.pt")
+    own = torch.load(trained, weights_only=True)["state"]["net"]
+    assert own.keys() == load_file(kept).keys(), "trained again: it has no statistics of narrow widths"

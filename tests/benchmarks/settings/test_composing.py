@@ -238,6 +238,33 @@ def test_an_ablation_without_a_question_is_refused() -> None:
         read_recipes({"name": "x", "question": " ", "recipes": []}, "sr")
 
 
+def test_what_recipes_share_at_a_scale_is_for_that_scale_and_task_alone() -> None:
+    slimmable = {"range": [0.25, 1.0], "rule": "sandwich"}
+    of_task = {name: {"distill": "mse", "weight": 0.5} for name in ("sr", "classification")}
+    of_scale = {"small": {"sr": {"distill": "l1", "weight": None}}}
+    recipes = [{"name": "one"}, {"name": "own", "distill": "mse"}, {"name": "plain", "kind": "individual"}]
+    given = {"name": "x", "question": "Why?", "slimmable": slimmable, "of_task": of_task, "of_scale": of_scale}
+    given |= {"recipes": recipes}
+
+    one, own, _ = read_recipes(given, "sr", "small")
+    assert (one.distill, one.lesson, own.distill) == ("l1", {}, "mse")
+    for elsewhere in (read_recipes(given, "sr", "tiny"), read_recipes(given, "sr")):
+        assert (elsewhere[0].distill, elsewhere[0].lesson) == ("mse", {"weight": 0.5})
+    for scale, task, named in (("smal", "sr", "small"), ("small", "srr", "sr")):
+        with pytest.raises(ValueError, match=named):
+            read_recipes(given | {"of_scale": {scale: {task: {}}}}, "sr", "small")
+
+
+def test_plans_are_searched_at_small_in_the_network_that_has_a_width_for_each_input() -> None:
+    def read(ablation: str) -> RunSettings:
+        return read_settings(["task=classification", f"ablation={ablation}", "scale=small", "data.root=."])
+
+    search, dynamic = read("search"), read("dynamic")
+    firsts = {search.first_hash_of(recipe) for recipe in search.recipes if recipe.search is not None}
+    trained = {dynamic.training_hash_of(r) for r in dynamic.recipes if r.per_input is not None}
+    assert firsts == trained
+
+
 @pytest.mark.parametrize(
     ("given", "key", "found"),
     [
