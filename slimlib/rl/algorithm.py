@@ -57,8 +57,8 @@ class SlimAlgorithm:
 
     What a slimmable policy costs: with four widths an update takes about as long as those of the four ordinary policies
     together, and a training on CartPole twice as long as an ordinary one. Until its full width solves an
-    environment it takes 0.9 to 1.2 times the steps (A2C on the identity task, PPO on CartPole and Acrobot); with
-    lessons as published, `stability="none"` and `lesson={"weight": 1.0}`, 1.7 to 2.2 times.
+    environment it takes 0.9 to 1.3 times the steps (A2C on the identity task, PPO on CartPole and Acrobot); with
+    lessons as published, `stability="none"` and `lesson={"weight": 1.0}`, 1.7 to 2.1 times.
 
     Args:
         widths: that the policy is trained for, `WidthRange` or `Switches`; the largest must be 1.0.
