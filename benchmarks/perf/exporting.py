@@ -15,6 +15,7 @@ import torch
 import slimlib as slim
 from benchmarks.perf.measurement import Measurement
 from benchmarks.perf.networks import calibrated, dense_twin
+from benchmarks.perf.runtimes import in_onnxruntime
 from benchmarks.perf.timing import Spread, ratio, take_turns, typical
 
 SECONDS = {"MobileNet v2": 60.0}  # that a whole export may take
@@ -36,11 +37,11 @@ def exporting(name: str, *, widths: Sequence[float], size: int, rounds: int) -> 
             setting = f"{len(widths)} widths, {' and '.join(formats)}"
             yield Measurement("export", name, setting, Spread.of([seconds]), unit="s", limit=SECONDS.get(name))
         assert manifest.any_width is not None
-        one_for_all = _run_in_onnxruntime(path / manifest.any_width.name)
+        one_for_all = in_onnxruntime(path / manifest.any_width.name)
         for place, entry in enumerate(manifest.widths):
             width = widths[place]
             dense = dense_twin(name, width, slim.extract(net, width), image)
-            alone = _run_in_onnxruntime(path / entry.files["onnx"].name)
+            alone = in_onnxruntime(path / entry.files["onnx"].name)
             yield from _latency(name, width, image, dense, alone, partial(one_for_all, place), rounds=rounds)
 
 
@@ -67,19 +68,3 @@ def _latency(
     ):
         value, seconds = ratio(times, ours, theirs), typical(times[theirs])
         yield Measurement("inference exported", name, f"width {width:g}, {setting}", value, seconds=seconds)
-
-
-def _run_in_onnxruntime(file: Path) -> Callable[..., Any]:
-    """The first output of an ONNX file: of an image, or of the place of a width and an image."""
-    import onnxruntime  # type: ignore[import-untyped]
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # the calling one, whose time is measured
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    names = [given.name for given in session.get_inputs()]
-
-    def run(*given: Any) -> Any:
-        *place, x = given
-        return session.run(None, dict(zip(names, [x, *(np.array(p) for p in place)], strict=True)))[0]
-
-    return run

@@ -8,7 +8,7 @@ lies, in its memory format.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -17,12 +17,22 @@ from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 import slimlib as slim
 from slimlib import models
+from slimlib.core.layout import Layout
+from slimlib.core.setting import slimming_of
 from slimlib.core.width import round_channels
 from tasks.sr.networks import wdsr_a
 
 CLASSIFIERS = {"MobileNet v1": "mobilenet_v1", "MobileNet v2": "mobilenet_v2", "ResNet-50": "resnet50"}
 NETWORKS = (*CLASSIFIERS, "WDSR-A")
-TRAINING_SIZES = {"MobileNet v1": (128, 16), "MobileNet v2": (128, 16), "ResNet-50": (128, 16), "WDSR-A": (48, 8)}
+SMALL = "ResNet-8 x 2"
+"""The network that the scale `small` of classification trains, and its images."""
+TRAINING_SIZES = {
+    "MobileNet v1": (128, 16),
+    "MobileNet v2": (128, 16),
+    "ResNet-50": (128, 16),
+    "WDSR-A": (48, 8),
+    SMALL: (32, 256),
+}
 """Side and number of the images of a training step on a CPU."""
 FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 
@@ -31,6 +41,8 @@ def build(name: str, width: float = 1.0) -> nn.Module:
     """The dense network of this name, individually built for a width."""
     if name in CLASSIFIERS:
         return models.build(CLASSIFIERS[name], width=width)
+    if name == SMALL:
+        return models.build("resnet8", classes=10, size=64, multiplier=2.0, divisor=4, width=width)
     c = partial(round_channels, width=width)
     return wdsr_a(features=c(32), hidden=c(128), blocks=8, scale=2)
 
@@ -50,8 +62,14 @@ def suited(net: nn.Module, x: Tensor) -> nn.Module:
 def slimmable(name: str, x: Tensor, **convert: Any) -> nn.Module:
     """The network, converted with this input [N, 3, H, W]; the same weights in each call."""
     torch.manual_seed(0)
-    full = suited(build(name), x)
-    return slim.convert(full, x[:2], **convert, **channel_rule(full))
+    return slim.convert(suited(build(name), x), x[:2], layout=_layout(name), **convert)
+
+
+@cache
+def _layout(name: str) -> Layout:
+    """What slims together: the same in every format and on every device, and the longest part of a conversion."""
+    full = build(name)
+    return slimming_of(slim.convert(full, torch.randn(2, 3, 64, 64), **channel_rule(full))).layout
 
 
 def calibrated(name: str, x: Tensor, widths: Sequence[float]) -> nn.Module:

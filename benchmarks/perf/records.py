@@ -25,14 +25,26 @@ class PerformanceRecord:
     origin: dict[str, Any]
 
 
-def write(folder: Path, measurements: Sequence[Measurement], machine: Machine, *, rounds: int) -> None:
-    """Write one record for each network and thing measured, in the folder of this class of machines."""
+def write(
+    folder: Path, measurements: Sequence[Measurement], machine: Machine, *, rounds: int, whole: bool = True
+) -> None:
+    """Write one record for each network and thing measured, in the folder of this class of machines.
+
+    Not `whole`: more rows may follow, so an older record that has rows which are not among these stays as it is.
+    """
     origin = {"versions": versions(), "commit": commit()}
     place = folder / "records" / _as_name(f"{machine.device} {machine.processor} {machine.threads} {machine.torch}")
     for what, network in dict.fromkeys((m.what, m.network) for m in measurements):
         rows = [asdict(m) for m in measurements if (m.what, m.network) == (what, network)]
         content = {"measurements": rows, "rounds": rounds, "machine": asdict(machine), "origin": origin}
-        write_atomically(place / f"{_as_name(f'{what} {network}')}.json", json.dumps(content, indent=1) + "\n")
+        path = place / f"{_as_name(f'{what} {network}')}.json"
+        if whole or not _settings(path) - {row["setting"] for row in rows}:
+            write_atomically(path, json.dumps(content, indent=1) + "\n")
+
+
+def _settings(path: Path) -> set[str]:
+    """The rows that a record has."""
+    return {m.setting for m in _read(path).measurements} if path.exists() else set()
 
 
 def _as_name(text: str) -> str:
@@ -45,13 +57,14 @@ def read(folder: Path) -> list[PerformanceRecord]:
     Raises:
         ValueError: one of them cannot be read; the message names it.
     """
-    records = []
-    for path in sorted((folder / "records").rglob("*.json")):
-        try:
-            content = json.loads(path.read_text())
-            rows = [Measurement(**(row | {"value": Spread(**row["value"])})) for row in content["measurements"]]
-            machine = Machine(**content["machine"])
-            records.append(PerformanceRecord(tuple(rows), content["rounds"], machine, content["origin"]))
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path} is not a performance record ({error}); delete it to measure again") from error
-    return records
+    return [_read(path) for path in sorted((folder / "records").rglob("*.json"))]
+
+
+def _read(path: Path) -> PerformanceRecord:
+    try:
+        content = json.loads(path.read_text())
+        rows = [Measurement(**(row | {"value": Spread(**row["value"])})) for row in content["measurements"]]
+        machine = Machine(**content["machine"])
+        return PerformanceRecord(tuple(rows), content["rounds"], machine, content["origin"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is not a performance record ({error}); delete it to measure again") from error

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.analysis.figures import STYLE, image_files
 from benchmarks.analysis.grid import markdown_table
+from benchmarks.perf.choosing import ALTERNATIVES, write_alternatives
 from benchmarks.perf.measurement import Machine, Measurement
 from benchmarks.perf.reasons import reason
 from benchmarks.perf.records import PerformanceRecord, read
@@ -23,8 +24,12 @@ ORDER = (
     "inference folded and channels_last",
     "inference exported",
     "sandwich step",
+    "images trained",
+    "step outside of kernels",
     "sandwich peak memory",
+    "start",
     "width switch",
+    "freeze",
     "export",
     "spectrum",
     "calibration",
@@ -40,10 +45,11 @@ Rows = Mapping[Machine, Sequence[Measurement]]
 
 
 def write_report(folder: Path) -> str:
-    """Write table.md and figure.png/.svg beside the records, and return the table."""
+    """Write table.md and figure.png/.svg beside the records, and the page of alternatives; return the table."""
     records = read(folder)
     if not records:
         raise ValueError(f"{folder / 'records'} holds no performance records; run python -m benchmarks.perf first")
+    write_alternatives(folder, records)
     rows = rows_of_machines(records)
     table = table_md(rows, records)
     write_atomically(folder / "table.md", table)
@@ -53,10 +59,15 @@ def write_report(folder: Path) -> str:
 
 
 def rows_of_machines(records: Iterable[PerformanceRecord]) -> dict[Machine, list[Measurement]]:
-    """The measurements of each class of machines, in the order in which they are shown."""
+    """The measurements of each class of machines, in the order in which they are shown.
+
+    Without those that have a page of their own.
+    """
     rows: dict[Machine, list[Measurement]] = {}
     for record in sorted(records, key=lambda record: record.machine):
-        rows.setdefault(record.machine, []).extend(record.measurements)
+        shown = [m for m in record.measurements if m.what not in ALTERNATIVES]
+        if shown:
+            rows.setdefault(record.machine, []).extend(shown)
     return {machine: sorted(measured, key=_place) for machine, measured in rows.items()}
 
 
@@ -79,7 +90,7 @@ def table_md(rows: Rows, records: Sequence[PerformanceRecord]) -> str:
     for machine, measured in rows.items():
         rounds = sorted({record.rounds for record in records if record.machine == machine})
         parts += [f"## {machine}", f"{finding(measured)}; {' or '.join(map(str, rounds))} rounds."]
-        parts.append(markdown_table(HEAD, [_cells(m) for m in measured], words=3))
+        parts.append(markdown_table(HEAD, [shown(m) for m in measured], words=3))
         parts += why(measured, machine)
     return "\n\n".join(parts) + "\n"
 
@@ -111,7 +122,8 @@ def caption(records: Sequence[PerformanceRecord]) -> str:
     )
 
 
-def _cells(m: Measurement) -> list[str]:
+def shown(m: Measurement) -> list[str]:
+    """The cells of its row."""
     unit = "" if m.unit == "x" else f" {m.unit}"
     digits = 2 if m.unit == "x" else 1
     value, low, high = (f"{number:.{digits}f}" for number in (m.value.median, m.value.low, m.value.high))

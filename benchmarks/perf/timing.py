@@ -6,11 +6,14 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 CPU = torch.device("cpu")
 Times = dict[str, list[float]]
+Clock = Callable[[], float]  # seconds
+cpu_time: Clock = time.process_time  # of all threads: a runtime may compute in one of its own
 SLICE = 0.02  # seconds that one turn should at least take
 
 
@@ -34,20 +37,27 @@ class Spread:
         return Spread(median, low, high)
 
 
-def take_turns(runs: Mapping[str, Callable[[], object]], *, rounds: int, device: torch.device = CPU) -> Times:
+def take_turns(
+    runs: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    device: torch.device = CPU,
+    clock: Clock | None = None,
+) -> Times:
     """Seconds that one call of each takes, once a round, in an order that alternates.
 
     On a CPU the time of this thread: what other processes do counts only as far as they share caches and memory.
-    On a GPU the time until it has done all calls of a turn.
+    On a GPU the time until it has done all calls of a turn. `clock` is another one.
     """
+    clock = clock or partial(_now, device)
     for run in runs.values():
         run()
-    calls = {name: max(1, round(SLICE / max(_seconds(run, 1, device), 1e-6))) for name, run in runs.items()}
+    calls = {name: max(1, round(SLICE / max(_seconds(run, 1, clock), 1e-6))) for name, run in runs.items()}
     times: Times = {name: [] for name in runs}
     order = list(runs)
     for _ in range(rounds):
         for name in order:
-            times[name].append(_seconds(runs[name], calls[name], device))
+            times[name].append(_seconds(runs[name], calls[name], clock))
         order.reverse()
     return times
 
@@ -73,11 +83,11 @@ def typical(seconds: Sequence[float]) -> float:
     return sorted(seconds)[len(seconds) // 2]
 
 
-def _seconds(run: Callable[[], object], calls: int, device: torch.device) -> float:
-    began = _now(device)
+def _seconds(run: Callable[[], object], calls: int, clock: Clock) -> float:
+    began = clock()
     for _ in range(calls):
         run()
-    return (_now(device) - began) / calls
+    return (clock() - began) / calls
 
 
 def _now(device: torch.device) -> float:

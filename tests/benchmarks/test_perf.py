@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import signal
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,22 +16,23 @@ import torch
 import slimlib as slim
 from benchmarks.perf.exporting import exporting
 from benchmarks.perf.inference import folded, inference, switching
-from benchmarks.perf.measure import main
+from benchmarks.perf.measure import OutOfTime, Part, main, time_limit
 from benchmarks.perf.measurement import Machine, Measurement
-from benchmarks.perf.networks import NETWORKS, build, channel_rule
+from benchmarks.perf.networks import NETWORKS, SMALL, build, channel_rule, slimmable
 from benchmarks.perf.reasons import reason
 from benchmarks.perf.records import read, write
 from benchmarks.perf.report import rows_of_machines, table_md, write_report
 from benchmarks.perf.routing import routing
 from benchmarks.perf.spectrum import spectrum
+from benchmarks.perf.starting import freezing, starting
 from benchmarks.perf.timing import Spread, ratio, take_turns
-from benchmarks.perf.training import sandwich_step
+from benchmarks.perf.training import sandwich_memory, sandwich_step, throughput
 from slimlib.serving.profiling import peak_bytes
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*NETWORKS, SMALL])
 def test_dense_networks_have_the_channels_of_the_width(name: str) -> None:
     image = torch.randn(1, 3, 64, 64)
     full = build(name)
@@ -41,6 +46,14 @@ def test_dense_networks_have_the_channels_of_the_width(name: str) -> None:
 )
 def test_networks_have_the_published_number_of_parameters(name: str, params: int) -> None:
     assert sum(p.numel() for p in build(name).parameters()) == params
+
+
+def test_a_layout_that_was_found_once_serves_other_formats_and_sizes() -> None:
+    x = torch.randn(1, 3, 32, 32).to(memory_format=torch.channels_last)
+    full = build(SMALL)
+    found = slim.convert(full, x, **channel_rule(full))
+    for _ in range(2):
+        assert slimmable(SMALL, x).slim.layout == found.slim.layout
 
 
 def test_inference_compares_networks_with_equal_outputs_and_gives_every_row() -> None:
@@ -71,6 +84,48 @@ def test_a_sandwich_step_is_timed_in_both_formats_and_against_a_plain_loop() -> 
         "n=4, batch 2, the dense networks themselves, NHWC over NCHW",
     ]
     assert [m.limit for m in rows] == [1.0, 1.0, 0.70, None]
+
+
+def test_a_training_step_is_timed_over_one_of_the_full_network_in_both_precisions() -> None:
+    rows = list(throughput(SMALL, size=32, batch=4, rounds=1))
+    for precision in ("float32", "bfloat16"):
+        setting = f"n=4, batch 4, {precision}"
+        assert [(m.what, m.limit, m.unit) for m in rows if m.setting.startswith(setting)] == [
+            ("sandwich step", 2.2, "x"),
+            ("sandwich step", 1.0, "x"),
+            ("images trained", None, "images/s"),
+            ("step outside of kernels", None, "%"),
+            ("step outside of kernels", None, "%"),
+        ]
+        full, summed, rate, *outside = (m.value.median for m in rows if m.setting.startswith(setting))
+        assert full > 0 and summed > 0 and rate > 0 and all(0 < share < 100 for share in outside)
+
+
+def test_peak_memory_is_that_of_a_dense_step_in_every_format_and_precision() -> None:
+    rows = list(sandwich_memory(SMALL, size=32, batch=32))
+    assert [m.setting.removeprefix("n=4, batch 32, ") for m in rows] == [
+        f"{shown}, {precision}" for shown in ("NCHW", "NHWC") for precision in ("float32", "bfloat16")
+    ]
+    assert [m for m in rows if m.verdict != "kept"] == []  # bytes are counted, not timed
+
+
+@pytest.mark.nightly
+def test_starts_are_measured_in_seconds() -> None:
+    rows = list(starting(rounds=1))
+    assert [(m.what, m.setting, m.limit) for m in rows] == [
+        ("start", "import, beyond torch's", 0.1),
+        ("start", "python -m benchmarks.run help", 2.0),
+    ]
+    assert all(0 < m.value.median < 60 and m.unit == "s" for m in rows)
+
+
+def test_freezes_are_measured_in_seconds() -> None:
+    rows = list(freezing(SMALL, (0.25, 1.0), size=32))
+    assert [(m.what, m.setting, m.limit) for m in rows] == [
+        ("freeze", "2 widths", 3.0),
+        ("freeze", "2 widths, folded", 3.0),
+    ]
+    assert all(0 < m.value.median < 60 and m.unit == "s" for m in rows)
 
 
 @pytest.mark.parametrize(("name", "limit"), [("MobileNet v1", 0.75), ("WDSR-A", 0.9)])
@@ -195,7 +250,58 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
         write_report(tmp_path)
 
 
-@pytest.mark.parametrize("arguments", [["inferense"], ["--rounds", "0"], ["--network", "VGG"], ["--device", "tpu"]])
+def _endless(name: str, rounds: int, device: torch.device) -> Iterator[Measurement]:
+    yield replace(KEPT, setting="first")
+    yield replace(KEPT, setting="second")
+    while True:
+        time.sleep(0.01)
+
+
+def test_a_row_is_kept_as_soon_as_it_is_measured_and_a_time_limit_stops_with_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("benchmarks.perf.measure.PARTS", {"training": Part(("MobileNet v1",), _endless)})
+    assert main(["--minutes", "0.01", "--results", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "0.01 minutes are over in training: MobileNet v1; what was measured before is kept." in out
+    assert [m.setting for record in read(tmp_path) for m in record.measurements] == ["first", "second"]
+    assert "second" in (tmp_path / "table.md").read_text()
+
+
+def test_a_time_limit_before_the_first_row_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(name: str, rounds: int, device: torch.device) -> Iterator[Measurement]:
+        while True:
+            time.sleep(0.01)
+        yield KEPT
+
+    monkeypatch.setattr("benchmarks.perf.measure.PARTS", {"training": Part(("MobileNet v1",), none)})
+    assert main(["--minutes", "0.001", "--results", str(tmp_path)]) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_time_limit_passes_what_catches_exceptions_and_is_gone_afterwards() -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(OutOfTime), time_limit(0.0005):
+        while True:
+            with contextlib.suppress(Exception):
+                time.sleep(1)
+    assert signal.getsignal(signal.SIGALRM) is before and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_rows_that_are_measured_so_far_do_not_take_the_place_of_an_older_record_with_more(tmp_path: Path) -> None:
+    older, other = replace(KEPT, seconds=9.0), replace(KEPT, setting="n=3", seconds=9.0)
+    write(tmp_path, [older, other], EPYC, rounds=7)
+    write(tmp_path, [KEPT], EPYC, rounds=7, whole=False)
+    assert [record.measurements for record in read(tmp_path)] == [(older, other)]
+    for whole, rows in ((False, [KEPT, replace(other, seconds=0.5)]), (True, [KEPT])):
+        write(tmp_path, rows, EPYC, rounds=7, whole=whole)
+        assert [record.measurements for record in read(tmp_path)] == [tuple(rows)]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["inferense"], ["--rounds", "0"], ["--network", "VGG"], ["--device", "tpu"], ["--minutes", "0"]],
+)
 def test_impossible_arguments_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(arguments)
