@@ -18,6 +18,7 @@ from benchmarks.perf.networks import calibrated
 from benchmarks.perf.timing import CPU, Spread
 
 IMPORT = "import time, torch; began = time.process_time(); import slimlib; print(time.process_time() - began)"
+HELP = "-m benchmarks.run help"
 IMPORT_LIMIT, HELP_LIMIT, FREEZE_LIMIT = 0.1, 2.0, 3.0  # seconds
 
 
@@ -40,10 +41,9 @@ def starting(*, rounds: int) -> Iterator[Measurement]:
         run("-c", IMPORT)
         imports = Spread.of([float(run("-c", IMPORT)[0]) for _ in range(rounds)])
         yield Measurement("start", "slimlib", "import, beyond torch's", imports, unit="s", limit=IMPORT_LIMIT)
-        command = ("-m", "benchmarks.run", "help")
-        run(*command)
-        helps = Spread.of([run(*command)[1] for _ in range(rounds)])
-        yield Measurement("start", "slimlib", "python -m benchmarks.run help", helps, unit="s", limit=HELP_LIMIT)
+        run(*HELP.split())
+        helps = Spread.of([run(*HELP.split())[1] for _ in range(rounds)])
+        yield Measurement("start", "slimlib", f"python {HELP}", helps, unit="s", limit=HELP_LIMIT)
 
 
 def _children() -> float:
