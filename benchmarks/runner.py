@@ -28,7 +28,7 @@ from benchmarks.running.command import (
     refuse,
     say,
 )
-from benchmarks.running.jobs import Job, MakeTask, Outcome, plan
+from benchmarks.running.jobs import Job, MakeTask, Outcome, plan, tuning_file
 from benchmarks.running.launchers.launch import among_ranks, launch
 from benchmarks.settings.run import RunSettings, read_settings
 from benchmarks.settings.task import make_task
@@ -115,6 +115,7 @@ def _look(
         for job in missing:
             for trained in filter(None, (job.training, job.first)):
                 folder.trained(trained, job.seed).unlink(missing_ok=True)
+            tuning_file(settings, job).unlink(missing_ok=True)
     return outcomes, missing, damaged
 
 

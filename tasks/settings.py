@@ -57,6 +57,20 @@ class Settings(BaseModel):
                     )
         return self
 
+    tunable: ClassVar[tuple[str, ...]] = ()
+    """Keys that recipes may choose on data that are held out."""
+
+    def tuned(self, own: Mapping[str, Any]) -> Self:
+        """The same with hyperparameters of a recipe's own.
+
+        Raises:
+            ValueError: one that there is not, with the nearest right one, or an impossible value.
+        """
+        for key in own:
+            if key not in self.tunable:
+                raise unknown("hyperparameter to tune", key, self.tunable)
+        return self.replace(**own)
+
     def replace(self, **changes: Any) -> Self:
         """The same with other values, checked again."""
         now = {name: getattr(self, name) for name in type(self).model_fields} | (self.model_extra or {})

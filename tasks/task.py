@@ -18,6 +18,7 @@ from tasks.training.problem import Problem
 from tasks.training.recipe import Recipe
 from tasks.training.run import TrainingRun
 from tasks.training.supervised import train_recipe
+from tasks.training.tuned import train_tuned
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,8 @@ class SupervisedTask(Problem):
         """By the training loop that all supervised tasks share; see `Task.train`."""
         if recipe.per_input is not None:
             return train_per_input(self, recipe, run, self.rule_finder)
+        if recipe.tune is not None:
+            return train_tuned(self, recipe, run)
         return (train_recipe if recipe.budgets is None else train_planned)(self, recipe, run)
 
     def keep(self, trained: nn.Module, recipe: Recipe, path: Path) -> None:

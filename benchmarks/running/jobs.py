@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from benchmarks.running.command import one_line, settings_want_traces
 from benchmarks.running.following import following
 from benchmarks.running.job_lock import held
 from benchmarks.running.progress import Reporter
-from benchmarks.settings.identity import record_name
+from benchmarks.settings.identity import record_name, slug
 from benchmarks.settings.run import RunSettings
 from tasks.points import PointResult
 from tasks.task import Task
@@ -175,6 +175,8 @@ def _train_and_record(
             watch=Watch(followed.step, stop, trained),
             ranks=ranks,
         )
+        if job.recipe.tune is not None:
+            run = replace(run, tuning=tuning_file(settings, job), alone=alone_on(folder, job.hash, run, reporter))
         if job.first:
             run = replace(run, first=first_run(settings, job, run, reporter))
         results = task.train(job.recipe, run)
@@ -193,8 +195,20 @@ def first_run(settings: RunSettings, job: Job, run: TrainingRun, reporter: Repor
         run,
         checkpoint=Checkpoint(path, identity, every=settings.checkpoint_seconds, warn=reporter.note),
         trained=trained,
-        alone=lambda what: held(folder.cache / "locks" / f"{identity}-{what}", run.watch.stop, reporter.note),
+        alone=alone_on(folder, identity, run, reporter),
     )
+
+
+def alone_on(
+    folder: ResultsFolder, identity: str, run: TrainingRun, reporter: Reporter
+) -> Callable[[str], AbstractContextManager[None]]:
+    """What holds something that jobs share while one of them makes it."""
+    return lambda what: held(folder.cache / "locks" / f"{identity}-{what}", run.watch.stop, reporter.note)
+
+
+def tuning_file(settings: RunSettings, job: Job) -> Path:
+    """Where the scores of the trials are kept that choose the recipe's hyperparameters, for all of its seeds."""
+    return settings.folder / "tuned" / f"{slug(job.recipe.name)}-{job.hash}.json"
 
 
 def trained_network(settings: RunSettings, job: Job, warn: Callable[[str], None] = warnings.warn) -> Checkpoint:

@@ -66,6 +66,11 @@ class Run(Training):
     switches: Literal["quarters", "sixteenths"] | Mapping[str, Widths] = setting(
         "quarters", "lists of switches that are compared"
     )
+    tune: Mapping[str, Any] = setting(
+        {}, "each recipe also with the best of these values, as a row of its own", examples=[{"lr": [0.1, 0.2]}]
+    )
+    tune_steps: float | None = setting(None, "of tune: share of the steps that a trial takes; null: all", gt=0, le=1)
+    tune_seeds: int | None = setting(None, "of tune: seeds of each trial; null: one", ge=1)
     effort: Mapping[str, int] = setting({}, "of searches: steps, evaluations, population, batches")
     debug: bool = setting(False, "whether an error shows its whole trace")
 

@@ -17,8 +17,9 @@ from benchmarks.settings.identity import settings_hash, slug
 from benchmarks.settings.launcher import Launcher, Ray, Serial, Slurm
 from benchmarks.settings.task import deciding, read_task
 from benchmarks.settings.tracker import NoTracker, Tracker
-from tasks.settings import Lax, setting, unknown
+from tasks.settings import Lax, Settings, setting, unknown
 from tasks.training.recipe import Recipe
+from tasks.training.tuning import Tuning
 
 MEANT_FOR = {"tasks": "task", "scales": "scale"}
 """Keys of a recipe that say where it is left out, and the group that their values are of."""
@@ -108,7 +109,7 @@ def read_settings(arguments: Sequence[str]) -> RunSettings:
         default_data=given["default_data"],
         ablation=ablation["name"],
         question=str(ablation["question"]),
-        recipes=_only(run.only, read_recipes(ablation, task, given["scale"]["name"])),
+        recipes=_only(run.only, _with_tuned(run, read_recipes(ablation, task, given["scale"]["name"]), task_settings)),
         scale=given["scale"]["name"],
         launcher=launcher,
         tracker=tracker,
@@ -148,6 +149,16 @@ def read_recipes(ablation: Mapping[str, Any], task: str, scale: str | None = Non
 
 def _keys(choice: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in choice.items() if key != "name"}
+
+
+def _with_tuned(run: Run, recipes: tuple[Recipe, ...], task: Settings) -> tuple[Recipe, ...]:
+    """The recipes, and at the end each that can be tuned once more, its hyperparameters chosen."""
+    keys = {key: getattr(run, key) for key in Tuning.model_fields if getattr(run, key)}
+    can = [recipe for recipe in recipes if not (recipe.tune or recipe.search or recipe.per_input or recipe.budgets)]
+    found = [*recipes, *(recipe.replace(name=f"{recipe.name}, tuned", **keys) for recipe in can if keys)]
+    for values in (values for recipe in found for values in recipe.grid()):
+        task.tuned(values)
+    return tuple(found)
 
 
 def _only(wanted: Sequence[str], recipes: tuple[Recipe, ...]) -> tuple[Recipe, ...]:

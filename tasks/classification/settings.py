@@ -31,6 +31,7 @@ class ClassificationSettings(Settings):
     """
 
     group: ClassVar[str] = "task"
+    tunable: ClassVar[tuple[str, ...]] = ("lr", "momentum", "weight_decay", "warmup", "schedule", "decay")
 
     model: Literal[
         "mobilenet_v1",

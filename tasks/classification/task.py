@@ -139,6 +139,12 @@ class Classification(SupervisedTask):
         """As the model says."""
         return str(net.gate_before)
 
+    def tuned(self, own: Mapping[str, Any]) -> Self:
+        """With a learning rate of its own, say."""
+        made = copy.copy(self)
+        made.settings = self.settings.tuned(own)
+        return made
+
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy with the labels, smoothed."""
         return F.cross_entropy(output, target, label_smoothing=self.settings.label_smoothing)

@@ -26,16 +26,20 @@ LONGEST = 27_000  # steps of an episode, for environments without a limit of the
 Predict = Callable[[Any], np.ndarray]
 
 
-def held_out(count: int) -> list[int]:
-    """Seeds of the evaluation episodes: fixed, and none that a training begins with."""
-    return [derive_seed(i, "evaluation episode") for i in range(count)]
+def held_out(count: int, purpose: str = "evaluation") -> list[int]:
+    """Seeds of the episodes for a purpose: fixed, and none that a training begins with."""
+    return [derive_seed(i, f"{purpose} episode") for i in range(count)]
 
 
 class Judge:
-    """Plays episodes; the environments are made when they are first needed. Close it after use."""
+    """Plays episodes; the environments are made when they are first needed. Close it after use.
 
-    def __init__(self, settings: RlSettings) -> None:
-        self.settings = settings
+    Args:
+        purpose: of its episodes, which are others for each.
+    """
+
+    def __init__(self, settings: RlSettings, purpose: str = "evaluation") -> None:
+        self.settings, self.purpose = settings, purpose
         self._environments: VecEnv | None = None
 
     def returns(
@@ -56,7 +60,7 @@ class Judge:
         Raises:
             ValueError: the point chooses a width for each state, of a policy whose actions are not numbered.
         """
-        seeds = held_out(episodes) if seeds is None else seeds
+        seeds = held_out(episodes, self.purpose) if seeds is None else seeds
         if isinstance(point.what, PerInput):
             return self._play(partial(_by_rule, Scores(model), point.what), seeds, training)
         likeliest = self.settings.deterministic

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
@@ -53,6 +54,10 @@ class RlSettings(Settings):
         0, "0: environments are stepped in this process; else as many as environments, each in one of its own", ge=0
     )
     video: bool = setting(False, "whether a film of a policy at three widths is made, video.gif")
+
+    def tuned(self, own: Mapping[str, Any]) -> Self:
+        """The same with hyperparameters of a recipe's own; see `Settings.tuned`."""
+        return self.replace(hyperparameters={**self.hyperparameters, **own}) if own else self
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

@@ -22,6 +22,7 @@ from tasks.rl.state import load_draws, load_training_state, training_state
 from tasks.training.recipe import Recipe
 from tasks.training.run import Interrupted, TrainingFailed, TrainingRun, derive_seed
 from tasks.training.saved import Saved, UnusableState, read_saved
+from tasks.training.tuning import Values, after_trials, choose
 
 METRIC = "return"
 SHOWN_EVERY = 0.2  # seconds between two calls of `watch.step`; a rollout of DQN is a single step
@@ -41,7 +42,26 @@ def train_policies(settings: RlSettings, recipe: Recipe, run: TrainingRun) -> li
         Interrupted: `run.watch.stop` asked for it.
         TrainingFailed: a policy's weights or returns are not finite.
     """
-    loop = _Loop(settings, recipe, run, Judge(settings))
+    if recipe.tune is None:
+        return _trained(_Loop(settings, recipe, run, Judge(settings)))
+
+    def trial(values: Values, own: TrainingRun, width: float | None) -> Mapping[str, float]:
+        widths = settings.widths if width is None else (width,)
+        tried = settings.tuned(values).replace(widths=widths, curve_points=0)
+        judge = Judge(tried, "tuning")
+        returns = {result.point: result for result in _trained(_Loop(tried, recipe, own, judge))}
+        return {point: -result.metrics[settings.environment][METRIC] for point, result in returns.items()}
+
+    networks = recipe.networks(settings)
+    chosen = choose(recipe, networks, run, trial)
+    rest = after_trials(recipe, networks, run)
+    results = _trained(_Loop(settings, recipe, rest, Judge(settings), chosen.values))
+    own = {result.point: result.width if recipe.kind == "individual" else None for result in results}
+    return [replace(result, found=chosen.found(own[result.point])) for result in results]
+
+
+def _trained(loop: _Loop) -> list[PointResult]:
+    run = loop.run
     try:
         return _train_all(loop, read_saved(run.checkpoint))
     except UnusableState as unusable:
@@ -58,6 +78,7 @@ class _Loop:
     recipe: Recipe
     run: TrainingRun
     judge: Judge
+    values: Callable[[float | None], Values] = lambda _: {}
 
 
 def _train_all(loop: _Loop, saved: Saved) -> list[PointResult]:
@@ -65,7 +86,8 @@ def _train_all(loop: _Loop, saved: Saved) -> list[PointResult]:
     networks = loop.recipe.networks(loop.settings)
     for number, width in enumerate(networks[saved.finished :], start=saved.finished):
         before = saved.training if number == saved.finished else None
-        results += _train_one(loop, width, before, number, results)
+        own = replace(loop, settings=loop.settings.tuned(loop.values(width)))
+        results += _train_one(own, width, before, number, results)
         if checkpoint is not None and number < len(networks) - 1:
             checkpoint.write(Saved(number + 1, results).state())
     return sorted(results, key=by_cost)

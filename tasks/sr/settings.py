@@ -16,6 +16,7 @@ class SrSettings(Settings):
     """
 
     group: ClassVar[str] = "task"
+    tunable: ClassVar[tuple[str, ...]] = ("lr", "decay")
 
     model: Literal["wdsr-a", "wdsr-b", "edsr"] = setting("wdsr-a", "which network")
     scale: Annotated[Literal[2, 3, 4], OneOfWhole] = setting(2, "how much larger the image becomes")

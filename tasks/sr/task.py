@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -122,6 +122,12 @@ class SuperResolution(SupervisedTask):
         for part, images in zip(parts, self._train.split(share), strict=True):
             part._train = images
         return parts
+
+    def tuned(self, own: Mapping[str, Any]) -> Self:
+        """With a learning rate of its own, say."""
+        made = copy.copy(self)
+        made.settings = self.settings.tuned(own)
+        return made
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Mean absolute error."""

@@ -79,6 +79,16 @@ class Problem(Protocol):
         """
         raise ValueError(f"{type(self).__name__} does not say how a part of its training data is held out")
 
+    def tuned(self, own: Mapping[str, Any]) -> Self:
+        """The same problem with hyperparameters of a recipe's own.
+
+        Raises:
+            ValueError: one that it does not have.
+        """
+        if own:
+            raise ValueError(f"{type(self).__name__} does not say which of its hyperparameters can be tuned")
+        return self
+
     def gate_before(self, net: nn.Module) -> str:
         """The name of the module before which a network of the task has a gate, if it has one.
 

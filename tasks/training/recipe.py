@@ -21,6 +21,7 @@ from tasks.training.choosing import OF_INDIVIDUALS, Choosing
 from tasks.training.deciding import HELD_OUT, Deciding
 from tasks.training.problem import Problem
 from tasks.training.run import derive_seed
+from tasks.training.tuning import Tuning
 
 MEASURED = ("calibrate", "average", "calibrate_on", "tested", "spectrum", "per_input", "costs")
 """Keys that decide how a trained network is scored, and nothing of its training."""
@@ -68,12 +69,12 @@ OF_TASK = {"rl": ("outputs",), "detection": ("pyramid", "heads")}
 """The distillations of tasks that have their own."""
 
 
-class Recipe(Choosing, Deciding):
+class Recipe(Choosing, Deciding, Tuning):
     """How one network (slimmable), or one for each evaluated width (individual), is trained.
 
-    Beside the keys here, of `Choosing` and of `Deciding` it has those of its rule (`samples`), of its distillation
-    (`temperature` of kl_divergence, `distill_values` of outputs), and of its lesson: `data`, `weight`, `teacher`, and
-    `smallest` and `largest`, which hold those three where they differ; see `lessons_named` of slimlib.
+    Beside the keys here, of `Choosing`, `Deciding` and `Tuning` it has those of its rule (`samples`), of its
+    distillation (`temperature` of kl_divergence, `distill_values` of outputs), and of its lesson: `data`, `weight`,
+    `teacher`, and `smallest` and `largest`, which hold those three where they differ; see `lessons_named` of slimlib.
 
     Raises:
         ValueError: a value is impossible, or a key has no meaning for this kind, rule or distillation.
@@ -115,10 +116,13 @@ class Recipe(Choosing, Deciding):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        self.check_tuning()
+        if self.tune is not None and (self.search or self.per_input or self.budgets):
+            raise ValueError("'tune' has no meaning beside search, budgets or per_input")
         if self.kind == "individual":
             plain = type(self).model_fields
             for key, value in self:
-                if key in ("name", "kind", *OF_INDIVIDUALS):
+                if key in ("name", "kind", *OF_INDIVIDUALS, *Tuning.model_fields):
                     continue
                 if key not in plain or value != plain[key].default:
                     raise ValueError(f"'{key}' has no meaning for individual networks")
@@ -196,7 +200,7 @@ class Recipe(Choosing, Deciding):
     def settings(self) -> dict[str, Any]:
         """What decides the result, as plain values, defaults included: everything but the name."""
         individual = self.kind == "individual"
-        keys = ("kind", *OF_INDIVIDUALS) if individual else type(self).model_fields
+        keys = ("kind", *OF_INDIVIDUALS, *Tuning.model_fields) if individual else type(self).model_fields
         fields = {key: getattr(self, key) for key in keys if key != "name"}
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
         own = {} if individual else self.of_rule() | self.of_distillation() | lesson_settings(self.lessons())
@@ -250,7 +254,8 @@ class Recipe(Choosing, Deciding):
     def steps(self, task: HasWidths, each: int) -> int:
         """Of all its networks together, where an ordinary one takes `each`."""
         one = each if self.kind == "individual" else self.make_rule(0).ends(each)[-1]
-        return len(self.networks(task)) * one
+        trials = len(self.grid()) * (self.tune_seeds or 1) * self.steps_of_trial(each) * (one // each)
+        return len(self.networks(task)) * (one + trials)
 
     def make_rule(self, seed: int) -> Rule:
         """The training rule, its random widths derived from the recipe's seed."""

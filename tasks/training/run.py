@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,6 +71,7 @@ class TrainingRun:
         trained: where the trained slimmable network, or the individual one of width 1, is kept, and taken from if it
             is there: recipes that only score it in other ways share it.
         first: how the network is trained that channels are chosen in; None: its results are not kept.
+        tuning: where the scores are kept by which a recipe's hyperparameters are chosen; None: nowhere.
         alone: (what) -> held while something is made that other recipes share.
         watch: how the run is followed and stopped.
         ranks: the processes that train it.
@@ -83,6 +85,7 @@ class TrainingRun:
     checkpoint: Checkpoint | None = None
     trained: Checkpoint | None = None
     first: TrainingRun | None = None
+    tuning: Path | None = None
     alone: Callable[[str], AbstractContextManager[None]] = _nothing_held
     watch: Watch = Watch()
     ranks: Ranks = ALONE

@@ -6,7 +6,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -102,8 +102,17 @@ class Training:
             torch.cuda.set_rng_state(states["cuda"], self.device)
 
 
-def train_recipe(task: Problem, recipe: Recipe, run: TrainingRun) -> list[PointResult]:
+def _of_task(_: float | None) -> Mapping[str, Any]:
+    return {}
+
+
+def train_recipe(
+    task: Problem, recipe: Recipe, run: TrainingRun, *, values: Callable[[float | None], Mapping[str, Any]] = _of_task
+) -> list[PointResult]:
     """Train and score all networks of a recipe, from its checkpoint if there is one.
+
+    Args:
+        values: width of a network, None: the slimmable one -> hyperparameters of its own.
 
     Returns:
         A result for each operating point, cheapest first: the same whether or not the run was interrupted,
@@ -114,7 +123,7 @@ def train_recipe(task: Problem, recipe: Recipe, run: TrainingRun) -> list[PointR
         TrainingFailed: the loss or a score is not finite.
         HostileCheckpointError: the checkpoint would run code.
     """
-    loop = Loop(task, recipe, run)
+    loop = Loop(task, recipe, run, values)
     try:
         return _train_networks(loop, run.ranks.first(lambda: read_saved(run.checkpoint)))
     except UnusableState as unusable:
@@ -129,6 +138,7 @@ class Loop:
     task: Problem
     recipe: Recipe
     run: TrainingRun
+    values: Callable[[float | None], Mapping[str, Any]] = _of_task
 
     @property
     def autocast(self) -> torch.dtype | None:
@@ -141,9 +151,10 @@ def _train_networks(loop: Loop, saved: Saved) -> list[PointResult]:
     results = list(saved.results)
     networks = recipe.networks(task)
     for number, width in enumerate(networks[saved.finished :], start=saved.finished):
-        training = ranks.together(partial(start, loop, width))
+        own = replace(loop, task=task.tuned(loop.values(width)))
+        training = ranks.together(partial(start, own, width))
         _take_trained(run, training)
-        train_network(loop, training, saved.training if number == saved.finished else None, before=results)
+        train_network(own, training, saved.training if number == saved.finished else None, before=results)
         _keep_trained(run, training)
         results += score(task, recipe, training.net, width, seed=run.seed, device=run.device, ranks=ranks)
         run.watch.trained(width, training.net)

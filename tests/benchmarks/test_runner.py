@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import pickle
 import signal
@@ -309,6 +310,23 @@ def test_recipes_that_only_score_in_other_ways_share_one_training(
         (own,) = [r for r in records_of(tmp_path / recipe.name).values() if r["seed"] == 1]
         shared = records_of(tmp_path / "together")[f"{recipe.name}-1-{own['hash']}.json"]
         assert shared["rows"] == own["rows"]
+
+
+def test_tuned_recipes_keep_their_trials_for_all_seeds_until_they_are_overwritten(tmp_path: Path) -> None:
+    tuned = SCORED[0].replace(name="a/b, tuned", tune={"lr": (0.001, 0.01)}, tune_steps=0.5)
+    settings = toy_settings(tmp_path, recipes=(tuned,), seeds=(0,))
+    assert toy_run(settings) == 0
+    (file,) = (folder_of(tmp_path) / "tuned").iterdir()
+    (record,) = records_of(tmp_path).values()
+    assert file.name == f"a_b_tuned-{record['hash']}.json"
+    scores = json.loads(file.read_text())["scores"]
+    wrong = {**scores, "lr=0.001, seed 0": {"width 0.5": -1.0}}
+    file.write_text(json.dumps({"scores": wrong}))
+    assert toy_run(settings.replace(seeds=(0, 1))) == 0
+    first, second = (record["rows"][0]["found"] for record in records_of(tmp_path).values())
+    assert (second["lr"], second["held_out_score"]) == (0.001, -1.0) and first["held_out_score"] > 0
+    assert toy_run(settings.replace(overwrite="always")) == 0
+    assert json.loads(file.read_text())["scores"] == scores
 
 
 def test_overwriting_trains_anew(tmp_path: Path) -> None:

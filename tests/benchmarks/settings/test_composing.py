@@ -87,12 +87,28 @@ def test_the_ablations_hold_the_recipes_that_they_promise() -> None:
         *("individual", "none", "none, mean over widths"),
         *("l1", "l1, balanced", "data + l1", "l1, balanced, EMA teacher"),
         *("mse", "mse, balanced", "data + mse", "l1, weight 0.1", "mse, weight 10"),
+        "none, balanced",
     ]
     switches = ["2 switches", "4 switches", "8 switches", "universal", "incremental", "incremental, equal steps"]
     assert named["switches"] == ["individual", *switches]
     assert named["samples"] == ["individual", "n=2", "n=3", "n=4", "n=6"]
     sandwich = {r.name: r for r in read_settings([]).recipes}
     assert isinstance(sandwich["sandwich"].make_rule(0), Sandwich)
+
+
+def test_tuned_recipes_are_rows_of_their_own_after_the_others() -> None:
+    plain = read_settings(["ablation=samples"])
+    tuned = read_settings(["ablation=samples", "tune={lr: [0.001, 0.002]}", "tune_seeds=2"])
+    names = [recipe.name for recipe in plain.recipes]
+    assert [recipe.name for recipe in tuned.recipes] == [*names, *(f"{name}, tuned" for name in names)]
+    assert [tuned.hash_of(r) for r in tuned.recipes[: len(names)]] == [plain.hash_of(r) for r in plain.recipes]
+    assert len({tuned.hash_of(recipe) for recipe in tuned.recipes}) == 2 * len(names)
+    (one,) = read_settings(["ablation=samples", "tune.lr=[0.001,0.002]", 'only=["n=2, tuned"]']).recipes
+    assert one.tune == {"lr": (0.001, 0.002)}
+    with pytest.raises(ValueError, match="unknown hyperparameter to tune 'rate'"):
+        read_settings(["tune={rate: [0.1, 0.2]}"])
+    with pytest.raises(ValueError, match="lr=2.0"):
+        read_settings(["tune={lr: [0.1, 2.0]}"])
 
 
 def test_the_same_recipe_has_the_same_hash_in_every_ablation() -> None:

@@ -6,6 +6,7 @@ import torch
 import slimlib as slim
 from slimlib.rl import SlimPPO
 from tasks.rl.environments import make_environments
+from tasks.rl.evaluation import held_out
 from tasks.rl.models import Acting, acting_cost, make_model, one_observation
 from tasks.rl.settings import RlSettings
 from tasks.rl.task import ReinforcementLearning
@@ -189,3 +190,23 @@ def test_what_is_counted_is_what_acts():
         Acting(plain)(seen), model.policy.get_distribution(seen).distribution.logits.detach()
     ) or torch.allclose(Acting(plain)(seen).softmax(1), model.policy.get_distribution(seen).distribution.probs)
     assert isinstance(model, SlimPPO)
+
+
+def test_individual_policies_are_tuned_at_each_width_on_episodes_of_their_own() -> None:
+    tuned = INDIVIDUAL.replace(tune={"learning_rate": ("lin_0.00001", "lin_0.01")}, tune_steps=0.5, tune_seeds=2)
+    results = trained(SETTINGS["ppo"], tuned)
+    for result in results:
+        chosen = {"learning_rate": f"lin_{result.found['learning_rate']:f}"}
+        plain = {one.width: one for one in trained(SETTINGS["ppo"].tuned(chosen), INDIVIDUAL)}
+        assert result.metrics == plain[result.width].metrics
+        assert result.found["trials"] == 4
+    assert set(held_out(50)).isdisjoint(held_out(50, "tuning"))
+
+
+def test_a_slimmable_policy_is_tuned_by_the_mean_over_its_widths() -> None:
+    tuned = SAMPLED.replace(tune={"learning_rate": (1e-5, 1e-2)}, tune_steps=0.5)
+    results = trained(SETTINGS["a2c"], tuned)
+    (rate,) = {result.found["learning_rate"] for result in results}
+    assert [r.metrics for r in results] == [
+        r.metrics for r in trained(SETTINGS["a2c"].tuned({"learning_rate": rate}), SAMPLED)
+    ]

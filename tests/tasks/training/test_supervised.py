@@ -22,6 +22,7 @@ from tasks.training.recipe import DISTILLED, LESSON, MEASURED, Recipe, evenly_sp
 from tasks.training.run import Interrupted, TrainingFailed, TrainingRun, Watch, derive_seed
 from tasks.training.scoring import score
 from tasks.training.supervised import Loop, start, train_network, train_recipe
+from tasks.training.tuning import Tuning
 from tests.tasks.training.toy import ToyTask
 
 STEPS = 6
@@ -232,7 +233,7 @@ CHANGES = {
 BY_OTHER_TESTS = {"name", "spectrum", "behaviour", "distill_values"}  # the last two: tests/tasks/rl/test_training.py
 BY_OTHER_TESTS |= {"zero_scale", "stability"}  # tests/tasks/training/test_recipe.py, tests/slimlib/rl
 BY_OTHER_TESTS |= {"sizes", "per_input", "costs"}  # tests/slimlib/training/test_variants.py, test_per_input.py
-BY_OTHER_TESTS |= set(Choosing.model_fields)  # tests/tasks/training/test_planned.py
+BY_OTHER_TESTS |= {*Choosing.model_fields, *Tuning.model_fields}  # test_planned.py, test_tuning.py
 
 
 def test_there_is_a_test_for_every_key_of_a_recipe() -> None:

@@ -35,6 +35,7 @@ class ToyTask(SupervisedTask):
     eval_sets = ("noise", "waves")
     widths = (0.5, 0.75, 1.0)
     batch = 4
+    lr = 1e-2
     first = 0  # number of the batch that step 0 gets
 
     def __init__(self, *, poison: int | None = None, slow: float = 0.0) -> None:
@@ -88,6 +89,11 @@ class ToyTask(SupervisedTask):
         held.first = 50_000
         return copy.copy(self), held
 
+    def tuned(self, own: Mapping[str, Any]) -> Self:
+        made = copy.copy(self)
+        made.lr = own.get("lr", self.lr)
+        return made
+
     def head_of(self, net: nn.Module) -> str:
         return "6"
 
@@ -95,7 +101,7 @@ class ToyTask(SupervisedTask):
         return F.mse_loss(output, target)
 
     def optimizer(self, net: nn.Module, steps: int) -> tuple[Optimizer, LRScheduler]:
-        optimizer = Adam(net.parameters(), lr=1e-2)
+        optimizer = Adam(net.parameters(), lr=self.lr)
         return optimizer, MultiStepLR(optimizer, [steps // 2], gamma=0.1)
 
     def evaluate(self, net: nn.Module, points: Sequence[OperatingPoint] = (AS_IT_IS,)) -> list[Scores]:
