@@ -188,6 +188,7 @@ def test_the_page_has_every_value(made: Record, results: list[PointResult], tmp_
         assert middle == pytest.approx(by_name[name].metrics["noise"]["error"], rel=1e-5)
 
 
+@pytest.mark.usefixtures("one_paper")
 def test_everything_is_written_from_the_record_alone(made: Record, tmp_path: Path) -> None:
     folder = tmp_path / "toy/sandwich/tiny"
     write_record(made, folder / "records")

@@ -166,6 +166,7 @@ def test_the_workers_of_a_killed_run_stop_too(tmp_path: Path, uninterrupted: Pat
     assert tables_of(tmp_path) == tables_of(uninterrupted)
 
 
+@pytest.mark.nightly  # that it does even where a worker is killed is tested with the launchers
 def test_joblib_gives_the_serial_table(tmp_path: Path, uninterrupted: Path) -> None:
     assert toy_run(toy_settings(tmp_path, launcher="joblib", jobs=2)) == 0
     assert records_of(tmp_path) == records_of(uninterrupted)

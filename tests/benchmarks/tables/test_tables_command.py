@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,14 +24,11 @@ FILES = ["figure.png", "figure.svg", "table.csv", "table.md", "table.tex"]
 
 
 @pytest.fixture
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with one ablation, and papers of which one has a table: the others take long."""
+def results(tmp_path: Path, one_paper: None) -> Path:
+    """A folder with one ablation."""
     folder = tmp_path / "results"
     for recipe in ("random", "sandwich"):
         write_record(record(recipe, 0, WIDTHS), folder / "sr/sandwich/tiny/records")
-    tables = {"bicubic": PAPERS.tables["bicubic"]}
-    few = replace(PAPERS, sources={"bicubic": "bicubic"}, tables=tables, ablations=PAPERS.ablations[3:4])
-    monkeypatch.setattr("benchmarks.tables.__main__.read_published", lambda: few)
     return folder
 
 

@@ -1,5 +1,7 @@
 """What the widths of a policy learn from: lessons of the algorithms, and their averaged teachers in files."""
 
+from functools import cache
+
 import pytest
 import torch
 from stable_baselines3 import PPO
@@ -11,26 +13,28 @@ AVERAGED = {"data": 0.5, "weight": "balanced", "teacher": {"averaged": {"decay":
 RANGE = {"widths": slim.WidthRange(0.25, 1.0), "rule": "sandwich", "samples": 3}
 
 
+@cache
+def usual(name):
+    """Trained without a lesson of its own."""
+    return model(name, **RANGE).learn(48)
+
+
 @pytest.mark.parametrize("name", ["PPO", "A2C", "DQN", "SAC"])
 def test_a_lesson_at_its_defaults_pulls_as_hard_as_the_data(name):
-    usual, described = (
-        model(name, **RANGE, **more).learn(128)
-        for more in ({}, {"lesson": {"data": 0, "weight": "balanced", "teacher": "largest"}})
-    )
-    assert same_parameters(usual, described)
+    lesson = {"data": 0, "weight": "balanced", "teacher": "largest"}
+    assert same_parameters(usual(name), model(name, **RANGE, lesson=lesson).learn(48))
 
 
 @pytest.mark.parametrize("name", ["PPO", "A2C", "DQN", "SAC"])
 @pytest.mark.parametrize("lesson", [{"data": 0.5}, {"weight": 1.0}, {"teacher": {"averaged": {"decay": 0.9}}}], ids=str)
 def test_every_key_of_a_lesson_changes_the_training(name, lesson):
     # An average differs from the network by the second update at the earliest.
-    usual, changed = (model(name, **RANGE, **more).learn(128) for more in ({}, {"lesson": lesson}))
-    assert not same_parameters(usual, changed)
+    assert not same_parameters(usual(name), model(name, **RANGE, lesson=lesson).learn(48))
 
 
 @pytest.mark.parametrize("name", ["PPO", "SAC"])
 def test_an_averaged_teacher_goes_into_the_file_and_comes_back(name, tmp_path):
-    trained = model(name, **RANGE, lesson=AVERAGED).learn(128)
+    trained = model(name, **RANGE, lesson=AVERAGED).learn(48)
     trained.save(tmp_path / "model.zip")
     loaded = type(trained).load(tmp_path / "model.zip")
     torch.testing.assert_close(loaded.rule.state_dict(), trained.rule.state_dict(), rtol=0, atol=0)
@@ -43,7 +47,7 @@ def test_an_averaged_teacher_goes_into_the_file_and_comes_back(name, tmp_path):
 
 def test_critics_of_narrow_actors_that_learn_from_the_data_are_trained():
     def critics(**more):
-        made = model("SAC", **RANGE, **more).learn(128)
+        made = model("SAC", **RANGE, **more).learn(48)
         seen = {}
         made.critic_rule.backward = _noting(made.critic_rule.backward, seen)
         made.train(1, 16)

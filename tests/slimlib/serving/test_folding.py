@@ -15,10 +15,12 @@ import slimlib as slim
 from slimlib.models import NAMES, build
 from slimlib.serving.folding import fold
 from slimlib.serving.reads import tensors
+from tests.extent import at_night
 from tests.networks import NETWORKS, MobileNet, conv_bn, image
 from tests.networks_to_fold import FOLDED, KEPT, C, Pair, Plain, in_order, norms, scramble
 
 WIDTHS = (1.0, 0.5)
+EACH_KIND = ("mobilenet_v2", "resnet18", "shufflenet_v1")  # inverted and plain residuals, concatenations
 LEFT = {"concatenating": 4}  # norms of a concatenation
 SLIMS = [name for name in NETWORKS if name != "instance_norm_running"]
 
@@ -41,7 +43,7 @@ def slimmed(dense, args, **rule):
     return net
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name if name in EACH_KIND else at_night(name) for name in NAMES])
 def test_published_networks_fold_whole(name):
     torch.manual_seed(0)
     dense = build(name, classes=10, size=32, multiplier=0.25)
