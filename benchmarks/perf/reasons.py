@@ -14,7 +14,10 @@ NOISE = (
 COPIES = (
     "The kernels of a narrow width are strided slices of the full ones, and oneDNN wants them contiguous: "
     "torch.profiler shows the copies as the one operation that the dense networks lack. They depend on the weights "
-    "alone, so they weigh less the more pixels a batch has."
+    "alone, so they weigh less the more pixels a batch has. Other orders of storage do not help: on the AMD EPYC, in "
+    "channels_last at batch 1, a 3 x 3 convolution with a slice of up to 256 channels takes 1.01 to 1.07 of one with a "
+    "contiguous kernel, and 1.10 to 1.49 with 512 channels at 7 px; with the taps stored outermost, so that each is a "
+    "strided matrix, 1.00 to 1.05 and 1.11 to 1.38; with a copy made before, the same."
 )
 
 
