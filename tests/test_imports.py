@@ -27,6 +27,7 @@ FLOORS = {
         ("atomic", "pixels", "points"),
         ("training",),
         ("task",),
+        ("crops",),
         ("classification", "sr", "rl", "detection"),
     ),
     "benchmarks": (

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from benchmarks.records.json_places import first_wrong
 from slimlib.search.budgets import read_budget
 from tasks.points import name_of_width
 from tasks.settings import unknown
@@ -218,10 +219,7 @@ def _checked(kind: type[Kind], given: object, where: str) -> Kind:
     try:
         return kind.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{where}: {place + ': ' if place else ''}{message}") from None
+        raise ValueError(f"{where}: {first_wrong(error)}") from None
 
 
 def _check(where: str, what: str, given: str, allowed: Mapping[str, object]) -> None:

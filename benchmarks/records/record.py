@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from benchmarks.records.json_places import WrongJson, line_of, parse
+from benchmarks.records.json_places import WrongJson, first_wrong, line_of, parse
 from benchmarks.settings.identity import record_name, slug
 from tasks.atomic import write_atomically
 from tasks.points import Kind, name_of_width
@@ -216,9 +216,7 @@ def _first_of(error: ValidationError, text: str) -> str:
     malformed = IN_PYDANTIC_S_WORDS.fullmatch(first["msg"])
     if malformed is not None:  # what json lets pass: half of a surrogate pair, nesting of hundreds
         return f"line {malformed[2]}, column {malformed[3]}: {malformed[1]}"
-    place = ".".join(str(part) for part in first["loc"])
-    says = first["msg"].removeprefix("Value error, ")
-    return f"line {line_of(text, first['loc'])}: {place + ': ' if place else ''}{says}"
+    return f"line {line_of(text, first['loc'])}: {first_wrong(error)}"
 
 
 def read_records(

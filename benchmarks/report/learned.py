@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from benchmarks.records.json_places import first_wrong
 from benchmarks.report.media import Album
 from benchmarks.report.spectrum import Json
 
@@ -37,7 +38,8 @@ def learned(results: Path, album: Album) -> Iterator[Json]:
         try:
             said = Learned.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
-            album.damaged[path] = f"{path.name}: {str(error).splitlines()[0]}"
+            why = first_wrong(error) if isinstance(error, ValidationError) else str(error)
+            album.damaged[path] = f"{path.name}: {why}"
             continue
         left_out: list[Json] = []
         drawn = [(one, album.source(path.parent / Path(one.file).name, left_out)) for one in said.figures]

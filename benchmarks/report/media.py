@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from benchmarks.records.json_places import first_wrong
 from benchmarks.report.spectrum import Json
 
 MEGABYTE = 1_000_000
@@ -89,9 +90,7 @@ class Album:
         try:
             index = CropIndex.model_validate(said)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            self.damaged[path] = f"{path.name}: {place}: {first['msg']}"
+            self.damaged[path] = f"{path.name}: {first_wrong(error)}"
             return None
         images = [self._photograph(folder, photograph, left_out) for photograph in index.images]
         found = [image for image in images if image is not None]

@@ -8,7 +8,7 @@ from torch import nn
 from slimlib.core.setting import slimming_of
 from slimlib.core.width import Width, WidthPlan, WidthRange, Widths, round_channels
 from slimlib.training.distillation import Distillation, Lesson, Lessons
-from slimlib.training.sandwich import Sandwich
+from slimlib.training.sandwich import Sandwich, range_of
 from slimlib.training.step import Step
 
 
@@ -63,10 +63,9 @@ class NonuniformSandwich(Sandwich):
             raise ValueError(
                 f"candidates={candidates!r} must be a whole number, at least 1, and choose={choose!r} best or worst"
             )
-        if not isinstance(widths, WidthRange):
-            raise ValueError(f"NonuniformSandwich draws from a range, such as WidthRange(0.25, 1.0); got {widths!r}")
+        self._range = range_of(widths, self)
         super().__init__(widths, samples, distill, lesson=lesson, seed=seed)
-        self._range, self.candidates, self.choose = widths, candidates, choose
+        self.candidates, self.choose = candidates, choose
 
     def draw(self, step: Step | None = None) -> list[Width]:
         if step is None:

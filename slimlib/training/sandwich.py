@@ -161,3 +161,16 @@ class LargestAlone(SingleWidth):
 
     def __init__(self, widths: Widths) -> None:
         super().__init__(widths.largest)
+
+
+def range_of(widths: object, rule: Rule) -> WidthRange:
+    """The widths of a rule that draws from a range.
+
+    Raises:
+        ValueError: they are something else.
+    """
+    if not isinstance(widths, WidthRange):
+        raise ValueError(
+            f"{type(rule).__name__} trains a range of widths, such as WidthRange(0.25, 1.0); got {widths!r}"
+        )
+    return widths

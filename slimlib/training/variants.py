@@ -9,7 +9,7 @@ import torch
 
 from slimlib.core.width import Width, WidthRange
 from slimlib.training.distillation import Distillation, Lesson, Lessons
-from slimlib.training.sandwich import Sandwich
+from slimlib.training.sandwich import Sandwich, range_of
 from slimlib.training.step import Step
 
 
@@ -39,7 +39,7 @@ class GrowingSandwich(Sandwich):
         lesson: Lesson | Lessons | None = None,
         seed: int = 0,
     ) -> None:
-        self.range = _range(widths, "GrowingSandwich")
+        self.range = range_of(widths, self)
         super().__init__(widths, samples, distill, lesson=lesson, seed=seed)
         if alone < 0 or growth < 0:
             raise ValueError(f"alone={alone} and growth={growth} must be numbers of steps, at least 0")
@@ -89,7 +89,7 @@ class MultiResolutionSandwich(Sandwich):
         lesson: Lesson | Lessons | None = None,
         seed: int = 0,
     ) -> None:
-        _range(widths, "MultiResolutionSandwich")
+        range_of(widths, self)
         super().__init__(widths, samples, distill, lesson=lesson, seed=seed)
         if not sizes or any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in sizes):
             raise ValueError(f"sizes={sizes!r} must be sides of images in pixels, such as [32, 28, 24, 20]")
@@ -100,9 +100,3 @@ class MultiResolutionSandwich(Sandwich):
         drawn = torch.randint(len(self.choice), (len(widths),), generator=self.generator).tolist()
         self.sizes = {width: self.choice[index] for width, index in zip(widths[1:], drawn[1:], strict=True)}
         return widths
-
-
-def _range(widths: object, rule: str) -> WidthRange:
-    if not isinstance(widths, WidthRange):
-        raise ValueError(f"{rule} trains a range of widths, such as WidthRange(0.25, 1.0); got {widths!r}")
-    return widths

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from threading import Thread
-from typing import Any
+from collections.abc import Callable, Generator, Iterable, Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from tasks.classification.cache import PixelCache
 from tasks.classification.images import DecodedImages, LabelledImages, read_at_least, where
+from tasks.training.workers import Reader, read_ahead
 
 Batch = tuple[Tensor, Tensor]
 Prepare = Callable[[Tensor, int, int], Tensor]
@@ -51,16 +46,11 @@ def load(
         ValueError: an image cannot be read or prepared, or sizes differ within a batch; the message names the file.
         RuntimeError: a worker was killed; the message names the file that it was at.
     """
-    if workers < 0:
-        raise ValueError(f"workers={workers}: must be 0 (read in this process) or a number of processes")
     if cache is not None:
         images = cache.decoded(images)
     if prepare is None and isinstance(images, DecodedImages):
         return _gathered(images, batches)
-    reader = _Reader(images, prepare, at_least)
-    if workers == 0:
-        return (reader.read(number, indices) for number, indices in enumerate(batches))
-    return _from_workers(reader, batches, workers)
+    return read_ahead(_Reader(images, prepare, at_least), batches, workers)
 
 
 def _gathered(images: DecodedImages, batches: Iterable[Sequence[int]]) -> Generator[Batch, None, None]:
@@ -69,26 +59,16 @@ def _gathered(images: DecodedImages, batches: Iterable[Sequence[int]]) -> Genera
         yield images.pixels.index_select(0, chosen), images.labels.index_select(0, chosen)
 
 
-class _Reader(Dataset[Any]):
-    """Makes one batch at a time; `reader[number, indices]` is what a worker does."""
-
+class _Reader(Reader):
     def __init__(self, images: LabelledImages, prepare: Prepare | None, at_least: int) -> None:
         self.images = images
         self.prepare = prepare
         self.at_least = at_least
-        self.at_work: Tensor | None = None  # of each worker its process and the image that it is at, in shared memory
-
-    def __getitem__(self, item: tuple[int, Sequence[int]]) -> Batch | _Failure:
-        try:
-            return self.read(*item)
-        except ValueError as error:
-            return _Failure(str(error))
 
     def read(self, number: int, indices: Sequence[int]) -> Batch:
-        """The batch of that number, in whatever process this is."""
         pixels: list[Tensor] = []
         for position, index in enumerate(indices):
-            self._note(index)
+            self.note(index)
             image = self._image(number, position, index)
             if pixels and image.shape != pixels[0].shape:
                 first, second = (" x ".join(map(str, each.shape[:0:-1])) for each in (pixels[0], image))
@@ -97,7 +77,7 @@ class _Reader(Dataset[Any]):
                     "of different sizes need prepare=, which crops them to one"
                 )
             pixels.append(image)
-        self._note(-1)
+        self.note(-1)
         return torch.stack(pixels), self.images.labels[torch.as_tensor(indices, dtype=torch.int64)]
 
     def _image(self, number: int, position: int, index: int) -> Tensor:
@@ -110,84 +90,5 @@ class _Reader(Dataset[Any]):
             kind = type(error).__name__
             raise ValueError(f"cannot prepare the image {where(self.images, index)}: {kind}: {error}") from error
 
-    def _note(self, index: int) -> None:
-        worker = None if self.at_work is None else get_worker_info()
-        if worker is not None and self.at_work is not None:
-            self.at_work[worker.id, 0] = os.getpid()
-            self.at_work[worker.id, 1] = index
-
-    def at_death(self) -> list[str] | None:
-        """What dead workers were at; None where all are alive."""
-        assert self.at_work is not None
-        time.sleep(0.1)  # the files of a process close, which is noticed, a moment before it is dead
-        alive = {child.pid for child in multiprocessing.active_children()}
-        dead = [index for process, index in self.at_work.tolist() if process not in {-1, *alive}]
-        return [where(self.images, index) for index in dead if index >= 0] if dead else None
-
-
-class _Failure:
-    """What a worker hands back in place of a batch; an exception would come with its whole traceback as message."""
-
-    def __init__(self, message: str) -> None:
-        self.message = message
-
-
-def _from_workers(reader: _Reader, batches: Iterable[Sequence[int]], workers: int) -> Generator[Batch, None, None]:
-    reader.at_work = torch.full((workers, 2), -1).share_memory_()
-    loader = DataLoader(
-        reader,
-        batch_size=None,
-        sampler=enumerate(batches),
-        num_workers=workers,
-        collate_fn=_unchanged,
-        generator=torch.Generator(),  # else it would draw from the global one, and training would depend on workers
-    )
-    made = _started(loader)
-    killed = None
-    try:
-        while killed is None:
-            try:
-                batch = next(made)
-            except StopIteration:
-                return
-            except (RuntimeError, OSError, EOFError):  # the last two if it was killed while it handed over a batch
-                killed = reader.at_death()
-                if killed is None:
-                    raise
-            else:
-                if isinstance(batch, _Failure):
-                    raise ValueError(batch.message)
-                yield batch
-    finally:
-        del made  # ends the workers
-    raise RuntimeError(
-        f"a worker process was killed while it read {', '.join(killed) or 'nothing'}; memory may have run out, or the "
-        "file may crash the decoder: workers=0 reads in this process"
-    )
-
-
-def _started(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Start the workers.
-
-    From a thread, because in the main one torch would also install a signal handler that raises when a worker dies,
-    wherever the program is then: in an optimizer, say, and not in the `next` above, which knows the file.
-    """
-    outcome: list[Iterator[Any] | BaseException] = []
-
-    def start() -> None:
-        try:
-            outcome.append(iter(loader))
-        except BaseException as error:  # for example of `batches`
-            outcome.append(error)
-
-    thread = Thread(target=start)
-    thread.start()
-    thread.join()
-    made = outcome.pop()
-    if isinstance(made, BaseException):
-        raise made
-    return made
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch
+    def named(self, index: int) -> str:
+        return where(self.images, index)

@@ -2,49 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Generator, Iterable, Sequence
 
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from tasks.detection.images import DetectionImages, Item, mirrored
+from tasks.training.workers import Reader, read_ahead
 
 Wanted = Sequence[tuple[int, bool]]
 """Numbers of images, and whether each is mirrored."""
 
 
-def load(images: DetectionImages, batches: Iterable[Wanted], *, workers: int = 0) -> Iterator[list[Item]]:
+def load(images: DetectionImages, batches: Iterable[Wanted], *, workers: int = 0) -> Generator[list[Item], None, None]:
     """The items of each batch, in order.
 
     Raises:
         ValueError: an image cannot be read; names the file.
+        RuntimeError: a worker was killed; the message names the file that it was at.
     """
-    reader = _Reader(images)
-    if not workers:
-        for wanted in batches:
-            yield [reader.item(*one) for one in wanted]
-        return
-    loader: DataLoader[Any] = DataLoader(reader, batch_size=None, sampler=batches, num_workers=workers)
-    for found in loader:
-        if isinstance(found, str):
-            raise ValueError(found)
-        yield found
+    return read_ahead(_Reader(images), batches, workers)
 
 
-class _Reader(Dataset[Any]):
+class _Reader(Reader):
     def __init__(self, images: DetectionImages) -> None:
         self.images, self.swapped = images, images.annotations.swapped()
 
-    def item(self, index: int, mirror: bool) -> Item:
-        item = self.images[index]
-        return mirrored(item, self.swapped) if mirror else item
+    def read(self, number: int, wanted: Wanted) -> list[Item]:
+        found = []
+        for index, mirror in wanted:
+            self.note(index)
+            found.append(mirrored(self.images[index], self.swapped) if mirror else self.images[index])
+        self.note(-1)
+        return found
 
-    def __getitem__(self, wanted: Wanted) -> list[Item] | str:
-        try:
-            return [self.item(*one) for one in wanted]
-        except ValueError as error:
-            return str(error)  # an exception of a worker would arrive with its whole trace
+    def named(self, index: int) -> str:
+        return str(self.images.annotations.images[index]["file_name"])
 
 
 def to_float(image: Tensor) -> Tensor:

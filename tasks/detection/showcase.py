@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from tasks.crops import Crop, Row, showcase_of
 from tasks.detection.annotations import Annotations
 from tasks.detection.images import DetectionImages
 from tasks.detection.loading import to_float
-from tasks.pixels import png
 from tasks.task import Showcase
 
 SHOWN, LEAST_SCORE = 5, 0.5
@@ -24,15 +21,6 @@ ENLARGED = 3
 COLOURS = ((255, 214, 0), (0, 229, 255), (255, 82, 82), (118, 255, 3), (224, 64, 251), (255, 145, 0))
 CREDIT = "drawn by this project"
 MEASURED = f"Objects with a score of at least {LEAST_SCORE:g}; annotated: as they were drawn"
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image with what was found in it: uint8 [H, W, 3], the number of objects."""
-
-    label: str
-    pixels: np.ndarray
-    objects: int | None = None
 
 
 @torch.no_grad()
@@ -46,14 +34,23 @@ def compared(nets: Mapping[str, Callable[[list[Tensor]], Any]], images: Detectio
     numbers = sorted(range(min(len(images), 20)), key=lambda n: -len(images[n][1]["boxes"]))[:SHOWN]
     inputs = [to_float(images.pixels(n)) for n in numbers]
     outputs = {label: net(inputs) for label, net in nets.items()}
+    objects = dict.fromkeys(["annotated", *nets], 0)
     rows = []
     for position, number in enumerate(numbers):
         pixels, target = images[number]
-        row = [Picture("original", _enlarged(pixels)), _picture("annotated", pixels, target, images.annotations)]
-        for label, found in outputs.items():
-            row.append(_picture(label, pixels, _sure(found[position]), images.annotations))
-        rows.append(row)
-    return Showcase(_grid(rows), dict(_files(rows)))
+        found = {"annotated": target} | {label: _sure(output[position]) for label, output in outputs.items()}
+        crops = [Crop("original", _enlarged(pixels))]
+        for label, own in found.items():
+            crops.append(Crop(label, _drawn(pixels, own, images.annotations)))
+            objects[label] += len(own["labels"])
+        rows.append(Row(f"image {position + 1}", CREDIT, crops))
+    return showcase_of(rows, finding=_finding(objects), measured=MEASURED)
+
+
+def _finding(objects: dict[str, int]) -> str:
+    """How many objects there are, and how many each network puts out, right or wrong."""
+    annotated = objects.pop("annotated")
+    return f"{annotated} objects; found: " + ", ".join(f"{count} at {label}" for label, count in objects.items())
 
 
 def _sure(output: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -65,7 +62,7 @@ def _sure(output: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _picture(label: str, pixels: Tensor, found: Mapping[str, Tensor], annotations: Annotations) -> Picture:
+def _drawn(pixels: Tensor, found: Mapping[str, Tensor], annotations: Annotations) -> np.ndarray:
     canvas = _enlarged(pixels).astype(np.float64)
     colours = [COLOURS[(int(label) - 1) % len(COLOURS)] for label in found["labels"]]
     for mask, colour in zip(found.get("masks", ()), colours, strict=False):
@@ -80,7 +77,7 @@ def _picture(label: str, pixels: Tensor, found: Mapping[str, Tensor], annotation
             pen.text((ENLARGED * box[0] + 3, ENLARGED * box[1] + 1), f"{name} {found['scores'][n]:.2f}", fill=colour)
         if "keypoints" in found:
             _draw_skeleton(pen, found["keypoints"][n], annotations)
-    return Picture(label, np.asarray(image), len(colours))
+    return np.asarray(image)
 
 
 def _draw_skeleton(pen: ImageDraw.ImageDraw, points: Tensor, annotations: Annotations) -> None:
@@ -102,40 +99,3 @@ def _enlarged(pixels: Tensor) -> np.ndarray:  # [3, H, W] -> [ENLARGED * H, ENLA
 def _grown(array: np.ndarray) -> np.ndarray:
     grown: np.ndarray = array.repeat(ENLARGED, 0).repeat(ENLARGED, 1)
     return grown
-
-
-def _grid(rows: Sequence[Sequence[Picture]]) -> Figure:
-    """A row an image, a column a network."""
-    figure = Figure(figsize=(1.75 * len(rows[0]), 2.0 * len(rows) + 0.5), layout="constrained")
-    cells_of_rows = figure.subplots(len(rows), len(rows[0]), squeeze=False)
-    for cells, row in zip(cells_of_rows, rows, strict=True):
-        for cell, picture in zip(cells, row, strict=True):
-            cell.imshow(picture.pixels, interpolation="nearest")
-            cell.set_title(picture.label, fontsize=8)
-            cell.set_xticks([])
-            cell.set_yticks([])
-    figure.suptitle(_finding(rows), fontsize=10)
-    figure.supxlabel(f"{MEASURED}.", fontsize=7)
-    return figure
-
-
-def _finding(rows: Sequence[Sequence[Picture]]) -> str:
-    """How many objects there are, and how many each network puts out, right or wrong."""
-    counts: dict[str, int] = {}
-    for row in rows:
-        for picture in row[1:]:
-            counts[picture.label] = counts.get(picture.label, 0) + (picture.objects or 0)
-    return f"{counts.pop('annotated')} objects; found: " + ", ".join(f"{n} at {label}" for label, n in counts.items())
-
-
-def _files(rows: Sequence[Sequence[Picture]]) -> Iterator[tuple[str, bytes]]:
-    """The pictures as PNG, then the list of them, so that what it names is there."""
-    listed = []
-    for number, row in enumerate(rows, start=1):
-        crops = []
-        for picture in row:
-            file = f"crops/{number}/{picture.label.replace(' ', '-')}.png"
-            yield file, png(picture.pixels)
-            crops.append({"label": picture.label, "file": file, "psnr": None})
-        listed.append({"name": f"image {number}", "credit": CREDIT, "crops": crops})
-    yield "crops/index.json", json.dumps({"measured": MEASURED, "images": listed}, indent=1).encode() + b"\n"

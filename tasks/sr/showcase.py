@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
-from tasks.pixels import png
+from tasks.crops import Crop, Row, showcase_of
 from tasks.sr.data import ImageSet, to_float
 from tasks.sr.evaluate import bicubic_upscaler, network_upscaler
 from tasks.sr.images import as_rgb
@@ -24,15 +22,6 @@ from tasks.sr.routing import BICUBIC, PatchRule
 from tasks.task import Showcase
 
 DETAIL = 96  # height and width of a crop, in high-resolution pixels
-
-
-@dataclass(frozen=True)
-class Crop:
-    """What one method makes of a detail; the original has no PSNR."""
-
-    label: str
-    pixels: Tensor  # uint8 [DETAIL, DETAIL, 3]
-    decibels: float | None
 
 
 @torch.no_grad()
@@ -54,47 +43,21 @@ def compared(
     upscalers |= {label: network_upscaler(net) for label, net in nets.items()}
     rows = []
     for photo, (low, high) in zip(photos, images, strict=True):
-        row = [Crop("original", _detail(high, photo), None)]
+        crops = [Crop("original", _detail(high, photo))]
         for label, upscaler in upscalers.items():
             output = upscaler(low)
-            row.append(Crop(label, _detail(output, photo), psnr(output, high, protocol, images.scale)))
-        rows.append(row)
+            crops.append(Crop(label, _detail(output, photo), psnr(output, high, protocol, images.scale)))
+        rows.append(Row(photo.name, photo.credit, crops))
     measured = f"PSNR of the whole photograph on {protocol.describe(images.scale)}"
-    return Showcase(_grid(rows, photos, measured), dict(_files(rows, photos, measured)))
-
-
-def _grid(rows: Sequence[Sequence[Crop]], photos: Sequence[HeldOut], measured: str) -> Figure:
-    """A row a photograph, a column a method; above each crop the PSNR of its whole photograph."""
-    shown = len(rows), len(rows[0])
-    figure = Figure(figsize=(1.75 * shown[1], 2.05 * shown[0] + 0.5), layout="constrained")
-    for cells, row, photo in zip(figure.subplots(*shown, squeeze=False), rows, photos, strict=True):
-        for cell, crop in zip(cells, row, strict=True):
-            _show(cell, crop)
-        cells[0].set_ylabel(photo.name)
-    figure.suptitle(_finding(rows), fontsize=10)
     credits = "; ".join(f"{photo.name}: {photo.credit}" for photo in photos)
-    figure.supxlabel(f"{measured}.\nPhotographs: {credits}.", fontsize=7)
-    return figure
+    return showcase_of(rows, finding=_finding(rows), measured=measured, note=f"\nPhotographs: {credits}.")
 
 
-def _files(rows: Sequence[Sequence[Crop]], photos: Sequence[HeldOut], measured: str) -> Iterator[tuple[str, bytes]]:
-    """The crops as PNG, then the list of them, so that what it names is there."""
-    listed = []
-    for row, photo in zip(rows, photos, strict=True):
-        crops = []
-        for crop in row:
-            file = f"crops/{photo.name}/{crop.label.replace(' ', '-')}.png"
-            yield file, png(crop.pixels.numpy())
-            crops.append({"label": crop.label, "file": file, "psnr": crop.decibels})
-        listed.append({"name": photo.name, "credit": photo.credit, "crops": crops})
-    yield "crops/index.json", json.dumps({"measured": measured, "images": listed}, indent=1).encode() + b"\n"
-
-
-def _finding(rows: Sequence[Sequence[Crop]]) -> str:
+def _finding(rows: Sequence[Row]) -> str:
     """Which network gains most over bicubic, the first that is scored."""
     scores: dict[str, list[float]] = {}
     for row in rows:
-        for crop in row:
+        for crop in row.crops:
             if crop.decibels is not None:
                 scores.setdefault(crop.label, []).append(crop.decibels)
     mean = {label: sum(values) / len(values) for label, values in scores.items()}
@@ -104,17 +67,9 @@ def _finding(rows: Sequence[Sequence[Crop]]) -> str:
     return f"{best}: {mean[best] - mean['bicubic']:+.2f} dB over bicubic on average"
 
 
-def _detail(image: Tensor, photo: HeldOut) -> Tensor:  # [C, H, W] -> [DETAIL, DETAIL, 3]
+def _detail(image: Tensor, photo: HeldOut) -> np.ndarray:  # [C, H, W] -> [DETAIL, DETAIL, 3]
     top, left = (int(f * size) for f, size in zip(photo.corner, image.shape[1:], strict=True))
-    return as_rgb(image)[:, top : top + DETAIL, left : left + DETAIL].permute(1, 2, 0)
-
-
-def _show(cell: Any, crop: Crop) -> None:
-    cell.imshow(crop.pixels.numpy(), interpolation="nearest")
-    score = "" if crop.decibels is None else f"{crop.decibels:.2f} dB"
-    cell.set_title(f"{crop.label}\n{score}", fontsize=8)
-    cell.set_xticks([])
-    cell.set_yticks([])
+    return as_rgb(image)[:, top : top + DETAIL, left : left + DETAIL].permute(1, 2, 0).numpy()
 
 
 @torch.no_grad()

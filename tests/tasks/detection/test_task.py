@@ -79,7 +79,9 @@ def test_shards_make_up_the_batch(small: dict[str, Any]) -> None:
 
 
 def test_workers_read_what_this_process_reads(small: dict[str, Any]) -> None:
+    drawn = torch.get_rng_state()
     alone, helped = (list(make(small, workers=workers).batches(range(2), 0)) for workers in (0, 1))
+    assert torch.equal(torch.get_rng_state(), drawn), "training would depend on the number of workers"
     for ((images, targets), _), ((others, of_others), _) in zip(alone, helped, strict=True):
         assert all(map(torch.equal, images, others))
         assert all(map(torch.equal, (t["boxes"] for t in targets), (t["boxes"] for t in of_others)))

@@ -56,7 +56,7 @@ GOOD: dict[str, Any] = {"name": "r", "range": [0.25, 1.0], "rule": "sandwich", "
         ({"distill": "l1", "teacher": {"averaged": {"deca": 0.9}}}, "'deca'; did you mean 'decay'?"),
         ({"distill": "l1", "largest": {"teacher": "largest"}}, "cannot be its own teacher"),
         ({"rule": "largest", "samples": None, "data": "mean"}, "rule 'largest' trains one width alone"),
-        ({"rule": "nonuniform", "range": None, "switches": [0.5, 1.0]}, "NonuniformSandwich draws from a range"),
+        ({"rule": "nonuniform", "range": None, "switches": [0.5, 1.0]}, "NonuniformSandwich trains a range"),
         ({"tested": "nonuniform", "range": None, "switches": [0.5, 1.0], "samples": 2}, "needs a range of widths"),
         ({"spectrum": 1}, "at least 2, over a range"),
         ({"behaviour": 0.1}, "behaviour=0.1 must be a width of 0.25 to 1"),
