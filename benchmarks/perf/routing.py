@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -22,12 +22,12 @@ MIXTURES: dict[str, Sequence[tuple[int, int, Sequence[int], float]]] = {
     "ResNet-50": ((224, 8, EVEN, 0.55),),
 }
 """Pixels of a side, batch, mixture of the widths, limit."""
-SMALL = (32, (1, 2, 4))
+SMALL = (32, (1, 2, 4, 8))
 """Pixels, and batches, at which nothing may be slower than the full width."""
 
 
 def routing(name: str, *, rounds: int) -> Iterator[Measurement]:
-    """Ratios of the mixtures, each beside the share of multiply-adds, and of small batches of a small network."""
+    """Ratios of the mixtures and of their parts, and of small batches of a small network."""
     for size, batch, mixture, limit in MIXTURES[name]:
         yield from _mixed(name, size, batch, mixture, limit=limit, rounds=rounds)
     size, batches = SMALL
@@ -50,17 +50,29 @@ def _mixed(
     value, seconds = ratio(times, "routed", "full"), typical(times["full"])
     setting = f"{size} px, batch {batch}, {shown}, {100 * _share(name, size, widths):.0f} % of the multiply-adds"
     yield Measurement("routing", name, setting, value, limit=limit, seconds=seconds)
+    parts = ratio(times, "parts", "full")
+    yield Measurement("routing", name, f"{size} px, batch {batch}, {shown}, sum of the parts", parts, seconds=seconds)
 
 
 def _times(
     net: nn.Module, images: torch.Tensor, widths: Sequence[float], smallest: SmallestGroup, rounds: int
 ) -> dict[str, list[float]]:
-    slim.set_width(net, 1.0)
-    runs = {
-        "routed": partial(slim.route, net, images, widths, smallest_group=smallest),
-        "full": partial(net, images),
-    }
+    """Of routing, of the frozen network on the samples of each width, already apart, and of the full width."""
+    parts = {width: images[[w == width for w in widths]] for width in dict.fromkeys(widths)}
+
+    def run_parts() -> None:
+        for width, part in parts.items():
+            slim.set_width(net, width)
+            net(part)
+
+    def run_full() -> None:
+        slim.set_width(net, 1.0)
+        net(images)
+
+    routed = partial(slim.route, net, images, widths, smallest_group=smallest)
+    runs: dict[str, Callable[[], object]] = {"routed": routed, "parts": run_parts, "full": run_full}
     with torch.inference_mode():
+        slim.set_width(net, 1.0)
         torch.testing.assert_close(slim.route(net, images, [1.0] * len(images)), net(images))
         return take_turns(runs, rounds=rounds)
 

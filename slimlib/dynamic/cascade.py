@@ -176,8 +176,16 @@ class Cascade:
         return cheapest, *below, given, *above, best
 
     def __repr__(self) -> str:
-        steps = [f"{label(width)} from {least:g}" for width, least in zip(self.widths, self.thresholds, strict=False)]
+        steps = [
+            f"{label(width)} from {_shown(least)}" for width, least in zip(self.widths, self.thresholds, strict=False)
+        ]
         return f"Cascade({', '.join([*steps, label(self.widths[-1])])} by {self.confidence})"
+
+
+def _shown(threshold: float) -> str:
+    """A threshold just below 1 is not shown as 1."""
+    short = f"{threshold:g}"
+    return f"1 - {1 - threshold:.2g}" if float(short) == 1 != threshold else short
 
 
 def _in_order(outputs: Sequence[Any], samples: Tensor, widths: Sequence[Width]) -> Answer:

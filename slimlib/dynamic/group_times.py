@@ -13,7 +13,7 @@ from slimlib.core.setting import at_width, set_width
 from slimlib.core.structures import tensors
 from slimlib.core.width import Width
 from slimlib.dynamic.batches import take
-from slimlib.serving.cost import timed
+from slimlib.serving.cost import computing_clock, timed
 
 REPEATS, WARMUP = 7, 2
 Key = tuple[Any, ...]
@@ -53,14 +53,14 @@ class GroupTimes:
         key = width, samples, other is None
         if key not in self.measured:
             group = take(self.args, torch.arange(samples, device=self.device) % self.samples)
-            found = []
+            found, now = [], computing_clock(self.device)
             with at_width(self.net, width), torch.inference_mode():
                 for _ in range(WARMUP + REPEATS):
                     if other is not None:
                         set_width(self.net, other)
                         self.net(*group)
                         set_width(self.net, width)
-                    found.append(timed(self.net, group, self.device))
+                    found.append(timed(self.net, group, self.device, now))
             self.measured[key] = min(found[WARMUP:])  # what other work on the machine delays least
         return self.measured[key]
 

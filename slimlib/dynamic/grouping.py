@@ -16,7 +16,7 @@ from slimlib.serving.freezing import Frozen
 
 Channels = tuple[tuple[int, ...], ...]  # of each slimmable part of a network
 Seconds = Callable[[Width, int], float]
-GAIN = 0.05  # that several groups must promise, as sorting samples takes time, too
+GAIN = 0.1  # that several groups must promise, as sorting samples takes time, and measured times are not exact
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def _outcome(output: Any, target: Any, samples: int, confidence: Confidence, sco
         )
     found = [confidence_in(output, confidence, samples), good]
     if _of_classes(output):
-        found.append(max_probability(tensors(output)[0]))
+        found.append(max_probability(tensors(output)[0].double()))
     return tuple(tensor.double().cpu() for tensor in found)
 
 

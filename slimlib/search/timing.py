@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import statistics
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from slimlib.core.slimming import Slimming
 from slimlib.core.width import WidthPlan, round_channels
 from slimlib.search.costs import Axes
 from slimlib.search.weights import input_dim, is_depthwise, output_dim
-from slimlib.serving.cost import in_eval, wait_for
+from slimlib.serving.cost import computing_clock, in_eval, wait_for
 
 NARROWEST = 0.1  # width of the lowest level
 WARMUP = 3  # passes of a plan that do not count
@@ -82,7 +81,7 @@ class Clock:
 
     def __init__(self, net: nn.Module, device: torch.device) -> None:
         self.net, self.device = net, device
-        self.now = time.thread_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+        self.now = computing_clock(device)
         self.modules: list[nn.Module] = []
         self._moments: list[float] = []
 

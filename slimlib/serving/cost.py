@@ -106,13 +106,23 @@ def latency(
     return 1e3 * statistics.median(seconds[warmup:])
 
 
-def timed(net: Callable[..., Any], args: tuple[Any, ...], device: torch.device) -> float:
+def timed(
+    net: Callable[..., Any],
+    args: tuple[Any, ...],
+    device: torch.device,
+    now: Callable[[], float] = time.perf_counter,
+) -> float:
     """Seconds of one forward pass."""
     wait_for(device)
-    begin = time.perf_counter()
+    begin = now()
     net(*args)
     wait_for(device)
-    return time.perf_counter() - begin
+    return now() - begin
+
+
+def computing_clock(device: torch.device) -> Callable[[], float]:
+    """What tells seconds: where one thread of a CPU computes, those that it does, whatever other processes do."""
+    return time.thread_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
 class _Counter(TorchDispatchMode):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import slimlib as slim
-from slimlib.dynamic.confidence import CONFIDENCES
+from slimlib.dynamic.confidence import CONFIDENCES, confidence_in
 from slimlib.dynamic.outcomes import Outcomes
 from slimlib.dynamic.thresholds import Simulation
 
@@ -126,6 +126,34 @@ def test_confidences_by_hand() -> None:
 
 
 # -- the knob
+
+
+@pytest.mark.parametrize("confidence", CONFIDENCES)
+def test_confidences_near_one_are_told_apart(confidence: str) -> None:
+    """In single precision all of these are exactly 1."""
+    lead = torch.arange(18.0, 34.0)
+    logits = torch.stack([lead, torch.zeros(16), torch.full((16,), -math.inf)], 1)  # a class may be ruled out
+    found = confidence_in(logits, confidence, 16)
+    assert bool((found < 1).all()) and bool((found.diff() > 0).all())
+
+
+@pytest.mark.parametrize("confidence", CONFIDENCES)
+def test_thresholds_of_a_very_sure_network(confidence: str) -> None:
+    """Where a network leads by little it is often wrong; all leads are so large that probabilities round to 1."""
+    net = slim.convert(nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 2)), torch.zeros(2, 2), divisor=2)
+    with torch.no_grad():
+        for layer in (net[0], net[2]):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        net[0].weight[0, 0], net[2].weight[0, 0] = 1.0, 1.0  # in all widths: the lead of class 0
+        net[0].weight[15, 1], net[2].weight[1, 15] = 1.0, 100.0  # in the full width alone: class 1
+    lead = torch.linspace(20, 32, 200)
+    wrong = torch.arange(200) < 60  # in narrow widths
+    x, target = torch.stack([lead, wrong.float()], 1), wrong.long()
+    cascade = slim.fit_cascade(net, (0.5, 1.0), [x], target, budget=slim.AccuracyLoss(0.0), confidence=confidence)
+    assert "from 1 - " in repr(cascade)
+    assert cascade.report.held_out.cascade.shares == (0.7, 0.3)
+    assert torch.equal(cascade(x).argmax(1), target) and cascade.answered.count(1.0) == 60
 
 
 def test_the_knob_goes_from_the_narrowest_to_the_widest(net: nn.Module, data: tuple[Tensor, Tensor]) -> None:
