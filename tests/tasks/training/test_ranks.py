@@ -26,6 +26,8 @@ INDIVIDUAL = Recipe("individual", kind="individual")
 SANDWICH = Recipe("sandwich", range=(0.5, 1.0), rule="sandwich", samples=3, distill="mse", calibrate=2)
 SWITCHES = Recipe("switches", switches=(0.5, 0.75, 1.0), rule="every", norm="switchable")
 GROUP = SANDWICH.replace(norm="group")
+INCREMENTAL = Recipe("incremental", switches=(0.5, 0.75, 1.0), rule="incremental", norm="switchable")
+STAGES, HEADS = INCREMENTAL.replace(norm="group"), GROUP.replace(heads=3)
 
 
 class PlainTask(ToyTask):
@@ -127,6 +129,9 @@ CASES: dict[str, Callable[[Ranks, Path], Any]] = {
     "error alone": lambda ranks, _: error_of(ranks, lambda: fail(ValueError("alone"))),
     "group": lambda ranks, _: train(GROUP, PlainTask(), ranks),
     "group, individual": lambda ranks, _: train(INDIVIDUAL, PlainTask(), ranks),
+    "group, in stages": lambda ranks, _: train(STAGES, PlainTask(), ranks),
+    "group, heads": lambda ranks, _: train(HEADS, PlainTask(), ranks),
+    "incremental": lambda ranks, _: trained(INCREMENTAL, ranks),
     "sandwich": lambda ranks, _: trained(SANDWICH, ranks),
     "switches": lambda ranks, _: trained(SWITCHES, ranks),
     "individual": lambda ranks, _: trained(INDIVIDUAL, ranks),
@@ -213,13 +218,16 @@ def test_an_error_that_cannot_be_sent_is_told(found: Found) -> None:
     ]
 
 
-@pytest.mark.parametrize(("case", "recipe"), [("group", GROUP), ("group, individual", INDIVIDUAL)])
+@pytest.mark.parametrize(
+    ("case", "recipe"),
+    [("group", GROUP), ("group, individual", INDIVIDUAL), ("group, in stages", STAGES), ("group, heads", HEADS)],
+)
 def test_two_processes_equal_one(case: str, recipe: Recipe, found: Found) -> None:
     assert found[0][case] == found[1][case]
     assert numbers(found[0][case]) == pytest.approx(numbers(train(recipe, PlainTask())), rel=1e-3)
 
 
-@pytest.mark.parametrize("case", ["sandwich", "switches", "individual"])
+@pytest.mark.parametrize("case", ["sandwich", "switches", "individual", "incremental"])
 def test_all_ranks_end_with_the_same_weights_statistics_and_scores(case: str, found: Found) -> None:
     (results, states), (other_results, other_states) = (f[case] for f in found)
     assert results == other_results

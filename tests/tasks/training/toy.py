@@ -95,7 +95,7 @@ class ToyTask(SupervisedTask):
         return made
 
     def head_of(self, net: nn.Module) -> str:
-        return "6"
+        return list(dict(net.named_children()))[-1]
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         return F.mse_loss(output, target)
