@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import slimlib as slim
+from tests.converting import made_slimmable
 from tests.networks import MLP, NETWORKS, WDSR, MobileNet, Residual, image
 
 COPIERS = {"deepcopy": copy.deepcopy, "pickle": lambda net: pickle.loads(pickle.dumps(net))}
@@ -19,7 +20,7 @@ COPIERS = {"deepcopy": copy.deepcopy, "pickle": lambda net: pickle.loads(pickle.
 def test_copy_equals_at_every_width(name, copier):
     torch.manual_seed(0)
     dense, args = NETWORKS[name]()
-    net = slim.convert(dense, args, norm="shared").eval()
+    net = made_slimmable(name, dense, args, norm="shared").eval()
     slim.set_width(net, 0.5)
     twin = copier(net)
     assert type(twin).__name__ == type(net).__name__
@@ -96,7 +97,7 @@ def test_gradient_checkpointing_equals_plain():
 def test_compiled_network_follows_the_width(name):
     torch.manual_seed(0)
     dense, args = NETWORKS[name]()
-    net = slim.convert(dense, args, norm="shared").eval()
+    net = made_slimmable(name, dense, args, norm="shared").eval()
     compiled = torch.compile(net, backend="aot_eager")
     for width in (1.0, 0.5, 0.25, 0.5, 1.0):
         slim.set_width(compiled, width)

@@ -8,6 +8,7 @@ from torch import nn
 
 import slimlib as slim
 from slimlib.core.layout import axis_index
+from tests.converting import made_slimmable
 from tests.networks import NETWORKS
 
 WIDTHS = (1.0, 0.5, 0.25)
@@ -16,7 +17,7 @@ WIDTHS = (1.0, 0.5, 0.25)
 def network():
     torch.manual_seed(0)
     dense, args = NETWORKS["concatenating"]()
-    return slim.convert(dense, args, norm="shared").eval(), args
+    return made_slimmable("concatenating", dense, args, norm="shared").eval(), args
 
 
 def outputs(net, args):
@@ -77,7 +78,7 @@ def test_edit_is_seen_at_every_width(edit, width):
     edit(net, args)
     dense, _ = NETWORKS["concatenating"]()
     dense.load_state_dict(net.state_dict())
-    fresh = slim.convert(dense, args, norm="shared").eval()
+    fresh = made_slimmable("concatenating", dense, args, norm="shared").eval()
     slim.set_width(fresh, slim.current_width(net))
     with torch.no_grad():
         assert torch.equal(net(*args), fresh(*args)), "at the width that was set during the edit"

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import slimlib as slim
+from tests.converting import made_slimmable
 from tests.networks import NETWORKS
 
 NAMES = ["mobilenet", "concatenating", "wdsr", "transformer", "shared", "transposed"]
@@ -12,7 +13,7 @@ NAMES = ["mobilenet", "concatenating", "wdsr", "transformer", "shared", "transpo
 def converted(name, width):
     torch.manual_seed(0)
     dense, args = NETWORKS[name]()
-    net = slim.convert(dense, args, norm="shared").eval()
+    net = made_slimmable(name, dense, args, norm="shared").eval()
     slim.set_width(net, width)
     return net, args
 

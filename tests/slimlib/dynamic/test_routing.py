@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import slimlib as slim
 from slimlib.core.structures import map_tensors, tensors
 from slimlib.dynamic.grouping import Group, fastest, without_small
+from tests.converting import made_slimmable
 from tests.networks import NETWORKS
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
@@ -35,7 +36,7 @@ def batch_of(name: str, samples: int) -> tuple[Any, ...]:
 def converted(name: str) -> nn.Module:
     torch.manual_seed(0)
     net, example = NETWORKS[name]()
-    net = slim.convert(net, example, divisor=4)
+    net = made_slimmable(name, net, example, divisor=4)
     slim.calibrate(net, [batch_of(name, 8)], WIDTHS)
     return net.eval()
 

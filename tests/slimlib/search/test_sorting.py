@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 import slimlib as slim
 from slimlib.models import build
 from slimlib.search.scores import ChannelScores
+from tests.converting import made_slimmable
 from tests.networks import NETWORKS, Concatenating, MobileNet, Residual
 from tests.twins import dense_twin
 
@@ -45,7 +46,7 @@ def lively(net: nn.Module, seed: int = 1) -> nn.Module:
 def known(name: str) -> tuple[nn.Module, tuple[Any, ...]]:
     torch.manual_seed(0)
     net, args = NETWORKS[name]()
-    return slim.convert(lively(net), args), args
+    return made_slimmable(name, lively(net), args), args
 
 
 def converted(name: str) -> tuple[nn.Module, tuple[Any, ...]]:
@@ -124,7 +125,7 @@ def test_a_narrow_width_is_the_dense_network_of_the_best_channels(name: str) -> 
     torch.manual_seed(0)
     net, args = NETWORKS[name]()
     net = lively(net).eval()
-    slim.convert(net, args, norm="shared")
+    made_slimmable(name, net, args, norm="shared")
     slim.sort_channels(net, random_scores(net))
     slim.set_width(net, 0.5)
     full = copy.deepcopy(net)

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 import slimlib as slim
 from slimlib.core.norms.batchnorm import UncalibratedWidth
+from tests.converting import made_slimmable
 from tests.networks import MLP, NETWORKS, MobileNet, image
 
 SLIMS = [name for name in NETWORKS if name not in ("instance_norm_running",)]
@@ -27,7 +28,7 @@ def slimmed(name):
     for tensor in dense.state_dict().values():
         if tensor.is_floating_point():  # no zeros and ones that would hide a fault
             tensor.add_(torch.rand(tensor.shape) * 0.1)
-    net = slim.convert(dense, args).eval()
+    net = made_slimmable(name, dense, args).eval()
     slim.calibrate(net, [args], WIDTHS)
     return net, args
 
