@@ -23,8 +23,10 @@ SMALL = 4096  # elements up to which autograd's own way costs less than a call f
 
 
 @contextmanager
-def adding_in_place(net: nn.Module) -> Iterator[Callable[[Tensor], None]]:
+def adding_in_place(net: nn.Module, *, casts: bool = False) -> Iterator[Callable[[Tensor], None]]:
     """For one forward pass at the width that is set; yields what then runs the loss backward.
+
+    `casts`: the forward casts what it sees of the kernels, which copies them once already.
 
     Only the slimmable network itself is treated so, not what wraps it: DistributedDataParallel and
     torch.compile see ordinary views.
@@ -35,7 +37,7 @@ def adding_in_place(net: nn.Module) -> Iterator[Callable[[Tensor], None]]:
         return
     running = _Running()
     for module, name, parameter, shape in _sliced(slimming):
-        module.__dict__[name] = _Slice.apply(parameter, shape, running)  # type: ignore[no-untyped-call]
+        module.__dict__[name] = _Slice.apply(parameter, shape, running, not casts)  # type: ignore[no-untyped-call]
     try:
         yield running.backward
     finally:
@@ -63,19 +65,19 @@ class _Slice(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, parameter: nn.Parameter, shape: torch.Size, running: _Running) -> Tensor:
+    def forward(ctx: Any, parameter: nn.Parameter, shape: torch.Size, running: _Running, copied: bool) -> Tensor:
         ctx.parameter, ctx.shape, ctx.running = parameter, shape, running
         part = leading(parameter, shape)
-        return part.clone() if part.ndim > 2 and not _is_dense(part) else part
+        return part.clone() if copied and part.ndim > 2 and not _is_dense(part) else part
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None]:
         parameter = ctx.parameter
         if ctx.running.now and _takes(parameter):
             leading(parameter.grad, ctx.shape).add_(gradient)
-            return None, None, None
+            return None, None, None, None
         whole = torch.zeros_like(parameter)
-        return torch.as_strided_scatter(whole, gradient, ctx.shape, whole.stride(), 0), None, None
+        return torch.as_strided_scatter(whole, gradient, ctx.shape, whole.stride(), 0), None, None, None
 
 
 def _is_dense(part: Tensor) -> bool:

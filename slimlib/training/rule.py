@@ -208,7 +208,7 @@ def _pass(
 ) -> tuple[Tensor, Any]:
     """Run the width that is set forward and backward; its loss, and its output if a teacher is to hear it."""
     assert step.of_data is not None
-    with adding_in_place(step.net) as run_backward:
+    with adding_in_place(step.net, casts=step.casts) as run_backward:
         output = step.run(size)
         value = lesson.loss(output, taught, step.of_data, width, len(step.widths))
         kept = tree_map_only(Tensor, Tensor.detach, output) if heard else None

@@ -57,6 +57,12 @@ class Step:
             return self._forward(*args)
         return in_lower_precision(self.net, args, self._autocast, self._forward)
 
+    @property
+    def casts(self) -> bool:
+        """Whether the forward casts the weights to another precision."""
+        device = next(self.net.parameters()).device.type
+        return self._autocast is not None or torch.is_autocast_enabled(device)
+
     def keep(self, width: Width, output: Any) -> None:
         """Let teachers know the output of a width."""
         self._outputs[None, width] = tree_map_only(Tensor, Tensor.detach, output)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import slimlib as slim
+from slimlib.serving.profiling import peak_bytes
 from slimlib.training import gradients
 from slimlib.training.sandwich import Rule
 from tests.networks import MLP, NETWORKS, Residual
@@ -92,6 +93,26 @@ def test_autocast_around_the_step() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             run(one, args, RULES["sandwich"]())
     assert same(net, twin)
+
+
+@pytest.mark.parametrize("around", [False, True])
+def test_kernels_that_are_cast_are_not_copied_before(around: bool) -> None:
+    """What a pass at a narrow width holds most, in bfloat16, has no copy of the kernels in float32."""
+    torch.manual_seed(0)
+    x = torch.randn(1, 256, 2, 2)
+    net = slim.convert(nn.Sequential(*(nn.Conv2d(256, 256, 3, padding=1) for _ in range(3))), x)
+    rule = slim.SingleWidth(0.75)
+    kernels = sum(p.numel() for p in net.parameters()) * 0.75  # the first kernel has all inputs, the last all outputs
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=around):
+            rule.backward(net, x, lambda out: out.square().mean(), autocast=None if around else torch.bfloat16)
+
+    for parameter in net.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    step()
+    cast, in_float32 = 2 * kernels, 4 * kernels
+    assert peak_bytes(step, torch.device("cpu")) < cast + in_float32
 
 
 def test_frozen_parameters_stay_without_gradient() -> None:
