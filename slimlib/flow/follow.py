@@ -21,6 +21,7 @@ from slimlib.flow.proof.check import Failure, Followed, Proof
 from slimlib.flow.proof.proposals import agree, numbers
 from slimlib.flow.proof.repair import repair
 from slimlib.flow.proof.subject import Subject, duplicate
+from slimlib.flow.sizes import LooksAtNumbers
 from slimlib.flow.solve import Conflict, Rounding, Solution, layout, number_axes
 from slimlib.flow.steps import Choices, FlowError, Step
 from slimlib.flow.ties import Ties
@@ -96,10 +97,22 @@ class Search:
         Raises:
             FlowError: nothing slims.
         """
+        try:
+            return self._run(args)
+        except FlowError:
+            raise
+        except Exception:  # with zeros for products a forward that depends on numbers may also fail
+            if self.choices.numbers_matter:
+                raise
+        self.choices = Choices(numbers_matter=True)
+        return self._run(args)
+
+    def _run(self, args: tuple[Any, ...]) -> Followed:
         subject: Subject | None = None
         found: Followed | None = None
         for attempt in range(ATTEMPTS):
-            self.progress.tell(attempt, self.place)
+            self.progress.attempt = attempt + 1
+            self.progress.tell(f"follows channels, after '{self.place}'" if attempt else "follows channels", 0.0)
             try:
                 found = found or self.analyse(args, self.choices)
             except ValueError as error:
@@ -110,7 +123,7 @@ class Search:
             if subject is None:
                 self._share()
                 subject = Subject(self.net, self.tables, self.copied, args)
-            proof = Proof(subject, found, self.choices)
+            proof = Proof(subject, found, self.choices, self.progress.tell)
             failure = _prove(proof)
             if failure is None:
                 return found
@@ -167,8 +180,11 @@ class Search:
     def shows_nothing_new(self, found: Followed, args: tuple[Any, ...]) -> bool:
         """Whether a run on another example says the same of the channels."""
         trace = Trace(self.copied.eval(), found.ties, self.choices, self.net)
-        with torch.random.fork_rng():
-            trace.follow(copy.deepcopy(args))
+        try:
+            with torch.random.fork_rng():
+                trace.follow(copy.deepcopy(args))
+        except LooksAtNumbers:
+            return False
         found.ties.settle()
         same = [step.moment for step in trace.log if not step.copies] == found.moments(False)
         return same and Solution(found.ties).groups == found.solution.groups

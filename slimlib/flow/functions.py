@@ -30,12 +30,19 @@ FOLLOWED = NORM_FUNCTIONS | DROPOUTS | RECURRENT | PACKED | PRODUCTS
 class FunctionsAsOperations(TorchFunctionMode):
     """Hands functions whose meaning is lost in their parts to `step`, as one operation.
 
-    `scale` gives that of attention for a query, where it has its default, which is of the number of channels.
+    `scale` gives that of attention for a query, where it has its default, which is of the number of channels;
+    `see` is told the names of all other functions.
     """
 
-    def __init__(self, context: Context, step: Callable[..., Any], scale: Callable[[Tensor], float | None]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        step: Callable[..., Any],
+        scale: Callable[[Tensor], float | None],
+        see: Callable[[str], None],
+    ) -> None:
         super().__init__()
-        self.context, self.step, self.scale = context, step, scale
+        self.context, self.step, self.scale, self.see = context, step, scale, see
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -46,6 +53,7 @@ class FunctionsAsOperations(TorchFunctionMode):
             with no_dispatch():
                 return self.step(name, func, found, {}, False)
         if name not in FOLLOWED:
+            self.see(name)
             if name == "scaled_dot_product_attention" and kwargs.get("scale") is None:
                 kwargs["scale"] = self.scale(args[0] if args else kwargs["query"])
             return func(*args, **kwargs)

@@ -6,21 +6,23 @@ import sys
 import time
 
 PATIENCE = 5.0  # seconds without one
+BAR, LINE = 20, 79  # characters
 
 
 class Progress:
-    """A line on the terminal, or in a notebook, that tells where a long search is; it goes when that ends."""
+    """A bar on the terminal, or in a notebook, that tells how far an attempt to convert is; it goes when all ends."""
 
     def __init__(self) -> None:
         self.begin = time.monotonic()
         self.shown = sys.stderr.isatty() or "ipykernel" in sys.modules
         self.length = 0
+        self.attempt = 1
 
-    def tell(self, attempt: int, place: str) -> None:
-        """Say which attempt begins, and where the one before failed."""
+    def tell(self, phase: str, share: float) -> None:
+        """Say what begins now, and which share of the attempt is done."""
         if self.shown and (seconds := time.monotonic() - self.begin) > PATIENCE:
-            where = f", after '{place}'" if place else ""
-            self._show(f"convert: {seconds:.0f} s, attempt {attempt + 1} to slim all that can{where}")
+            bar = "#" * round(share * BAR)
+            self._show(f"convert: [{bar:{BAR}}] {share:4.0%}, {seconds:.0f} s, attempt {self.attempt}: {phase}"[:LINE])
 
     def _show(self, line: str) -> None:
         sys.stderr.write(f"\r{line:{self.length}}\r")

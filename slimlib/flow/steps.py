@@ -57,6 +57,7 @@ class Choices:
     modules: dict[str, str] = field(default_factory=dict)  # the layers of these modules stay full
     numbers: dict[tuple[str, str], Counted] = field(default_factory=dict)  # (class, attribute) -> what it counts
     agree: list[Agreement] = field(default_factory=list)
+    numbers_matter: bool = False  # forward looks at them, so that quick runs compute all products
 
 
 @dataclass

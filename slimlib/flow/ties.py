@@ -101,9 +101,10 @@ class Ties:
         if known < self.count:
             self._labels = torch.cat([self._labels, torch.arange(known, self.count)])
         if self._pending:
-            pairs = self._labels[torch.cat(self._pending, 1)]
-            self._labels = _components(pairs, self.count)[self._labels]
-            self._pending = []
+            met, pairs = torch.unique(self._labels[torch.cat(self._pending, 1)], return_inverse=True)
+            joined = torch.arange(self.count)
+            joined[met] = met[_components(pairs, len(met))]
+            self._labels, self._pending = joined[self._labels], []
         return self._labels
 
     def canonical(self, ids: Tensor) -> Tensor:

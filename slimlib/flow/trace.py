@@ -19,6 +19,7 @@ from slimlib.flow.context import Context, plain_modules
 from slimlib.flow.functions import FunctionsAsOperations, python_functions_in_parts
 from slimlib.flow.ids import Shadow, WeightRef, everywhere, tracked
 from slimlib.flow.operations import Operation, apply_rule, each_tensor
+from slimlib.flow.sizes import READS, LooksAtNumbers, reads, zeros_for_product
 from slimlib.flow.steps import Choices, FlowError, Step
 from slimlib.flow.ties import Ties
 
@@ -33,6 +34,7 @@ class Trace(TorchDispatchMode):
         """`origin` is the user's network, which `net` is a copy of: it tells the classes of the modules."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.net, self.ties, self.choices = net, ties, choices
+        self.computes = choices.numbers_matter
         self.context = Context(net, ties, choices, dict(origin.named_modules()))
         self.log: list[Step] = []
         self.entered: dict[str, list[Tensor]] = {}  # the ids that enter each module
@@ -48,7 +50,7 @@ class Trace(TorchDispatchMode):
             _plain_attention(),
             self._module_names(),
             python_functions_in_parts(),
-            FunctionsAsOperations(self.context, self.step, self.attention_scale),
+            FunctionsAsOperations(self.context, self.step, self.attention_scale, self.see),
             self,
         ):
             before = {path: caches.held(value) for path, _, _, value in caches.attributes(self.net)}
@@ -120,8 +122,16 @@ class Trace(TorchDispatchMode):
         return out
 
     def compute(self, op: Operation) -> Any:
-        """Run the operation."""
-        return op.func(*op.args, **op.kwargs)
+        """Run the operation; of large products only the size is computed while forward looks at no numbers."""
+        if not self.computes and reads(op):
+            raise LooksAtNumbers
+        zeros = None if self.computes else zeros_for_product(op)
+        return op.func(*op.args, **op.kwargs) if zeros is None else zeros
+
+    def see(self, function: str) -> None:
+        """Called for each function of torch that is run in parts."""
+        if not self.computes and function in READS:
+            raise LooksAtNumbers
 
     def attention_scale(self, query: Tensor) -> float | None:
         """The scale of attention [..., T, D] where none is given; None: what torch takes for D channels."""

@@ -79,16 +79,23 @@ def count_operations(net: nn.Module, example: Tensor | tuple[Any, ...], width: W
     if holds_frozen(net):
         raise ValueError("a frozen network has no parameters to count; ask for the cost of the one it was made from")
     with _set_to(net, width), _left_as_it_was(net), _all_widths_calibrated(net), _unfused():
-        counter = _Counter()
-        fake = FakeTensorMode(allow_non_fake_inputs=True)
-        args = arguments(net, example)
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"), fake, counter:
-            try:
+        counter, args = _Counter(), arguments(net, example)
+        try:
+            with (
+                torch.no_grad(),
+                torch.compiler.set_stance("force_eager"),
+                FakeTensorMode(allow_non_fake_inputs=True) as fake,
+                counter,
+            ):
                 net(*tree_map_only(Tensor, fake.from_tensor, args))
-            except (DataDependentOutputException, DynamicOutputShapeException) as error:
-                raise ValueError(
-                    f"cost follows shapes, but the forward of {type(net).__name__} looks at values: {error}"
-                ) from error
+        except (DataDependentOutputException, DynamicOutputShapeException) as error:
+            raise ValueError(
+                f"cost follows shapes, but the forward of {type(net).__name__} looks at values: {error}"
+            ) from error
+        except (RuntimeError, NotImplementedError):  # some operations of torch run, but not on shapes alone
+            counter = _Counter()
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"), counter:
+                net(*args)
         return Counted(counter.products, _active_params(net), counter.activations)
 
 

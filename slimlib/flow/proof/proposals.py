@@ -59,6 +59,7 @@ def _numbers(axes: Axes, proof: Proof, failure: Failure, choices: Choices, name:
     for stage in ([[one] for one in ranked], _pairs(ranked), [[(path, rank) for path, rank in ranked if not rank]]):
         trials: list[tuple[int, Chosen]] = []
         for chosen in islice(stage, TRIALS):
+            proof.tell(f"tries numbers of '{name}'", before / max(1, len(proof.found.logs[failure.training])))
             trials.append((proof.progress(failure, plan, _trial(options, chosen)), chosen))
             if trials[-1][0] == END:
                 break

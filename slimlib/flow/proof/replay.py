@@ -56,7 +56,7 @@ class Replay(Trace):
         return out.fill_(0.5) if op.name in NOISE else out
 
     def exact(self, op: Operation) -> Any:
-        return op.func(*op.args, **op.kwargs)
+        return super().compute(op)
 
     def active_part(self, x: Any, ids: Any) -> Any:
         """What of `x` is computed with: all of it."""
@@ -141,7 +141,7 @@ class Masked(Replay):
         record: Record | None = None,
     ) -> None:
         super().__init__(net, ties, choices, origin, record)
-        self.active = active
+        self.active, self.computes = active, True
 
     def exact(self, op: Operation) -> Any:
         args = list(op.args)

@@ -192,3 +192,16 @@ def test_a_network_computes_as_before_after_it_was_counted() -> None:
     cost(net, image, 0.5)
     assert torch.equal(net(image), before)
     assert all(type(value) is not FakeTensor for m in net.modules() for value in m.__dict__.values())
+
+
+def test_an_operation_that_does_not_run_on_shapes_alone_is_counted_all_the_same() -> None:
+    @torch.library.custom_op("slimlib_tests::doubled", mutates_args=())
+    def doubled(x: Tensor) -> Tensor:
+        return 2 * x
+
+    class Doubles(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(doubled(x))
+
+    x = torch.randn(3, 6)
+    assert cost(Doubles(6, 4), x).macs == cost(nn.Linear(6, 4), x).macs
