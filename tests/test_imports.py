@@ -27,7 +27,7 @@ FLOORS = {
         ("atomic", "pixels", "points"),
         ("training",),
         ("task",),
-        ("crops",),
+        ("by_width", "crops"),
         ("classification", "sr", "rl", "detection"),
     ),
     "benchmarks": (

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import zip_longest
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from tasks.by_width import SHOWN, SIDE, rows_of_pictures
 from tasks.classification.images import LabelledImages
 from tasks.classification.normalise import Normalisation
 from tasks.training.width_rules import WidthRule
 
-SHOWN = 10
 LOOK = 1000  # images that are sorted by width
-SIDE, LINE = 1.1, 0.17  # of an image and of a line of text, in inches
+LINE = 0.17  # of text, in inches
 RIGHT, WRONG = "#1a7f37", "#b3261e"
 
 
@@ -70,23 +69,14 @@ def by_width(
     answer = rule.answer(net, normalisation(pixels.float() / 255))
     right = (answer.output.argmax(1).cpu() == images.labels[: len(pixels)]).tolist()
     places = {width: [i for i, own in enumerate(answer.widths) if own == width] for width in rule.widths}
-    places = {width: found for width, found in places.items() if found}
-    figure = Figure(figsize=(SIDE * (SHOWN + 2), SIDE * len(places) + 0.6), layout="constrained")
-    rows = figure.subplots(len(places), SHOWN, squeeze=False)
-    for (width, found), cells in zip(places.items(), rows, strict=True):
-        share, wrong = len(found) / len(pixels), 1 - sum(right[i] for i in found) / len(found)
-        cells[0].set_ylabel(f"{rule.named(width)}\n{100 * share:.0f} %\nerror {100 * wrong:.0f} %", fontsize=8)
-        for cell, place in zip_longest(cells, found[:SHOWN]):
-            cell.set_xticks([])
-            cell.set_yticks([])
-            if place is None:
-                cell.set_frame_on(False)
-                continue
-            cell.imshow(pixels[place].permute(1, 2, 0).numpy(), interpolation="nearest")
-            for edge in cell.spines.values():
-                edge.set_edgecolor(RIGHT if right[place] else WRONG)
-    figure.suptitle(f"{len(pixels)} held-out images by the width that answers them", fontsize=10)
-    return figure
+    rows = {}
+    for width, found in places.items():
+        if found:
+            share, wrong = len(found) / len(pixels), 1 - sum(right[i] for i in found) / len(found)
+            label = f"{rule.named(width)}\n{100 * share:.0f} %\nerror {100 * wrong:.0f} %"
+            some = found[:SHOWN]
+            rows[label] = [(pixels[i].permute(1, 2, 0).numpy(), RIGHT if right[i] else WRONG) for i in some]
+    return rows_of_pictures(rows, f"{len(pixels)} held-out images by the width that answers them")
 
 
 def first_of_each_class(labels: Tensor) -> list[int]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
 import slimlib as slim
@@ -95,15 +96,19 @@ class _AsFloat(nn.Module):
         return seen.float()
 
 
-def points_of_policy(model: Any, recipe: Recipe, judge: Judge, run: TrainingRun) -> list[tuple[OperatingPoint, Any]]:
-    """The operating points of a recipe that chooses a width for each state, and their timings."""
+def rules_of_policy(
+    model: Any, recipe: Recipe, judge: Judge, run: TrainingRun, training: VecEnv | None
+) -> PolicyRuleFinder:
+    """What finds the rules of a recipe that chooses a width for each state.
+
+    training: environments whose statistics normalise the observations.
+    """
     record = _Record()
     seeds = [derive_seed(i, "episode of states for rules") for i in range(EPISODES)]
-    judge.returns(model, OperatingPoint("states", record), EPISODES, model.env, seeds=seeds)
+    judge.returns(model, OperatingPoint("states", record), EPISODES, training, seeds=seeds)
     scores = Scores(model)
     seen = torch.cat(record.seen)
     order = torch.from_numpy(np.random.default_rng(run.seed).permutation(len(seen)))
     learned, held_out = (States(scores, seen[part]) for part in order.chunk(2))
     loop = Loop(learned, recipe, replace(run, checkpoint=None, trained=None))  # type: ignore[arg-type]
-    finder = PolicyRuleFinder(loop, held_out, scores.eval(), sorted(recipe.evaluated(judge.settings)))  # type: ignore[arg-type]
-    return [(point, finder.milliseconds(point)) for point in finder.points()]
+    return PolicyRuleFinder(loop, held_out, scores.eval(), sorted(recipe.evaluated(judge.settings)))  # type: ignore[arg-type]

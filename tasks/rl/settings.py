@@ -53,7 +53,10 @@ class RlSettings(Settings):
     workers: int = setting(
         0, "0: environments are stepped in this process; else as many as environments, each in one of its own", ge=0
     )
-    video: bool = setting(False, "whether a film of a policy at three widths is made, video.gif")
+    video: bool = setting(
+        False,
+        "whether a policy is filmed at three widths; with a width for each state, its pictures are sorted by width",
+    )
 
     def tuned(self, own: Mapping[str, Any]) -> Self:
         """The same with hyperparameters of a recipe's own; see `Settings.tuned`."""

@@ -14,6 +14,7 @@ from tasks.rl.environments import check_environment, make_environments
 from tasks.rl.evaluation import Judge, held_out, mean
 from tasks.rl.models import one_observation
 from tasks.rl.settings import RlSettings
+from tasks.rl.showcase import frames_by_width
 from tasks.rl.trained_models import film, keep_model
 from tasks.rl.training import METRIC, train_policies
 from tasks.task import Metric, Showcase
@@ -81,9 +82,14 @@ class ReinforcementLearning:
         keep_model(trained, path)
 
     def show(self, recipe: Recipe, path: Path) -> Showcase | None:
-        """`video.gif`, one episode at the narrowest, a middle and the largest width, where it was asked for."""
+        """`video.gif`, one episode at the narrowest, a middle and the largest width, where it was asked for.
+
+        Of a recipe that chooses a width for each state, pictures of an episode by the width that they got.
+        """
         if not self.settings.video:
             return None
+        if recipe.per_input is not None:
+            return Showcase(frames_by_width(self.settings, recipe, path, held_out(1)[0]))
         widths = recipe.evaluated(self)
         shown = sorted({widths[0], widths[len(widths) // 2], widths[-1]})
         return Showcase(files={"video.gif": film(self.settings, path, shown, held_out(1)[0])})

@@ -53,7 +53,7 @@ def statistics(path: Path, environments: VecEnv) -> VecEnv:
 def film(settings: RlSettings, path: Path, widths: Sequence[float], seed: int) -> bytes:
     """One episode of the model at `path` with each of the widths, side by side, as a GIF."""
     model = load_model(settings, path)
-    shown = settings.replace(options=dict(settings.options) | {"render_mode": "rgb_array"})
+    shown = rendering(settings)
 
     def act(width: float, seen: Any) -> np.ndarray:
         with at_width(model.policy, width):
@@ -65,6 +65,11 @@ def film(settings: RlSettings, path: Path, widths: Sequence[float], seed: int) -
 
     panels = {f"width {width:g}": partial(act, width) for width in widths}
     return gif(side_by_side(panels, make, seed, steps=STEPS, every=EVERY), FPS)
+
+
+def rendering(settings: RlSettings) -> RlSettings:
+    """The settings whose environments show pictures."""
+    return settings.replace(options=dict(settings.options) | {"render_mode": "rgb_array"})
 
 
 def _beside(path: Path, ending: str) -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from tasks.points import AS_IT_IS, OperatingPoint, PerInput, PointResult, Spent, by_cost, name_of_width, result_at
-from tasks.rl.deciding import points_of_policy
+from tasks.rl.deciding import rules_of_policy
 from tasks.rl.environments import make_environments
 from tasks.rl.evaluation import Judge, mean
 from tasks.rl.models import Scores, acting_cost, make_model, one_observation
@@ -155,12 +155,14 @@ def _at_rules(loop: _Loop, model: Any, learn: Callable[[], None]) -> list[PointR
     else:
         load_training_state(model, trained)
     results = []
-    for point, times in points_of_policy(model, loop.recipe, loop.judge, loop.run):
+    finder = rules_of_policy(model, loop.recipe, loop.judge, loop.run, model.env)
+    for point in finder.points():
         returns = loop.judge.returns(model, point, loop.settings.episodes, model.env)
         spent = point.spent(Scores(model), one_observation(model.observation_space, model.device))
         name = loop.settings.environment
         result = result_at(point, spent, {name: {METRIC: mean(returns)}}, samples={name: {METRIC: returns}})
-        results.append(replace(result, **times))
+        results.append(replace(result, **finder.milliseconds(point)))
+    loop.run.watch.trained(None, model)
     return results
 
 

@@ -41,8 +41,6 @@ def side_by_side(
     Raises:
         ValueError: the environment shows no pictures.
     """
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a screen
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     films = []
     for label, predict in panels.items():
         with undisturbed(seed), closing(make_env()) as environment:
@@ -69,7 +67,7 @@ def _episode(
     """Pictures of an episode, and the return so far; the last comes once more with the return of all."""
     environment.seed(seed)
     observations, total = environment.reset(), 0.0
-    picture = _picture(environment)
+    picture = picture_of(environment)
     yield picture, total
     for step in range(1, steps + 1):
         observations, rewards, _, infos = environment.step(predict(observations))
@@ -78,13 +76,20 @@ def _episode(
             yield picture, float(infos[0]["episode"]["r"])
             return
         if step % every == 0:
-            picture = _picture(environment)
+            picture = picture_of(environment)
             yield picture, total
 
 
-def _picture(environment: VecEnv) -> np.ndarray:  # -> [H, W, 3]
+def picture_of(environment: VecEnv) -> np.ndarray:
+    """What the first of the environments shows, uint8 [H, W, 3].
+
+    Raises:
+        ValueError: it shows no pictures.
+    """
     if environment.render_mode != "rgb_array":
         raise ValueError("the environment shows no pictures; make it with task.options.render_mode=rgb_array")
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a screen
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     picture = environment.get_images()[0]
     assert picture is not None
     return picture

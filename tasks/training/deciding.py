@@ -5,9 +5,9 @@ from __future__ import annotations
 from slimlib.dynamic.confidence import CONFIDENCES
 from tasks.settings import Settings, setting, unknown
 
-DECIDERS = (*CONFIDENCES, "uniform", "random", "gate", "table", "oracle")
-"""Cascades by a confidence, one width for all, one of two by chance, a trained gate, a table of difficulty, and what
-knows the answers."""
+DECIDERS = (*CONFIDENCES, "uniform", "searched", "random", "gate", "table", "oracle")
+"""Cascades by a confidence, one width or one searched plan for all, one of two widths by chance, a trained gate, a
+table of difficulty, and what knows the answers."""
 WITHOUT_COST = ("oracle",)
 """It takes the narrowest right width where no cost is given."""
 HELD_OUT = 0.1

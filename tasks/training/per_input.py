@@ -14,21 +14,23 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 import slimlib as slim
-from slimlib.core.width import WidthRange
+from slimlib.core.arguments import arguments
+from slimlib.core.width import Width, WidthRange
 from slimlib.dynamic.confidence import CONFIDENCES
 from slimlib.search.budgets import Budget
 from slimlib.serving.cost import wait_for
-from tasks.points import OperatingPoint, PointResult, by_cost, name_of_width
+from tasks.points import OperatingPoint, PointResult, by_cost
 from tasks.training.deciding import HELD_OUT
 from tasks.training.gating import train_gate
 from tasks.training.problem import Problem
 from tasks.training.recipe import Recipe
-from tasks.training.run import TrainingRun, derive_seed
+from tasks.training.run import Interrupted, TrainingRun, derive_seed
 from tasks.training.scoring import calibrate, checked, example_on, measured
 from tasks.training.supervised import Loop, trained_once
 from tasks.training.width_rules import AtRandom, ByConfidence, ByGate, Constant, Oracle, WidthRule
 
 FITTED_ON = 20  # batches of what was held out
+SEARCHED_ON = 8  # batches that plans are scored on, and as many that their statistics are of
 TIMED_AT = (1, 8, 64)
 ALONE = 16  # inputs that are timed one by one
 ROUNDS = 5
@@ -67,9 +69,7 @@ def rule_of(task: Problem, recipe: Recipe, net: nn.Module, finder: Callable[...,
     """The rule of a recipe at its middle cost, found again for a trained network; to look at, not to measure."""
     learned, held_out = task.split(HELD_OUT)
     loop = Loop(learned, recipe, TrainingRun(1, seed=0))
-    points = finder(loop, held_out, net.eval(), sorted(recipe.evaluated(task))).points()
-    rules = [point.what for point in points if isinstance(point.what, WidthRule)]
-    return rules[len(rules) // 2]
+    return finder(loop, held_out, net.eval(), sorted(recipe.evaluated(task))).middle()
 
 
 class RuleFinder:
@@ -95,6 +95,11 @@ class RuleFinder:
             raise ValueError(f"recipe '{self.recipe.name}': no mean cost of {costs} can be kept")
         return points
 
+    def middle(self) -> WidthRule:
+        """The rule at the middle cost."""
+        rules = [point.what for point in self.points() if isinstance(point.what, WidthRule)]
+        return rules[len(rules) // 2]
+
     def rules(self) -> Callable[[float], Any]:
         """From a mean cost to the rule that keeps it; None where that cannot be."""
         if self.recipe.per_input in CONFIDENCES:
@@ -102,6 +107,8 @@ class RuleFinder:
             return lambda cost: self._cascade(batches, cost)
         if self.recipe.per_input == "gate":
             return self._gate()
+        if self.recipe.per_input == "searched":
+            return self._searched()
         own: dict[str, Callable[[float], Any]] = {"uniform": self.uniform, "random": self._random}
         if self.recipe.per_input not in own:
             raise ValueError(f"per_input: {self.recipe.per_input} has no meaning for this task")
@@ -135,6 +142,29 @@ class RuleFinder:
 
         return within
 
+    def _searched(self) -> Callable[[float], Constant | None]:
+        """One plan for all inputs: the best static rule that the same network has, by greedy search."""
+        task, seed = self.loop.task, derive_seed(self.run.seed, "calibration of searches")
+        learned = list(task.batches(range(SEARCHED_ON), seed, device=self.run.device, augmented=False))
+        scored = self._held_out_batches()[:SEARCHED_ON]
+
+        def loss(net: nn.Module) -> float:
+            if self.run.watch.stop():
+                raise Interrupted
+            found = [self.held_out.loss(net(*arguments(net, inputs)), target) for inputs, target in scored]
+            return statistics.fmean(map(float, found))
+
+        narrowest = slim.cost(self.net, self.example, self.widths[0]).macs
+        budgets = [cost for cost in self.recipe.costs or () if cost * self.full >= narrowest]
+        if not budgets:
+            return lambda cost: None
+        found = slim.search(
+            self.net, loss, budgets, example=self.example, calibrate=[x for x, _ in learned], seed=self.run.seed
+        )
+        plans = {cost: one.plan for cost, one in zip(budgets, found, strict=True)}
+        self._calibrate(list(plans.values()))
+        return lambda cost: Constant([plans[cost]]) if cost in plans else None
+
     def uniform(self, cost: float) -> Constant | None:
         """The widest width that costs no more."""
         allowed = self.recipe.widths()
@@ -159,8 +189,8 @@ class RuleFinder:
         share = (cost - costs[below]) / gap if gap else 0.0
         return AtRandom([self.widths[below], self.widths[above]], share, derive_seed(self.run.seed, "random widths"))
 
-    def _calibrate(self, widths: Sequence[float]) -> None:
-        points = [OperatingPoint(name_of_width(width), width) for width in widths]
+    def _calibrate(self, widths: Sequence[Width]) -> None:
+        points = [OperatingPoint("rule", width) for width in widths]
         seed = derive_seed(self.run.seed, "calibration")
         calibrate(self.loop.task, self.recipe, self.net, points, seed, self.run.device, self.run.ranks)
 

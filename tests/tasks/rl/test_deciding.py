@@ -16,7 +16,7 @@ from tasks.points import OperatingPoint
 from tasks.rl.deciding import States
 from tasks.rl.models import Scores
 from tasks.training.checkpoint import Checkpoint
-from tasks.training.run import TrainingRun
+from tasks.training.run import TrainingRun, Watch
 from tasks.training.width_rules import Constant
 
 WIDTHS = slim.WidthRange(0.25, 1.0)
@@ -69,9 +69,11 @@ def test_recipes_share_a_policy_and_are_scored(tmp_path: Path) -> None:
     trained = Checkpoint(tmp_path / "trained.pt", "policy")
     found = {
         name: {r.point: r for r in task.train(recipes[name], TrainingRun(512, seed=0, trained=trained))}
-        for name in ("uniform width", "cascade by margin", "gate (DS-Net)")
+        for name in ("uniform width", "searched plan", "cascade by margin", "gate (DS-Net)")
     }
     full = found["uniform width"]["1"]
+    plans = found["searched plan"]
+    assert plans and all(r.macs <= float(n.removeprefix("cost ")) * full.macs for n, r in plans.items())
     for name in ("cascade by margin", "gate (DS-Net)"):
         # What is spent is of the states that the rule itself comes to, not of those that it was found on.
         assert all(0 < result.macs < 1.6 * full.macs for result in found[name].values())
@@ -79,3 +81,17 @@ def test_recipes_share_a_policy_and_are_scored(tmp_path: Path) -> None:
             assert result.kind == "per-input" and sum(result.shares.values()) == pytest.approx(1.0)
             assert len(result.samples["CartPole-v1"]["return"]) == 2 and set(result.at_batch) == {"1", "8", "64"}
     assert OperatingPoint("constant", Constant([1.0])).kind == "per-input"
+
+
+@pytest.mark.parametrize("name", ["cascade by largest probability", "gate (DS-Net)"])
+def test_pictures_of_an_episode_stand_by_width(name: str, tmp_path: Path) -> None:
+    words = ["task=rl", "ablation=dynamic", "scale=tiny", "steps=512", "task.episodes=2", "task.video=true"]
+    settings = read_settings([*words, "task.normalize=true"])
+    task, recipe = make_task(settings.task, settings.task_settings), {r.name: r for r in settings.recipes}[name]
+    task.train(recipe, TrainingRun(512, seed=0, watch=Watch(trained=lambda _, m: task.keep(m, recipe, tmp_path / "x"))))
+    shown = task.show(recipe, tmp_path / "x")
+    assert shown is not None and shown.figure is not None and not shown.files
+    labels = [axes.get_ylabel().split("\n") for axes in shown.figure.axes[::10]]
+    assert [width for width, _ in labels] == sorted((width for width, _ in labels), key=float)
+    assert {float(width) for width, _ in labels} <= set(recipe.evaluated(task))
+    assert all(row.images for row in shown.figure.axes[::10]), "each width that is shown has a picture"

@@ -71,6 +71,15 @@ def test_uniform_widths_stand_beside_them(shared: Path) -> None:
     assert all(result.at_batch for result in found.values())
 
 
+def test_searched_plans_stand_beside_them(shared: Path) -> None:
+    """One plan for all inputs costs what it is counted at, and is no width."""
+    found = of("searched plan", shared)
+    assert list(found) == ["cost 0.4", "cost 0.6", "cost 0.8"]
+    for point, result in found.items():
+        assert result.macs <= float(point.removeprefix("cost ")) * full(shared)
+        assert result.shares == {"plan": 1.0} and result.at_batch
+
+
 def test_the_oracle_is_at_least_as_good_as_any_width(shared: Path) -> None:
     (oracle,) = of("oracle", shared).values()
     widths = [r for r in of("uniform width", shared).values() if r.kind == "width"]
