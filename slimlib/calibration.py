@@ -76,8 +76,8 @@ class MovingAverage:
         self.count = self.count + seen
 
 
-Seen = dict[tuple[int, ...], list[Moments]]
-"""What the BatchNorms of the network saw of one batch at some channel numbers, the channels of all layers in a row.
+BatchMoments = dict[tuple[int, ...], list[Moments]]
+"""What every BatchNorm of the network saw of one batch, by the channel numbers of all layers in a row.
 
 Most networks run each layer once; where one runs again, a second entry holds what came from then on.
 """
@@ -108,11 +108,11 @@ class _Collector:
             set_width(net, width)
             self._scratch[channels] = [_scratch(norm) for norm in self.norms]
 
-    def run(self, net: nn.Module, batch: Any) -> Seen:
+    def run(self, net: nn.Module, batch: Any) -> BatchMoments:
         """What the layers see of a batch at each width."""
         return {channels: self._run_at(channels, net, batch) for channels in self.widths}
 
-    def join(self, ranks: Sequence[Seen]) -> None:
+    def join(self, ranks: Sequence[BatchMoments]) -> None:
         """Average what all ranks saw in their batches, which make up one batch."""
         for channels, average in self.averages.items():
             for same in zip_longest(*(seen[channels] for seen in ranks)):
@@ -267,7 +267,7 @@ def _read(net: nn.Module, batches: Iterable[Any], collector: _Collector, *, even
         raise ValueError("calibrate got no batch; give an iterable of inputs, for example [x for x, _ in loader][:5]")
 
 
-def _over_ranks(seen: Iterable[Seen]) -> Iterator[list[Seen | None]]:
+def _over_ranks(seen: Iterable[BatchMoments]) -> Iterator[list[BatchMoments | None]]:
     """What every rank saw in its next batch, until none has any left; None: no more on that rank.
 
     The ranks exchange after each batch, also when they have no more of their own, so that none waits forever.
@@ -278,7 +278,7 @@ def _over_ranks(seen: Iterable[Seen]) -> Iterator[list[Seen | None]]:
         return
     rest = iter(seen)
     while True:
-        everyone: list[Seen | None] = [None] * distributed.get_world_size()
+        everyone: list[BatchMoments | None] = [None] * distributed.get_world_size()
         distributed.all_gather_object(everyone, tree_map_only(Moments, _on_cpu, next(rest, None)))
         if all(found is None for found in everyone):
             return

@@ -56,7 +56,7 @@ class WidthOutcome:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Performance:
     """Each width, and the cascade, on some samples."""
 
     widths: tuple[WidthOutcome, ...]
@@ -76,8 +76,8 @@ class CascadeReport:
     samples: int
     unit: str
     widest: float
-    held_out: Seen
-    corrupted: Seen
+    held_out: Performance
+    corrupted: Performance
 
     def __str__(self) -> str:
         lines = [f"fitted on {self.samples:,} samples; the widest costs {self.widest:,.6g} {self.unit}"]
@@ -92,7 +92,7 @@ class CascadeReport:
         return "\n".join(lines)
 
 
-def _shares(seen: Seen) -> str:
+def _shares(seen: Performance) -> str:
     return ", ".join(
         f"{100 * s:.0f} % at {label(w.width)}" for s, w in zip(seen.cascade.shares, seen.widths, strict=True)
     )
@@ -156,8 +156,8 @@ def fit_cascade(
         samples=plain.score.shape[1],
         unit=unit,
         widest=costs[-1],
-        held_out=_seen(simulation, widths, chosen.thresholds),
-        corrupted=_seen(shifted, widths, chosen.thresholds),
+        held_out=_performance(simulation, widths, chosen.thresholds),
+        corrupted=_performance(shifted, widths, chosen.thresholds),
     )
     return cascade
 
@@ -206,7 +206,7 @@ def _chosen(
     return within[-1]
 
 
-def _seen(simulation: Simulation, widths: Sequence[Width], thresholds: Sequence[float]) -> Seen:
+def _performance(simulation: Simulation, widths: Sequence[Width], thresholds: Sequence[float]) -> Performance:
     outcomes = simulation.outcomes
     rows = [
         WidthOutcome(
@@ -218,7 +218,7 @@ def _seen(simulation: Simulation, widths: Sequence[Width], thresholds: Sequence[
         )
         for place, width in enumerate(widths)
     ]
-    return Seen(tuple(rows), simulation.point(thresholds))
+    return Performance(tuple(rows), simulation.point(thresholds))
 
 
 def _calibration_error(outcomes: Outcomes, place: int) -> float | None:
