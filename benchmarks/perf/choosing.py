@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.analysis.figures import STYLE, image_files
 from benchmarks.analysis.grid import markdown_table
@@ -154,6 +155,10 @@ def _panel(axes: Axes, found: Sequence[Timed]) -> None:
         )  # fmt: skip
         seen[kind] += 1
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xticks(sorted({t.width for t in found}))
     axes.set_xlabel("width")
     axes.set_ylabel("images a second" if found and found[0].unit == "images/s" else "milliseconds of an image")
     axes.grid(alpha=0.25, linewidth=0.5, which="both")

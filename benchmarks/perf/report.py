@@ -125,7 +125,7 @@ def caption(records: Sequence[PerformanceRecord]) -> str:
 def shown(m: Measurement) -> list[str]:
     """The cells of its row."""
     unit = "" if m.unit == "x" else f" {m.unit}"
-    digits = 2 if m.unit == "x" else 1
+    digits = 2 if m.unit in ("x", "s") else 1
     value, low, high = (f"{number:.{digits}f}" for number in (m.value.median, m.value.low, m.value.high))
     limit = "" if m.limit is None else f"{m.limit:.{digits}f}{unit}"
     seconds = "" if m.seconds is None else f"{1e3 * m.seconds:.1f} ms"
