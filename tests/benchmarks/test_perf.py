@@ -71,7 +71,8 @@ def test_routing_is_timed_beside_the_full_width(monkeypatch: pytest.MonkeyPatch)
     rows = list(routing("MobileNet v1", rounds=1))
     assert [(m.setting, m.limit) for m in rows] == [
         ("32 px, batch 8, 5/1/1/1, 29 % of the multiply-adds", 0.5),
-        *((f"32 px, batch {batch}, a width each, groups as measured", 1.03) for batch in (1, 2, 4)),
+        ("32 px, batch 8, 5/1/1/1, sum of the parts", None),
+        *((f"32 px, batch {batch}, a width each, groups as measured", 1.03) for batch in (1, 2, 4, 8)),
     ]
 
 
@@ -106,7 +107,8 @@ def test_peak_memory_is_that_of_a_dense_step_in_every_format_and_precision() -> 
     assert [m.setting.removeprefix("n=4, batch 32, ") for m in rows] == [
         f"{shown}, {precision}" for shown in ("NCHW", "NHWC") for precision in ("float32", "bfloat16")
     ]
-    assert [m for m in rows if m.verdict != "kept"] == []  # bytes are counted, not timed
+    # Bytes are counted, not timed; of a network so small, what the convolutions borrow counts, and changes by a few percent.
+    assert all(0.5 < m.value.median < 1.1 for m in rows)
 
 
 @pytest.mark.nightly
