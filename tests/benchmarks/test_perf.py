@@ -107,7 +107,7 @@ def test_peak_memory_is_that_of_a_dense_step_in_every_format_and_precision() -> 
     assert [m.setting.removeprefix("n=4, batch 32, ") for m in rows] == [
         f"{shown}, {precision}" for shown in ("NCHW", "NHWC") for precision in ("float32", "bfloat16")
     ]
-    # Bytes are counted, not timed; of a network so small, what the convolutions borrow counts, and changes by a few percent.
+    # Bytes are counted, not timed; beside a network so small, what convolutions borrow differs by a few percent.
     assert all(0.5 < m.value.median < 1.1 for m in rows)
 
 
