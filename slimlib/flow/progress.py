@@ -6,7 +6,7 @@ import sys
 import time
 
 PATIENCE = 5.0  # seconds without one
-BAR, LINE = 20, 79  # characters
+BAR, LINE = 12, 79  # characters
 
 
 class Progress:
