@@ -10,6 +10,7 @@ import pytest
 from benchmarks.analysis.ablation import table_csv, table_md, table_tex
 from benchmarks.analysis.collecting import collect
 from benchmarks.analysis.findings import finding
+from benchmarks.analysis.plans import plan_grids
 from benchmarks.papers.published import PUBLISHED, read_published
 from benchmarks.records.folder import ResultsFolder
 from benchmarks.records.record import write_record
@@ -51,8 +52,9 @@ def test_the_committed_tables_are_made_from_the_committed_records() -> None:
     for one in collect(RESULTS):
         table, place = one.tables[0], one.folder.path
         assert (place / "table.csv").read_text() == table_csv(table), place
-        assert (place / "table.md").read_text() == table_md(table, finding(table)), place
-        assert (place / "table.tex").read_text() == table_tex(table, finding(table)), place
+        found, more = finding(table), plan_grids(table)
+        assert (place / "table.md").read_text() == table_md(table, found, more), place
+        assert (place / "table.tex").read_text() == table_tex(table, found, more), place
 
 
 def test_tables_that_must_not_be_mixed_lie_apart_and_this_is_said(
