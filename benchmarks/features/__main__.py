@@ -45,8 +45,7 @@ class Asked:
     @property
     def folder(self) -> Path:
         """Where figures and tables go."""
-        task, _, *deeper = self.run.folder.relative_to(self.run.results).parts
-        return self.run.results.joinpath(task, "features", *deeper)
+        return self.run.folder_of("features")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -61,8 +61,7 @@ def _work(settings: RunSettings) -> int:
     torch.set_num_threads(settings.threads)
     task, console = make_task(settings.task, settings.task_settings), Console()
     assert isinstance(task, SupervisedTask)
-    name, _, *deeper = settings.folder.relative_to(settings.results).parts
-    folder = settings.results.joinpath(name, "pull", *deeper)
+    folder = settings.folder_of("pull")
     found = []
     for job in filter(taught, plan(settings)):
         place = folder / "recipes" / f"{job.name}.json"

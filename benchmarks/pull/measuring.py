@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from slimlib.core.setting import in_use
 from slimlib.training.distillation import Lessons
 from slimlib.training.rule import Rule
+from slimlib.training.step import buffers_stay
 from tasks.task import SupervisedTask
 from tasks.training.recipe import Recipe
 from tasks.training.run import TrainingRun, derive_seed
@@ -112,13 +113,10 @@ def pull(loop: Loop, training: Training, step: int) -> Pull:
 @contextmanager
 def _nothing_changes(net: nn.Module) -> Iterator[None]:
     """Within, gradients begin at nothing; after it gradients, buffers and random numbers are as if it had not been."""
-    buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
     net.zero_grad(set_to_none=True)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), buffers_stay(net):
         yield
     net.zero_grad(set_to_none=True)
-    for buffer, value in buffers:
-        buffer.data.copy_(value)
 
 
 def _of_data_alone(lessons: Lessons) -> Lessons:

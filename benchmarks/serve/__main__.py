@@ -29,7 +29,7 @@ from benchmarks.settings.task import make_task
 from tasks.atomic import write_atomically
 from tasks.sr.difficulty import difficulty
 from tasks.sr.task import SuperResolution
-from tasks.training.deciding import HELD_OUT
+from tasks.training.problem import HELD_OUT
 from tasks.training.recipe import Recipe
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)

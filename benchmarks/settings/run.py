@@ -63,6 +63,11 @@ class RunSettings(Training):
         folder = self.results / self.task / self.ablation / self.scale
         return folder if self.data == self.default_data else folder / self.data
 
+    def folder_of(self, what: str) -> Path:
+        """Where something else goes that is made of the same task, scale and data."""
+        task, _, *deeper = self.folder.relative_to(self.results).parts
+        return self.results.joinpath(task, what, *deeper)
+
     def hash_of(self, recipe: Recipe) -> str:
         """Of everything that decides the recipe's result but the seed."""
         return settings_hash(self.task, self.deciding, recipe.settings(), self.steps)

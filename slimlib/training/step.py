@@ -92,7 +92,7 @@ class Step:
 
     def _look(self, width: Width, average: Average | None) -> Any:
         lent: AbstractContextManager[None] = nullcontext() if average is None else average.lent(self.net)
-        with torch.no_grad(), _buffers_stay(self.net), lent:
+        with torch.no_grad(), buffers_stay(self.net), lent:
             set_width(self.net, width)
             return self.run()
 
@@ -167,7 +167,7 @@ def _averaged(net: nn.Module) -> list[nn.Parameter]:
 
 
 @contextmanager
-def _buffers_stay(net: nn.Module) -> Iterator[None]:
+def buffers_stay(net: nn.Module) -> Iterator[None]:
     """BatchNorm in training moves its statistics on in every forward pass; those without gradient leave no trace."""
     before = [(buffer, buffer.clone()) for buffer in net.buffers()]
     try:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from slimlib.search.budgets import Budget, read_budgets
 from slimlib.search.searching import Method
 from tasks.settings import Settings, setting, unknown
+from tasks.training.problem import HELD_OUT
 
 SEARCHES: Mapping[str, tuple[Method, Mapping[str, Any]]] = {
     "uniform": ("uniform", {}),
@@ -22,7 +23,6 @@ SEARCHES: Mapping[str, tuple[Method, Mapping[str, Any]]] = {
 ORDERS = ("trained", "shuffled", "l2", "batchnorm", "consumers", "taylor", "learned")
 EFFORT = {"steps": 12, "evaluations": 500, "population": 50, "batches": 16}
 """Of a search, where `effort` says nothing: its arguments, and the batches that it calibrates and scores on."""
-HELD_OUT = 0.1
 OF_INDIVIDUALS = ("budgets", "held_out")
 """Keys that individual networks have, too: they are then those of the uniform widths within the budgets."""
 

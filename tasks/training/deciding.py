@@ -10,8 +10,6 @@ DECIDERS = (*CONFIDENCES, "uniform", "searched", "random", "gate", "table", "ora
 table of difficulty, and what knows the answers."""
 WITHOUT_COST = ("oracle",)
 """It takes the narrowest right width where no cost is given."""
-HELD_OUT = 0.1
-"""Share of the training data that thresholds, tables and gates' prices are found on; no network learns from it."""
 
 
 class Deciding(Settings):

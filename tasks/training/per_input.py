@@ -20,9 +20,8 @@ from slimlib.dynamic.confidence import CONFIDENCES
 from slimlib.search.budgets import Budget
 from slimlib.serving.cost import wait_for
 from tasks.points import OperatingPoint, PointResult, by_cost
-from tasks.training.deciding import HELD_OUT
 from tasks.training.gating import train_gate
-from tasks.training.problem import Problem
+from tasks.training.problem import HELD_OUT, Problem
 from tasks.training.recipe import Recipe
 from tasks.training.run import Interrupted, TrainingRun, derive_seed
 from tasks.training.scoring import calibrate, checked, example_on, measured

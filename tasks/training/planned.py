@@ -14,9 +14,8 @@ from slimlib.core.width import WidthPlan
 from slimlib.search.space import uniform_plans
 from slimlib.training.rules import rule_named
 from tasks.points import OperatingPoint, PointResult, by_cost
-from tasks.training.choosing import HELD_OUT
 from tasks.training.finding import Finder
-from tasks.training.problem import Problem
+from tasks.training.problem import HELD_OUT, Problem
 from tasks.training.recipe import Recipe
 from tasks.training.run import TrainingRun, derive_seed
 from tasks.training.scoring import score

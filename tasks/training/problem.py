@@ -18,6 +18,9 @@ from tasks.points import AS_IT_IS, OperatingPoint, Scores
 from tasks.training.ranks import WHOLE, Shard
 
 CPU = torch.device("cpu")
+HELD_OUT = 0.1
+"""Share of the training data on which plans, thresholds, prices of gates and hyperparameters are chosen; no network
+that is trained for them learns from it, so that recipes which choose different things can share one."""
 
 
 class Problem(Protocol):

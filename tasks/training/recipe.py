@@ -18,8 +18,8 @@ from slimlib.training.rules import RULES, rule_named, rule_parameters, takes_les
 from tasks.points import OperatingPoint
 from tasks.settings import Width, Widths, setting, unknown
 from tasks.training.choosing import OF_INDIVIDUALS, Choosing
-from tasks.training.deciding import HELD_OUT, Deciding
-from tasks.training.problem import Problem
+from tasks.training.deciding import Deciding
+from tasks.training.problem import HELD_OUT, Problem
 from tasks.training.run import derive_seed
 from tasks.training.tuning import Tuning
 

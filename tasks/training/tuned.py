@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from tasks.points import AS_IT_IS, PointResult, name_of_width, runs_at
-from tasks.training.choosing import HELD_OUT
-from tasks.training.problem import Problem
+from tasks.training.problem import HELD_OUT, Problem
 from tasks.training.recipe import Recipe
 from tasks.training.run import TrainingRun, derive_seed
 from tasks.training.scoring import calibrate
