@@ -141,25 +141,54 @@ def fit_cascade(
         UncalibratedWidth: a width has no BatchNorm statistics.
     """
     limit = budget if isinstance(budget, AccuracyLoss) else read_budget(budget)
-    check_widths(net, widths)
-    check_confidence(confidence)
-    given = _Remembered(pairs(batches, targets))
-    plain, changed = outcomes_of(net, widths, given, confidence, score or is_right, [lambda x: x, corrupt])
-    unit = "ms" if isinstance(limit, Budget) and limit.unit == "ms" else "macs"
-    costs = _costs(net, widths, arguments(net, given.first), unit)
-    simulation = Simulation(plain, tuple(cost / costs[-1] for cost in costs))
-    path = simulation.path()
-    chosen = _chosen(path, limit, simulation, costs[-1])
-    cascade = FittedCascade(net, widths, chosen.thresholds, confidence=confidence, path=path)
-    shifted = Simulation(changed, simulation.costs)
-    cascade.report = CascadeReport(
-        samples=plain.score.shape[1],
-        unit=unit,
-        widest=costs[-1],
-        held_out=_performance(simulation, widths, chosen.thresholds),
-        corrupted=_performance(shifted, widths, chosen.thresholds),
-    )
-    return cascade
+    return CascadeFitter(net, widths, batches, targets, confidence=confidence, score=score, corrupt=corrupt)(limit)
+
+
+class CascadeFitter:
+    """Runs every width on every sample once, then finds the cascade of any budget; arguments as of `fit_cascade`."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        widths: Sequence[Width],
+        batches: Iterable[Any],
+        targets: Any,
+        *,
+        confidence: Confidence = "max_probability",
+        score: Score | None = None,
+        corrupt: Corrupt = with_noise,
+    ) -> None:
+        check_widths(net, widths)
+        check_confidence(confidence)
+        given = _Remembered(pairs(batches, targets))
+        changes: list[Corrupt] = [lambda x: x, corrupt]
+        self._plain, self._changed = outcomes_of(net, widths, given, confidence, score or is_right, changes)
+        self._net, self._widths, self._confidence = net, widths, confidence
+        self._args = arguments(net, given.first)
+        self._found: dict[str, tuple[float, Simulation, list[CascadePoint]]] = {}
+
+    def __call__(self, limit: Budget | AccuracyLoss) -> FittedCascade:
+        """The best cascade within a budget."""
+        unit = "ms" if isinstance(limit, Budget) and limit.unit == "ms" else "macs"
+        if unit not in self._found:
+            self._found[unit] = self._simulated(unit)
+        widest, simulation, path = self._found[unit]
+        chosen = _chosen(path, limit, simulation, widest)
+        cascade = FittedCascade(self._net, self._widths, chosen.thresholds, confidence=self._confidence, path=path)
+        cascade.report = CascadeReport(
+            samples=self._plain.score.shape[1],
+            unit=unit,
+            widest=widest,
+            held_out=_performance(simulation, self._widths, chosen.thresholds),
+            corrupted=_performance(Simulation(self._changed, simulation.costs), self._widths, chosen.thresholds),
+        )
+        return cascade
+
+    def _simulated(self, unit: str) -> tuple[float, Simulation, list[CascadePoint]]:
+        """What the widest width costs, and the best cascades of all costs."""
+        costs = _costs(self._net, self._widths, self._args, unit)
+        simulation = Simulation(self._plain, tuple(cost / costs[-1] for cost in costs))
+        return costs[-1], simulation, simulation.path()
 
 
 class _Remembered:

@@ -17,6 +17,7 @@ import slimlib as slim
 from slimlib.core.arguments import arguments
 from slimlib.core.width import Width, WidthRange
 from slimlib.dynamic.confidence import CONFIDENCES
+from slimlib.dynamic.fitting import CascadeFitter
 from slimlib.search.budgets import Budget
 from slimlib.serving.cost import wait_for
 from tasks.points import OperatingPoint, PointResult, by_cost
@@ -102,8 +103,7 @@ class RuleFinder:
     def rules(self) -> Callable[[float], Any]:
         """From a mean cost to the rule that keeps it; None where that cannot be."""
         if self.recipe.per_input in CONFIDENCES:
-            batches = self._held_out_batches()
-            return lambda cost: self._cascade(batches, cost)
+            return self._cascade()
         if self.recipe.per_input == "gate":
             return self._gate()
         if self.recipe.per_input == "searched":
@@ -117,19 +117,11 @@ class RuleFinder:
         seed = derive_seed(self.run.seed, "fitting of rules")
         return list(self.held_out.batches(range(FITTED_ON), seed, device=self.run.device, augmented=False))
 
-    def _cascade(self, batches: Sequence[tuple[Any, Any]], cost: float) -> ByConfidence | None:
-        if cost * self.full < slim.cost(self.net, self.example, self.widths[0]).macs:
-            return None
-        return ByConfidence(
-            slim.fit_cascade(
-                self.net,
-                self.widths,
-                [x for x, _ in batches],
-                [target for _, target in batches],
-                budget=Budget(cost * self.full),
-                confidence=str(self.recipe.per_input),
-            )
-        )
+    def _cascade(self) -> Callable[[float], ByConfidence | None]:
+        inputs, targets = zip(*self._held_out_batches(), strict=True)
+        fitted = CascadeFitter(self.net, self.widths, inputs, targets, confidence=str(self.recipe.per_input))
+        narrowest = slim.cost(self.net, self.example, self.widths[0]).macs
+        return lambda cost: ByConfidence(fitted(Budget(cost * self.full))) if cost * self.full >= narrowest else None
 
     def _gate(self) -> Callable[[float], ByGate | None]:
         gated = train_gate(self.loop, self.net, self.widths)

@@ -24,6 +24,7 @@ class Band:
 
     Attributes:
         short: arguments of a short run of a whole ablation; its table is `<task>_tiny.csv`.
+        few: the recipes that run where the long forms are left out.
         metric, evaluated: what the sandwich recipe of full length is judged by; `<task>_sandwich_tiny.csv`.
         tolerance: of each metric. Processors differ in the last bit, and training spreads it.
         sandwich_tolerance: of the metric after the full length, where it is another.
@@ -31,6 +32,7 @@ class Band:
 
     task: str
     short: tuple[str, ...]
+    few: tuple[str, ...]
     metric: str
     evaluated: str
     tolerance: Mapping[str, float]
@@ -44,8 +46,9 @@ class Band:
     def sandwich(self) -> Path:
         return HERE / f"{self.task}_sandwich_tiny.csv"
 
-    def arguments(self, results: Path) -> list[str]:
-        return [f"task={self.task}", *self.short, f"results={results}"]
+    def arguments(self, results: Path, *, only: tuple[str, ...] = ()) -> list[str]:
+        some = [f"only=[{','.join(only)}]"] if only else []
+        return [f"task={self.task}", *self.short, *some, f"results={results}"]
 
     def written(self, results: Path) -> Path:
         """The folder that the short run writes."""
@@ -61,16 +64,25 @@ class Band:
         return {result.width: result.metrics[self.evaluated][self.metric] for result in results}
 
 
-SR = Band("sr", ("ablation=sandwich", "steps=150"), "psnr", "photos", {"psnr": 0.4, "ssim": 0.02})
+SR = Band(
+    "sr", ("ablation=sandwich", "steps=150"), ("individual", "sandwich"), "psnr", "photos", {"psnr": 0.4, "ssim": 0.02}
+)
 DIGITS = Band(
     "classification",
     ("ablation=calibration", "steps=100"),
+    ("individual", "none", "16 batches"),
     "top1_error",
     "held-out",
     {"top1_error": 6.0, "top5_error": 2.5},
 )
 CARTPOLE = Band(
-    "rl", ("ablation=sandwich", "steps=2000"), "return", "CartPole-v1", {"return": 25.0}, sandwich_tolerance=60.0
+    "rl",
+    ("ablation=sandwich", "steps=2000"),
+    ("individual", "sandwich"),
+    "return",
+    "CartPole-v1",
+    {"return": 25.0},
+    sandwich_tolerance=60.0,
 )
 
 

@@ -20,7 +20,7 @@ from slimlib.rl.on_policy import evaluate
 from tests.slimlib.rl.models import KINDS, WIDTHS, model, observations, plain_twin, same_parameters
 
 ALONE = {"widths": slim.Switches(1.0), "rule": "every"}
-STEPS = {"SAC": 1024, "SAC, state-dependent noise": 256}  # 2,048 of the others
+STEPS = {"SAC": 256, "SAC, state-dependent noise": 128}  # 512 of the others: 32 rollouts
 SETTINGS = {
     "PPO": {"clip_range_vf": 0.2, "target_kl": 0.01, "ent_coef": 0.01},
     "PPO, continuous": {"learning_rate": 1e-3},
@@ -32,10 +32,9 @@ SETTINGS = {
 
 @pytest.mark.parametrize("name", KINDS)
 def test_single_full_width_trains_as_the_ordinary_algorithm(name):
-    slimmable = model(name, **ALONE, **SETTINGS.get(name, {})).learn(STEPS.get(name, 2048))
-    plain = plain_twin(name, **SETTINGS.get(name, {})).learn(
-        STEPS.get(name, 2048)
-    )  # made last: making one seeds the global generators
+    steps, settings = STEPS.get(name, 512), SETTINGS.get(name, {})
+    slimmable = model(name, **ALONE, **settings).learn(steps)
+    plain = plain_twin(name, **settings).learn(steps)  # made last: making one seeds the global generators
     assert same_parameters(slimmable, plain)
     assert not same_parameters(slimmable, model(name, **ALONE))
 
@@ -249,29 +248,30 @@ def test_plain_model_becomes_slimmable(name, tmp_path):
     assert by_default.widths == slim.WidthRange(0.25, 1.0)
 
 
-@pytest.mark.parametrize("name", ["PPO", "DQN", "SAC"])
-def test_models_load_without_slimlib(name, tmp_path):
-    slimmable = model(name)
-    slimmable.learn(64)
-    slimmable.save(tmp_path / "slim")
-    slimmable.extract(0.25).save(tmp_path / "narrow")
-    seen = observations(slimmable)
-    np.save(tmp_path / "seen.npy", seen)
+def test_models_load_without_slimlib(tmp_path):
+    """All in one process, which takes seconds to import stable-baselines3."""
+    models = {name: model(name) for name in ("PPO", "DQN", "SAC")}
+    for name, slimmable in models.items():
+        slimmable.learn(64)
+        slimmable.save(tmp_path / f"{name} slim")
+        slimmable.extract(0.25).save(tmp_path / f"{name} narrow")
+        np.save(tmp_path / f"{name} seen.npy", observations(slimmable))
     code = (
         "import sys; sys.modules['slimlib'] = None\n"
         "import numpy as np, stable_baselines3 as sb3\n"
-        f"kind, folder = sb3.{type(slimmable).plain.__name__}, {str(tmp_path)!r}\n"
-        "for name in ('slim', 'narrow'):\n"
-        "    model = kind.load(f'{folder}/{name}', device='cpu')\n"
-        "    actions = model.predict(np.load(f'{folder}/seen.npy'), deterministic=True)[0]\n"
-        "    np.save(f'{folder}/{name}.npy', actions)\n"
+        f"for name in {[*models]}:\n"
+        "    for size in ('slim', 'narrow'):\n"
+        "        model = getattr(sb3, name).load(f'{name} {size}', device='cpu')\n"
+        "        actions = model.predict(np.load(f'{name} seen.npy'), deterministic=True)[0]\n"
+        "        np.save(f'{name} {size}.npy', actions)\n"
     )
     environment = os.environ | {"PYTHONPATH": "", "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=tmp_path, env=environment)
-    for file, width in (("slim", 1.0), ("narrow", 0.25)):
-        slim.set_width(slimmable.policy, width)
-        expected = slimmable.predict(seen, deterministic=True)[0]
-        np.testing.assert_allclose(np.load(tmp_path / f"{file}.npy"), expected, rtol=1e-5, atol=1e-6)
+    for name, slimmable in models.items():
+        for size, width in (("slim", 1.0), ("narrow", 0.25)):
+            slim.set_width(slimmable.policy, width)
+            expected = slimmable.predict(observations(slimmable), deterministic=True)[0]
+            np.testing.assert_allclose(np.load(tmp_path / f"{name} {size}.npy"), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_schedule_that_is_code_is_loaded_only_by_an_explicit_word(tmp_path):

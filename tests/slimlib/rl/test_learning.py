@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import slimlib as slim
 from slimlib.rl import SlimA2C, SlimDQN, SlimPPO, SlimSAC
+from tests.extent import at_night
 
 
 class Echo(gymnasium.Env):
@@ -54,9 +55,10 @@ ECHOES = {
 }
 
 
-@pytest.mark.parametrize(
-    "case", [case if "A2C" in case else pytest.param(case, marks=pytest.mark.nightly) for case in ECHOES]
-)
+SHORT = ("a choice, A2C", "switches, A2C")
+
+
+@pytest.mark.parametrize("case", [case if case in SHORT else at_night(case) for case in ECHOES])
 def test_full_width_answers_with_what_it_sees(case):
     kind, space, steps, settings = ECHOES[case]
     model = kind("MlpPolicy", DummyVecEnv([lambda: Echo(space)]), seed=0, device="cpu", **settings).learn(steps)
@@ -75,7 +77,7 @@ def test_full_width_comes_near_a_number_that_it_sees(kind):
     assert of(1.0, model, Echo(space, 0.5)) >= 45
 
 
-@pytest.mark.parametrize("seed", [1, 4])
+@pytest.mark.parametrize("seed", [1, at_night(4)])
 def test_policy_is_not_sure_of_the_wrong_action_before_it_has_seen_the_others(seed):
     """With rewards of other steps counted in, distilled narrow widths made these seeds stop exploring."""
     model = SlimA2C("MlpPolicy", DummyVecEnv([lambda: Echo(spaces.Discrete(4))]), seed=seed, device="cpu").learn(1500)
@@ -109,9 +111,7 @@ VALUES = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in ("A2C", "DQN") else pytest.param(name, marks=pytest.mark.nightly) for name in VALUES]
-)
+@pytest.mark.parametrize("name", [name if name in ("A2C", "DQN") else at_night(name) for name in VALUES])
 def test_values_are_those_of_rewards_without_an_end(name):
     kind, actions, steps, settings = VALUES[name]
     settings = settings | ({"learning_starts": 20} if kind in (SlimDQN, SlimSAC) else {})

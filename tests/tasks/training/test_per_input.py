@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import slimlib as slim
 from benchmarks.settings.run import read_settings
 from benchmarks.settings.task import make_task
 from tasks.points import PointResult
+from tasks.training import per_input
 from tasks.training.checkpoint import Checkpoint
 from tasks.training.recipe import Recipe
 from tasks.training.run import Interrupted, TrainingRun, Watch
@@ -32,6 +33,15 @@ def trained(name: str, ablation: str, recipe: str, folder: Path | None = None) -
     task, recipes = task_of(name, ablation)
     kept = None if folder is None else Checkpoint(folder / "trained.pt", "supernet")
     return task.train(recipes[recipe], TrainingRun(40, seed=0, trained=kept))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def briefly() -> Iterator[None]:
+    """How often a pass is timed, and how many batches a search looks at, decides nothing here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(per_input, "ROUNDS", 1)
+        patch.setattr(per_input, "SEARCHED_ON", 2)
+        yield
 
 
 @pytest.fixture(scope="module")
