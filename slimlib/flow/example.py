@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from slimlib.core.structures import map_tensors, tensors
+from slimlib.flow.sizes import READS, LooksAtNumbers, zeros_for
 from slimlib.flow.steps import COPIES, FlowError
 from slimlib.flow.trace import unchanged
 
@@ -68,23 +69,34 @@ def _cut(x: Tensor, sizes: Mapping[int, int]) -> Tensor:
 
 
 def _shapes(net: nn.Module, args: tuple[Any, ...]) -> list[torch.Size]:
-    """The shapes of what the operations of a run in eval mode gave."""
-    shapes = _Shapes()
+    """The shapes of what the operations of a run in eval mode gave, which seldom depend on numbers."""
+    try:
+        return _run(net, args, _Shapes(computes=False))
+    except Exception:
+        return _run(net, args, _Shapes(computes=True))
+
+
+def _run(net: nn.Module, args: tuple[Any, ...], shapes: _Shapes) -> list[torch.Size]:
     with torch.no_grad(), torch.random.fork_rng(), unchanged(net), shapes:
         net.eval()(*copy.deepcopy(args))
     return shapes.found
 
 
 class _Shapes(TorchDispatchMode):
-    def __init__(self) -> None:
+    def __init__(self, *, computes: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.computes = computes
         self.found: list[torch.Size] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func.overloadpacket.__name__ not in COPIES:
+        name, kwargs = func.overloadpacket.__name__, dict(kwargs or {})
+        if not self.computes and name in READS:
+            raise LooksAtNumbers
+        zeros = None if self.computes else zeros_for(name, func, args, kwargs)
+        out = func(*args, **kwargs) if zeros is None else zeros
+        if name not in COPIES:
             self.found += [x.shape for x in tree_leaves(out) if isinstance(x, Tensor)]
         return out
 

@@ -162,7 +162,7 @@ class Search:
         self._fix(ties, choices)
         agree(self.net, ties, logs, entered, choices)
         solution, laid_out = _solve(self.copied, ties, self.rounding)
-        found = Followed(ties, logs, entered, solution, laid_out)
+        found = Followed(self.net, ties, logs, entered, solution, laid_out)
         if not found.layout.groups:
             reasons = "; ".join(f"'{name}': {why}" for name, why in list(found.layout.kept.items())[:3])
             raise FlowError(f"nothing slims in this {type(self.net).__name__}. {reasons}")
@@ -173,7 +173,7 @@ class Search:
 
     def _numbered(self, found: Followed) -> Followed:
         """With the numbers that modules hold, as far as they are chosen."""
-        found.ties.numbers |= numbers(self.net, found, self.choices)
+        found.ties.numbers |= numbers(found, self.choices)
         found.layout = replace(found.layout, numbers=number_axes(found.ties, found.solution))
         return found
 

@@ -83,7 +83,8 @@ def varies(ids: Tensor, dim: int) -> bool:
 
 
 def varying(ids: Tensor) -> list[int]:
-    return [dim for dim in range(ids.dim()) if varies(ids, dim)]
+    sizes = enumerate(zip(ids.shape, ids.stride(), strict=True))
+    return [dim for dim, (size, step) in sizes if size > 1 and step != 0]
 
 
 def kinds(ids: Tensor, dim: int) -> int:
@@ -110,10 +111,9 @@ def compact(ids: Tensor) -> Tensor:
 
 def distinct(ids: Tensor) -> Tensor:
     """A view of size 1 along every dimension in which the ids do not vary."""
-    for dim in range(ids.dim()):
-        if ids.stride(dim) == 0 and ids.shape[dim] > 1:
-            ids = ids.narrow(dim, 0, 1)
-    return ids
+    shape, strides = list(ids.shape), ids.stride()
+    few = [1 if step == 0 and size > 1 else size for size, step in zip(shape, strides, strict=True)]
+    return ids if few == shape else ids.as_strided(few, strides, ids.storage_offset())
 
 
 def tracked(ids: Tensor) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -28,14 +31,15 @@ def reads(op: Operation) -> bool:
     return op.name in READS or (op.name == "repeat_interleave" and any(x.dtype == torch.int64 for _, x in op.operands))
 
 
-def zeros_for_product(op: Operation) -> Tensor | None:
+def zeros_for(name: str, func: Callable[..., Any], args: Any, kwargs: Any) -> Tensor | None:
     """Zeros of the size of a large product, with its errors; None for anything else."""
-    if op.name not in PRODUCTS or sum(x.numel() for _, x in op.operands) < WORTHWHILE:
+    if name not in PRODUCTS:
         return None
-    if any(x.layout is not torch.strided for _, x in op.operands):
+    factors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+    if sum(x.numel() for x in factors) < WORTHWHILE or any(x.layout is not torch.strided for x in factors):
         return None
-    made: Tensor = op.func(*each_tensor(_without_numbers, op.args), **each_tensor(_without_numbers, op.kwargs))
-    return torch.zeros_like(made, device=op.operands[0][1].device)
+    made: Tensor = func(*each_tensor(_without_numbers, args), **each_tensor(_without_numbers, kwargs))
+    return torch.zeros_like(made, device=factors[0].device)
 
 
 def _without_numbers(x: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from torch import Tensor
 from slimlib.flow.ids import AtomKey, Shadow, WeightRef, distinct
 from slimlib.flow.undecided import Undecided, settle
 
+FEW = 4096  # pairs that may be kept more than once
+
 
 class Ties:
     """Collects ties while a network runs.
@@ -52,15 +54,20 @@ class Ties:
 
     def tie(self, a: Tensor, b: Tensor, here: str) -> None:
         """The ids of a and b, element by element, live and die together; 0 ties nothing."""
-        a, b = torch.broadcast_tensors(a, b)
-        for dim in range(a.dim()):
-            if a.shape[dim] > 1 and a.stride(dim) == 0 == b.stride(dim):
-                a, b = a.narrow(dim, 0, 1), b.narrow(dim, 0, 1)
-        a, b = a.reshape(-1), b.reshape(-1)
+        if a.shape != b.shape or a.dim() > 1:
+            a, b = torch.broadcast_tensors(a, b)
+            for dim in range(a.dim()):
+                if a.shape[dim] > 1 and a.stride(dim) == 0 == b.stride(dim):
+                    a, b = a.narrow(dim, 0, 1), b.narrow(dim, 0, 1)
+            a, b = a.reshape(-1), b.reshape(-1)
         use = (a != b) & (a > 0) & (b > 0)
-        if bool(use.any()):
-            key = torch.unique((a[use] << 32) | b[use])  # one integer a pair: unique over rows is 20 times slower
-            self._pending.append(torch.stack([key >> 32, key & 0xFFFFFFFF]))
+        if not bool(use.any()):
+            return
+        pairs = torch.stack([a[use], b[use]])
+        if pairs.shape[1] > FEW:
+            key = torch.unique(pairs[0] << 32 | pairs[1])  # one integer a pair: unique over rows is 20 times slower
+            pairs = torch.stack([key >> 32, key & 0xFFFFFFFF])
+        self._pending.append(pairs)
 
     def fix(self, ids: Tensor, why: str) -> None:
         """These ids must stay."""

@@ -19,7 +19,7 @@ from slimlib.flow.context import Context, plain_modules
 from slimlib.flow.functions import FunctionsAsOperations, python_functions_in_parts
 from slimlib.flow.ids import Shadow, WeightRef, everywhere, tracked
 from slimlib.flow.operations import Operation, apply_rule, each_tensor
-from slimlib.flow.sizes import READS, LooksAtNumbers, reads, zeros_for_product
+from slimlib.flow.sizes import READS, LooksAtNumbers, reads, zeros_for
 from slimlib.flow.steps import Choices, FlowError, Step
 from slimlib.flow.ties import Ties
 
@@ -125,7 +125,7 @@ class Trace(TorchDispatchMode):
         """Run the operation; of large products only the size is computed while forward looks at no numbers."""
         if not self.computes and reads(op):
             raise LooksAtNumbers
-        zeros = None if self.computes else zeros_for_product(op)
+        zeros = None if self.computes else zeros_for(op.name, op.func, op.args, op.kwargs)
         return op.func(*op.args, **op.kwargs) if zeros is None else zeros
 
     def see(self, function: str) -> None:

@@ -130,6 +130,8 @@ class Operation:
         size = ids.shape[dim]
         rows = distinct(ids).movedim(dim, 0)
         rows = rows.reshape(size if varies(ids, dim) else 1, -1)
+        if rows.shape[1] == 1:
+            return rows[:, 0].expand(size)
         column = rows.max(1).values  # 0: what forward added, zeros around an image say
         self.tie(rows, column[:, None])
         return column.expand(size)

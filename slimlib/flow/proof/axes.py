@@ -37,6 +37,7 @@ class Axes:
                 for name in {owner, owner.rpartition(".")[0]}:
                     self.parameters.setdefault(name, []).append(ids)
         self._columns: dict[str, list[Tensor]] = {}
+        self._options: dict[tuple[str, str], dict[str, list[Tensor]]] = {}
 
     def columns(self, name: str) -> list[Tensor]:
         """The ids along every axis that is known in a module."""
@@ -51,6 +52,11 @@ class Axes:
 
         These are known in the module itself, or in the first one of class `source` that is in it.
         """
+        if (name, source) not in self._options:
+            self._options[name, source] = self._known_options(name, source)
+        return self._options[name, source]
+
+    def _known_options(self, name: str, source: str) -> dict[str, list[Tensor]]:
         held = whole_numbers(self.net.get_submodule(name))
         wanted: set[int] = set(held.values())
         known: dict[int, dict[Axis, Tensor]] = {}

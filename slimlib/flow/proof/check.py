@@ -19,6 +19,7 @@ from slimlib.core.swapping import Gathers, gathered
 from slimlib.core.tolerance import Tolerance
 from slimlib.core.width import Width, WidthPlan
 from slimlib.flow.ids import AtomKey, Shadow, WeightRef, distinct, tracked
+from slimlib.flow.proof.axes import Axes
 from slimlib.flow.proof.known_ties import KnownTies, Mixture, active_ties
 from slimlib.flow.proof.replay import Beyond, Masked, Misfit, Record, Replay, Sliced, active_positions, select
 from slimlib.flow.proof.subject import Copy, Subject
@@ -29,6 +30,7 @@ from slimlib.flow.ties import Ties
 
 WIDTHS = (0.25, 0.5, 0.8)
 END = sys.maxsize  # the progress of a run that does not fail
+LARGEST = 1e6  # number that is summed up as it is
 AHEAD = 100  # operations beyond a failure, after which a trial has passed
 
 
@@ -36,6 +38,7 @@ AHEAD = 100  # operations beyond a failure, after which a trial has passed
 class Followed:
     """What one analysis found: the ties, the steps in eval and in training, what entered each module, the layout."""
 
+    net: nn.Module
     ties: Ties
     logs: Mapping[bool, Sequence[Step]]
     entered: Mapping[str, Sequence[Tensor]]
@@ -52,6 +55,11 @@ class Followed:
     def moments(self, training: bool) -> list[Moment]:
         """The operations of a run."""
         return [step.moment for step in self.logs[training] if not step.copies]
+
+    @cached_property
+    def axes(self) -> Axes:
+        """The axes that are known in each module."""
+        return Axes(self.net, self.ties, self.logs, self.entered, self.solution)
 
     @cached_property
     def units(self) -> dict[AtomKey, Tensor]:
@@ -102,6 +110,8 @@ class Proof:
         self.subject, self.found, self.choices, self.tell = subject, found, choices, tell
         self.slim, self._slim_exact = subject.quick.slimmed(found.layout), None
         self._gathered: dict[int, tuple[tuple[int, ...], list[dict[str, Tensor]]]] = {}  # at the channels set last
+        self._gathering: dict[int, list[Any]] = {}  # the modules that gather, of each of the two networks
+        self._ties: dict[tuple[int, ...], KnownTies] = {}
         full = subject.quick.net
         self.shapes = {name: t.shape for name, t in [*full.named_parameters(), *full.named_buffers()]}
 
@@ -222,7 +232,7 @@ class Proof:
 
     def _compare_in_float32(self) -> None:
         self.subject.compare_in_float32()
-        self._slim_exact, self._gathered = None, {}
+        self._slim_exact, self._gathered, self._gathering = None, {}, {}
 
     def _exact(self) -> Any:
         """The slimmable network whose numbers are compared."""
@@ -235,7 +245,9 @@ class Proof:
         set_width(slim, width)
         found, channels = self.found, self.channels(width)
         self._gather_now(slim, channels)
-        ties = active_ties(found.ties, found.units, found.layout, channels, self.shapes)
+        if channels not in self._ties:
+            self._ties = {channels: active_ties(found.ties, found.units, found.layout, channels, self.shapes)}
+        ties = self._ties[channels]
         active = found.solution.active(channels)
         sliced = Sliced(slim, ties, self.choices, self.subject.origin, found.expected[training], active, record)
         sliced.at = training, width
@@ -244,7 +256,9 @@ class Proof:
 
     def _gather_now(self, slim: Any, channels: tuple[int, ...]) -> None:
         """Do now what `Gathers` does in each forward, so that the gathered tensors can be followed."""
-        modules = [module for module in slim.modules() if isinstance(module, Gathers)]
+        if id(slim) not in self._gathering:
+            self._gathering[id(slim)] = [module for module in slim.modules() if isinstance(module, Gathers)]
+        modules = self._gathering[id(slim)]
         if self._gathered.get(id(slim), ((), []))[0] != channels:
             self._gathered.pop(id(slim), None)  # before more memory is taken
             made = [{name: gathered(x.detach(), picks) for name, x, picks in module.to_gather} for module in modules]
@@ -332,8 +346,12 @@ def _sums(active: Tensor | None, ids: Shadow | None, x: Any) -> Sums | None:
     picks = [] if active is None else active_positions(ids, active)
     if picks is None:
         return None
-    part = select(x, picks).double().nan_to_num(0.0, 0.0, 0.0).clamp(-1e6, 1e6)  # masks have infinities
-    return Sums(part.shape, float(part.sum()), float(part.abs().sum()))
+    part = select(x, picks).double()
+    size = float(part.abs().sum())
+    if not size <= LARGEST:  # masks have infinities
+        part = part.nan_to_num(0.0, 0.0, 0.0).clamp(-LARGEST, LARGEST)
+        size = float(part.abs().sum())
+    return Sums(part.shape, float(part.sum()), size)
 
 
 def _copies(ids: Shadow | None, x: Any) -> Any:

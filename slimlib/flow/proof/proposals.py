@@ -26,10 +26,10 @@ Options = Mapping[str, Sequence[Tensor]]  # attribute -> the ids of the channels
 Chosen = Sequence[tuple[str, int]]  # attributes, and which of its options each holds
 
 
-def propose(net: nn.Module, proof: Proof, failure: Failure, choices: Choices) -> bool:
+def propose(proof: Proof, failure: Failure, choices: Choices) -> bool:
     """Add to `choices` numbers, or groups that must agree, with which the sliced network gets beyond the failure."""
     found = proof.found
-    axes = Axes(net, found.ties, found.logs, found.entered, found.solution)
+    axes = found.axes
     channels = proof.channels(failure.width)
     for name in upwards(failure.module):
         if _numbers(axes, proof, failure, choices, name, WidthPlan(channels)):
@@ -113,9 +113,9 @@ def agree(
                     ties.tie(units.view(len(meeting[0]), -1), meeting[0][:, None], "")
 
 
-def numbers(net: nn.Module, found: Followed, choices: Choices) -> dict[tuple[str, str], Tensor]:
+def numbers(found: Followed, choices: Choices) -> dict[tuple[str, str], Tensor]:
     """(module, attribute) -> the ids of the channels whose number it holds, of the attributes chosen."""
-    axes = Axes(net, found.ties, found.logs, found.entered, found.solution)
+    axes = found.axes
     made: dict[tuple[str, str], Tensor] = {}
     for name, kind in axes.kinds.items():
         for (other, path), counted in choices.numbers.items():

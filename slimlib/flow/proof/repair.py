@@ -21,7 +21,7 @@ def repair(net: nn.Module, proof: Proof, failure: Failure, choices: Choices) -> 
     Raises:
         FlowError: nothing is left to keep full.
     """
-    if failure.position < END and propose(net, proof, failure, choices):
+    if failure.position < END and propose(proof, failure, choices):
         return [choices]
     found, step = proof.found, failure.step
     if step is not None and (readings := _readings(step, choices)):

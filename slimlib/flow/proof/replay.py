@@ -145,7 +145,7 @@ class Masked(Replay):
 
     def exact(self, op: Operation) -> Any:
         args = list(op.args)
-        for position in PRODUCTS.get(op.name, ()):
+        for position in () if self._select_active(op, args) else PRODUCTS.get(op.name, ()):
             args[position] = self.active_part(args[position], op.ids[position])
             if op.name in {"cdist", "linear"} and isinstance(op.ids[position], WeightRef):
                 args[position] = self._mask_axes(args[position], op.ids[position], [args[position].dim() - 1])
@@ -157,6 +157,21 @@ class Masked(Replay):
         if op.name in STATISTICS and not any(isinstance(x, Tensor) for x in args[1:]):
             args[0] = self._within(args[0], op.ids[0], dimensions(op, args[0].dim()))
         return op.func(*args, **op.kwargs)
+
+    def _select_active(self, op: Operation, args: list[Any]) -> bool:
+        """Multiply with the active channels alone, where they lie along one axis of both factors."""
+        if op.name not in {"linear", "convolution"} or not isinstance(op.ids[1], WeightRef):
+            return False
+        ids, dim = op.ids[0], -1 if op.name == "linear" else 1
+        if not isinstance(ids, Tensor) or (op.name == "convolution" and args[8] > 1) or ids.dim() < 2:
+            return False
+        if varying(ids) != [dim % ids.dim()]:
+            return False
+        index = self.active[distinct(ids)].reshape(-1).nonzero()[:, 0].to(args[0].device)
+        if len(index):
+            given = 0 if op.name == "convolution" and args[6] else 1  # the axis of the weight; transposed
+            args[0], args[1] = args[0].index_select(dim, index), args[1].index_select(given, index)
+        return bool(len(index))
 
     def attention_scale(self, query: Tensor) -> float | None:
         """Of the active channels of a head."""
