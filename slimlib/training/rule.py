@@ -61,9 +61,12 @@ class Rule(ABC):
         seed: int = 0,
     ) -> None:
         self.widths = widths
-        self.sizes: dict[Width, int] = {}
         self.generator = torch.Generator().manual_seed(seed)
         self._learn(as_lessons(distill, lesson))
+
+    def size_at(self, width: Width) -> int | None:
+        """Side in pixels of the images that a width trains on in this step; None: as they are."""
+        return None
 
     @abstractmethod
     def draw(self, step: Step | None = None) -> list[Width]:
@@ -144,7 +147,7 @@ class Rule(ABC):
                 taught = lesson.taught_by and lesson.taught_by.teach(step, self.widths.largest, width)
                 heard = any(teacher.hears(position) for teacher in self._teachers)
                 set_width(net, width)
-                last, size = position == len(step.widths) - 1, self.sizes.get(width)
+                last, size = position == len(step.widths) - 1, self.size_at(width)
                 if graphs is not None and taught is not None:
                     taught = graphs.hold(taught, "teacher")
                 run = partial(_pass, step, lesson, taught, width, heard, scaler, size)

@@ -94,9 +94,13 @@ class MultiResolutionSandwich(Sandwich):
         if not sizes or any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in sizes):
             raise ValueError(f"sizes={sizes!r} must be sides of images in pixels, such as [32, 28, 24, 20]")
         self.choice = tuple(sizes)
+        self.sizes: dict[Width, int] = {}
 
     def draw(self, step: Step | None = None) -> list[Width]:
         widths = super().draw(step)
         drawn = torch.randint(len(self.choice), (len(widths),), generator=self.generator).tolist()
         self.sizes = {width: self.choice[index] for width, index in zip(widths[1:], drawn[1:], strict=True)}
         return widths
+
+    def size_at(self, width: Width) -> int | None:
+        return self.sizes.get(width)

@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 import slimlib as slim
 from slimlib.core.width import round_channels
+from tests.converting import made_slimmable
 from tests.networks import NETWORKS
 from tests.twins import TWINS, dense_twin, slices
 
@@ -27,7 +28,7 @@ def in_double(name, divisor=8):
             tensor.add_(torch.rand(tensor.shape) * 0.1)
     dense.double()
     args = tuple(a.double() for a in args)
-    return slim.convert(dense, args, divisor=divisor).train(), args
+    return made_slimmable(name, dense, args, divisor=divisor).train(), args
 
 
 def assert_same(name, net, args, width, divisor):

@@ -24,6 +24,7 @@ from tasks.training.checkpoint import Checkpoint
 from tasks.training.ranks import Shard, joined
 from tasks.training.recipe import Recipe
 from tasks.training.run import TrainingRun, Watch
+from tests.extent import at_night
 from tests.tasks.detection.conftest import SMALL
 from tests.tasks.training.test_ranks import free_port
 
@@ -45,7 +46,7 @@ def kill(done: int, _loss: float) -> None:
         raise Killed
 
 
-@pytest.mark.parametrize("recipe", [SWITCHES, HEADS, PYRAMID], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", [SWITCHES, at_night(HEADS), PYRAMID], ids=lambda recipe: recipe.name)
 def test_resume_equals_uninterrupted(recipe: Recipe, small: dict[str, Any], tmp_path: Path) -> None:
     task = make(small, norm="batch")
     checkpoint = Checkpoint(tmp_path / "run.pt", "run", every=0.0)
@@ -237,6 +238,7 @@ def on_rank(index: int, folder: Path, port: int) -> None:
     torch.save([str(results), state], folder / f"{index}.pt")
 
 
+@pytest.mark.nightly
 def test_two_processes_train_one_detector(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(on_rank, (tmp_path, free_port()), nprocs=2)
     (results, state), (others, of_other) = (torch.load(tmp_path / f"{index}.pt") for index in range(2))

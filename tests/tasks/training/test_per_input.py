@@ -97,28 +97,27 @@ def test_the_oracle_is_at_least_as_good_as_any_width(shared: Path) -> None:
     assert oracle.macs <= full(shared)
 
 
-def test_a_gate_that_was_interrupted_ends_like_one_that_was_not(tmp_path: Path, shared: Path) -> None:
-    """In both stages: the network's training, and the gate's."""
+@pytest.mark.parametrize("after", [at_night(20), 43])  # steps of the network's training, then of the gate's
+def test_a_gate_that_was_interrupted_ends_like_one_that_was_not(after: int, tmp_path: Path, shared: Path) -> None:
     task, recipes = task_of("classification", "dynamic")
     recipe, expected = recipes["gate (DS-Net)"], of("gate (DS-Net)", shared)
-    for after in (20, 43):  # steps of the network, then of the gate
-        count = 0
+    count = 0
 
-        def stop(last: int = after) -> bool:
-            nonlocal count
-            count += 1
-            return count == last
+    def stop() -> bool:
+        nonlocal count
+        count += 1
+        return count == after
 
-        checkpoint = Checkpoint(tmp_path / f"{after}.pt", "gate", every=0.0)
-        with pytest.raises(Interrupted):
-            task.train(recipe, TrainingRun(40, seed=0, checkpoint=checkpoint, watch=Watch(stop=stop)))
-        results = task.train(recipe, TrainingRun(40, seed=0, checkpoint=checkpoint))
-        for result in results:
-            assert (result.macs, result.shares, result.metrics) == (
-                expected[result.point].macs,
-                expected[result.point].shares,
-                expected[result.point].metrics,
-            )
+    checkpoint = Checkpoint(tmp_path / "gate.pt", "gate", every=0.0)
+    with pytest.raises(Interrupted):
+        task.train(recipe, TrainingRun(40, seed=0, checkpoint=checkpoint, watch=Watch(stop=stop)))
+    results = task.train(recipe, TrainingRun(40, seed=0, checkpoint=checkpoint))
+    for result in results:
+        assert (result.macs, result.shares, result.metrics) == (
+            expected[result.point].macs,
+            expected[result.point].shares,
+            expected[result.point].metrics,
+        )
 
 
 def test_patches_are_routed_within_their_cost(tmp_path_factory: pytest.TempPathFactory) -> None:
