@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
@@ -202,24 +202,35 @@ class Gated(nn.Module):
             macs: the most that a sample may cost on average.
             example: an input, for counting.
         """
-        costs = self.macs(*(example if isinstance(example, tuple) else (example,)))
+        return self.price_finder(batches, self.macs(*(example if isinstance(example, tuple) else (example,))))(macs)
+
+    @torch.no_grad()
+    def price_finder(self, batches: Iterable[Any], costs: Sequence[int]) -> Callable[[float], float | None]:
+        """From a mean cost to its price, as `price_for`; inputs are scored once for all.
+
+        Args:
+            costs: `macs` of an input.
+        """
         self._shares = tuple(cost / costs[-1] for cost in costs)
         given = [batch if isinstance(batch, tuple) else (batch,) for batch in batches]
         scores = torch.cat([self.scores(*args)[1] for args in given])
+        dearest = 2 * max(1.0, float(scores.amax() - scores.amin())) / min(b - a for a, b in pairwise(self._shares))
 
         def spent(price: float) -> float:
             return sum(costs[choice] for choice in self._chosen(scores, price)) / len(scores)
 
-        if costs[0] > macs:
-            return None
-        step = 2 * max(1.0, float(scores.amax() - scores.amin())) / min(b - a for a, b in pairwise(self._shares))
-        low, high = -step, step  # all samples at the widest, and at the narrowest
-        if spent(low) <= macs:
-            return low
-        for _ in range(50):
-            middle = (low + high) / 2
-            low, high = (low, middle) if spent(middle) <= macs else (middle, high)
-        return high
+        def price_for(macs: float) -> float | None:
+            if costs[0] > macs:
+                return None
+            low, high = -dearest, dearest  # all samples at the widest, and at the narrowest
+            if spent(low) <= macs:
+                return low
+            for _ in range(50):
+                middle = (low + high) / 2
+                low, high = (low, middle) if spent(middle) <= macs else (middle, high)
+            return high
+
+        return price_for
 
     def _chosen(self, scores: Tensor, price: float) -> list[int]:
         if price:

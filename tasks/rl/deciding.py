@@ -22,7 +22,7 @@ from tasks.training.per_input import RuleFinder
 from tasks.training.recipe import Recipe
 from tasks.training.run import TrainingRun, derive_seed
 from tasks.training.supervised import Loop
-from tasks.training.width_rules import ByGate, Constant
+from tasks.training.width_rules import Constant
 
 EPISODES = 8
 """Whose states are looked at."""
@@ -79,14 +79,7 @@ class PolicyRuleFinder(RuleFinder):
         torch.manual_seed(derive_seed(self.run.seed, "gate"))
         gate = slim.SlimmingGate(channels, len(self.widths), reduction=min(4.0, HIDDEN / channels), attention=False)
         gated = slim.Gated(_AsFloat(), self.net, gate.to(self.run.device), self.widths)
-        gated = train_gate(self.loop, self.net, self.widths, gated=gated, steps=GATE_STEPS)
-        batches = [seen for seen, _ in self._held_out_batches()]
-
-        def within(cost: float) -> ByGate | None:
-            price = gated.price_for(batches, cost * self.full, self.example)
-            return None if price is None else ByGate(gated, price)
-
-        return within
+        return self.by_gate(train_gate(self.loop, self.net, self.widths, gated=gated, steps=GATE_STEPS))
 
 
 class _AsFloat(nn.Module):

@@ -80,7 +80,7 @@ class PatchRule(WidthRule):
         macs = self._spent / self._pixels * example.shape[2] * example.shape[3]
         self._counts.clear()
         self._spent, self._pixels = 0.0, 0
-        return Spent(macs, slim.cost(net, example).params, None, shares)
+        return Spent(macs, self.cost(net, example).params, None, shares)
 
 
 class ByDifficulty(PatchRule):
@@ -163,7 +163,7 @@ class PatchRuleFinder(RuleFinder):
         images: ImageSet = self.held_out.training_images  # type: ignore[attr-defined]
         scale, device = images.scale, self.run.device
         pixels = self.example.shape[2] * self.example.shape[3]
-        costs = [0.0, *(slim.cost(self.net, self.example, width).macs / pixels for width in self.widths)]
+        costs = [0.0, *(self.macs(width) / pixels for width in self.widths)]
         seen = [_seen(self.net, self.widths, low, high, scale, device) for low, high in images]
         table = ErrorTable.fitted(
             torch.cat([one.difficulties for one in seen]), torch.cat([_of_pixel(one) for one in seen], 1)

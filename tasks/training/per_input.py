@@ -27,7 +27,7 @@ from tasks.training.recipe import Recipe
 from tasks.training.run import Interrupted, TrainingRun, derive_seed
 from tasks.training.scoring import calibrate, checked, example_on, measured
 from tasks.training.supervised import Loop, trained_once
-from tasks.training.width_rules import AtRandom, ByConfidence, ByGate, Constant, Oracle, WidthRule
+from tasks.training.width_rules import AtRandom, ByConfidence, ByGate, Constant, Counted, Oracle, WidthRule
 
 FITTED_ON = 20  # batches of what was held out
 SEARCHED_ON = 8  # batches that plans are scored on, and as many that their statistics are of
@@ -79,7 +79,12 @@ class RuleFinder:
         self.loop, self.recipe, self.run, self.net, self.widths = loop, loop.recipe, loop.run, net, widths
         self.held_out = held_out
         self.example = example_on(loop.task, loop.run.device)
-        self.full = float(slim.cost(net, self.example).macs)
+        self.cost = Counted()
+        self.full = self.macs(1.0)
+
+    def macs(self, width: Width) -> float:
+        """Multiply-adds of the example."""
+        return float(self.cost(self.net, self.example, width).macs)
 
     def points(self) -> list[OperatingPoint]:
         """One for each mean cost that can be kept; of uniform widths also those that are evaluated."""
@@ -87,6 +92,9 @@ class RuleFinder:
             return [OperatingPoint("oracle", Oracle(self.widths))]
         make = self.rules()
         found = [(cost, make(cost)) for cost in self.recipe.costs or ()]
+        for _, rule in found:
+            if isinstance(rule, WidthRule):
+                rule.cost = self.cost
         points = [OperatingPoint(f"cost {cost:g}", rule) for cost, rule in found if rule is not None]
         if self.recipe.per_input == "uniform":
             points += [OperatingPoint.of_width(width) for width in self.widths]
@@ -120,16 +128,20 @@ class RuleFinder:
     def _cascade(self) -> Callable[[float], ByConfidence | None]:
         inputs, targets = zip(*self._held_out_batches(), strict=True)
         fitted = CascadeFitter(self.net, self.widths, inputs, targets, confidence=str(self.recipe.per_input))
-        narrowest = slim.cost(self.net, self.example, self.widths[0]).macs
+        narrowest = self.macs(self.widths[0])
         return lambda cost: ByConfidence(fitted(Budget(cost * self.full))) if cost * self.full >= narrowest else None
 
     def _gate(self) -> Callable[[float], ByGate | None]:
-        gated = train_gate(self.loop, self.net, self.widths)
-        batches = [x for x, _ in self._held_out_batches()]
+        return self.by_gate(train_gate(self.loop, self.net, self.widths))
+
+    def by_gate(self, gated: slim.Gated) -> Callable[[float], ByGate | None]:
+        """The prices at which a trained gate keeps mean costs."""
+        macs = gated.macs(*arguments(gated, self.example))
+        price_for = gated.price_finder([x for x, _ in self._held_out_batches()], macs)
 
         def within(cost: float) -> ByGate | None:
-            price = gated.price_for(batches, cost * self.full, self.example)
-            return None if price is None else ByGate(gated, price)
+            price = price_for(cost * self.full)
+            return None if price is None else ByGate(gated, price, macs)
 
         return within
 
@@ -145,7 +157,7 @@ class RuleFinder:
             found = [self.held_out.loss(net(*arguments(net, inputs)), target) for inputs, target in scored]
             return statistics.fmean(map(float, found))
 
-        narrowest = slim.cost(self.net, self.example, self.widths[0]).macs
+        narrowest = self.macs(self.widths[0])
         budgets = [cost for cost in self.recipe.costs or () if cost * self.full >= narrowest]
         if not budgets:
             return lambda cost: None
@@ -163,7 +175,7 @@ class RuleFinder:
             steps = [allowed.smallest + (allowed.largest - allowed.smallest) * i / 256 for i in range(257)]
         else:
             steps = [float(w) for w in allowed.widths if isinstance(w, float)]
-        place = bisect_right(steps, cost * self.full, key=lambda w: slim.cost(self.net, self.example, w).macs)
+        place = bisect_right(steps, cost * self.full, key=self.macs)
         if not place:
             return None
         self._calibrate([steps[place - 1]])
@@ -171,7 +183,7 @@ class RuleFinder:
 
     def _random(self, cost: float) -> AtRandom | None:
         """The two neighbours of a cost, mixed."""
-        costs = [slim.cost(self.net, self.example, width).macs / self.full for width in self.widths]
+        costs = [self.macs(width) / self.full for width in self.widths]
         if cost < costs[0]:
             return None
         above = next((i for i, each in enumerate(costs) if each >= cost), len(costs) - 1)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import slimlib as slim
+from slimlib.core.structures import tensors
 from slimlib.core.width import Width, WidthPlan
 from slimlib.dynamic.cascade import Answer
 from slimlib.dynamic.gated import frozen
@@ -20,15 +21,31 @@ from tasks.points import Spent, name_of_width
 Serve = Callable[..., Any]
 
 
+class Counted:
+    """What networks cost at their widths, each counted once."""
+
+    def __init__(self) -> None:
+        self._of: WeakKeyDictionary[nn.Module, dict[Any, slim.Cost]] = WeakKeyDictionary()
+
+    def __call__(self, net: nn.Module, example: Any, width: Width = 1.0) -> slim.Cost:
+        key = width, tuple(tensor.shape for tensor in tensors(example))
+        known = self._of.setdefault(net, {})
+        if key not in known:
+            known[key] = slim.cost(net, example, width)
+        return known[key]
+
+
 class WidthRule(ABC):
     """A rule whose widths are counted; a subclass chooses.
 
     Attributes:
+        cost: of a network at a width; rules that are scored on the same network may share one.
         widths: that it chooses among, which need BatchNorm statistics.
     """
 
     def __init__(self, widths: Sequence[Width]) -> None:
         self.widths: Sequence[Width] = tuple(widths)
+        self.cost = Counted()
         self._counts: Counter[Width] = Counter()
 
     def __call__(self, net: nn.Module, *inputs: Any) -> Any:
@@ -43,7 +60,7 @@ class WidthRule(ABC):
 
     def costs(self, net: nn.Module, example: Any) -> Mapping[Width, float]:
         """Multiply-adds of an input that ended at each width."""
-        return {width: float(slim.cost(net, example, width).macs) for width in self._counts}
+        return {width: float(self.cost(net, example, width).macs) for width in self._counts}
 
     def served_by(self, net: nn.Module) -> Serve:
         """What answers batches fast: by a frozen copy of the network."""
@@ -56,7 +73,7 @@ class WidthRule(ABC):
         macs = sum(costs[width] * count for width, count in self._counts.items()) / total
         shares = {self.named(width): self._counts[width] / total for width in self.widths if width in self._counts}
         self._counts.clear()
-        return Spent(macs, slim.cost(net, example).params, None, shares)
+        return Spent(macs, self.cost(net, example).params, None, shares)
 
     def named(self, width: Width) -> str:
         """A width in the shares of a record."""
@@ -102,7 +119,7 @@ class ByConfidence(WidthRule):
         spent, found = 0.0, {}
         for stage in self.cascade.stages():
             width = self.widths[stage]
-            spent += slim.cost(net, example, width).macs
+            spent += self.cost(net, example, width).macs
             found[width] = spent
         return found
 
@@ -110,16 +127,16 @@ class ByConfidence(WidthRule):
 class ByGate(WidthRule):
     """A gate's choice, the scores of dear widths lowered by a price."""
 
-    def __init__(self, gated: slim.Gated, price: float) -> None:
+    def __init__(self, gated: slim.Gated, price: float, macs: Sequence[int]) -> None:
         super().__init__(gated.widths)
-        self.gated, self.price = gated, price
+        self.gated, self.price, self.macs = gated, price, macs
 
     def answer(self, net: nn.Module, *inputs: Any) -> Answer:
         self.gated.price = self.price
         return self.gated.eval().answer(*inputs)
 
     def costs(self, net: nn.Module, example: Any) -> Mapping[Width, float]:
-        return dict(zip(self.widths, map(float, self.gated.macs(example)), strict=True))
+        return dict(zip(self.widths, map(float, self.macs), strict=True))
 
     def served_by(self, net: nn.Module) -> Serve:
         serving = self.gated.freeze()
