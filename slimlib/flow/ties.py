@@ -32,6 +32,7 @@ class Ties:
         self.stays: dict[str, int] = {}
         self.heads: list[Tensor] = []  # ids of what a batched product has one of for each of its batch
         self.divided: list[list[Tensor]] = []  # ids of the parts of an axis that shrink each by itself
+        self.inner: set[AtomKey] = set()  # axes of weights that lie within the channels of another
         self.undecided: list[Undecided] = []
         self.repeated: list[Tensor] = []  # ids of what stays, and meets units each as a whole
         self._labels = torch.zeros(1, dtype=torch.long)

@@ -19,14 +19,35 @@ def _hands_out(op: Operation, dim: Dimension) -> None:
         op.context.ties.producers.update(dict.fromkeys(axis.keys))
 
 
+def _column(op: Operation, ref: WeightRef, dim: int, size: int, arriving: Tensor | None = None) -> Tensor:
+    """One id for every position of a weight's dimension, and of the channels that arrive there.
+
+    Of several axes that it shows, as heads and the channels of each, only one can be followed: the one along which
+    what arrives varies, or else the first. The others stay.
+    """
+    axes = ref.dims[dim]
+    if len(axes) < 2:
+        return ref.column(dim, size)
+    ties, sizes = op.context.ties, [len(axis.ids) for axis in axes]
+    known = [i for i, axis in enumerate(axes) if not ties.inner.issuperset(axis.keys)] or list(range(len(axes)))
+    along = [] if arriving is None else varying(compact(ties.canonical(arriving).reshape(sizes)))
+    long = along if len(along) == 1 else [i for i in known if sizes[i] > 1]
+    shown = next((i for i in long if i in known), known[0])
+    for i, axis in enumerate(axes):
+        if i != shown and sizes[i] > 1:
+            ties.inner.update(axis.keys)
+            op.fix(axis.ids, "lies within the channels of another axis")
+    return axes[shown].ids.view([-1 if i == shown else 1 for i in range(len(axes))]).expand(sizes).reshape(size)
+
+
 def convolution(op: Operation) -> Result:
     """x [N, C, ...] and weight [O, C/groups, ...], or [C, O/groups, ...] where transposed."""
     x, ref, bias = op.data(op.ids[0], op.args[0]), op.ids[1], op.ids[2]
     transposed, groups = op.args[6], op.args[8]
     if not isinstance(ref, WeightRef):
         return _fixed_kernel(op, x, ref, groups)
-    outputs = ref.column(int(transposed), op.args[1].shape[int(transposed)])
-    inputs = ref.column(1 - transposed, op.args[1].shape[1 - transposed])
+    outputs = _column(op, ref, int(transposed), op.args[1].shape[int(transposed)])
+    inputs = _column(op, ref, 1 - transposed, op.args[1].shape[1 - transposed])
     _hands_out(op, ref.dims[int(transposed)])
     if groups == 1 and x.shape[1] > 1 and varying(x) and not varies(x, 0) and not varies(x, 1):
         return _along_another_axis(op, x, [inputs, outputs, bias])
@@ -106,16 +127,16 @@ def _contract(
 ) -> Tensor:
     """The product of dimension `along` of x and dimension `inputs` of a weight, with `outputs` in its place."""
     weight = next(tensor for ids, tensor in op.operands if ids is ref)
-    given = ref.column(inputs, weight.shape[inputs])
-    made = ref.column(outputs, weight.shape[outputs])
+    made = _column(op, ref, outputs, weight.shape[outputs])
     _hands_out(op, ref.dims[outputs])
-    shape = op.first.shape
+    shape, size = op.first.shape, weight.shape[inputs]
     if x.shape[along] > 1 and varying(x) and not varies(x, along):  # a mixer's tokens
-        for ids in (given, made, bias):
+        for ids in (ref.column(inputs, size), made, bias):
             if isinstance(ids, Tensor):
                 op.fix(ids, ANOTHER_AXIS)
         return compact(x.narrow(along, 0, 1).expand(shape))
-    op.tie(op.column(x, along % x.dim()), given)
+    arriving = op.column(x, along % x.dim())
+    op.tie(arriving, _column(op, ref, inputs, size, arriving))
     if isinstance(bias, Tensor):
         op.tie(bias, made)
     return made.view([-1 if dim == along % len(shape) else 1 for dim in range(len(shape))]).expand(shape)
@@ -135,7 +156,7 @@ def _product(op: Operation, a: Shadow, b: Shadow, x: Tensor, y: Tensor, bias: Te
     vector = bias if bias is not None and bias.dim() == 1 else None
     if isinstance(a, WeightRef) and isinstance(b, WeightRef):
         if bias is None:
-            op.tie(a.column(1, x.shape[1]), b.column(0, y.shape[0]))
+            op.tie(_column(op, a, 1, x.shape[1]), _column(op, b, 0, y.shape[0]))
             return WeightRef(a.name, (a.dims[0], b.dims[1]), own=False)
         a = op.data(a, x)
     if isinstance(b, WeightRef):

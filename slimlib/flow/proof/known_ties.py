@@ -27,7 +27,7 @@ class KnownTies(Ties):
         super().__init__()
         labels = known.labels()
         self.known, self._labels = known, torch.arange(len(labels))
-        self.atoms = dict(atoms)
+        self.atoms, self.inner = dict(atoms), set(known.inner)
         self._repeated = torch.zeros(len(labels), dtype=torch.bool)
         self._repeated[labels[torch.cat([torch.zeros(0, dtype=torch.long), *known.repeated])]] = True
 

@@ -1,5 +1,6 @@
 """Weights that forward computes are followed by their axes; what cannot be sliced alike stays full by name."""
 
+import copy
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import slimlib as slim
 from slimlib.flow import FlowError, follow
 from tests.slimlib.flow.judging import (
     Net,
@@ -15,7 +17,9 @@ from tests.slimlib.flow.judging import (
     conv,
     image,
     parameter,
+    same,
     share_left,
+    spoil,
     tokens,
 )
 
@@ -171,3 +175,27 @@ def test_nothing_but_a_made_up_weight_is_refused_by_name():
     net = Net(forward, first=nn.Linear(16, 32), hyper=nn.Linear(16, 32 * 32), last=nn.Linear(32, 3))
     with pytest.raises(FlowError, match="'first': .*linear in the network's own forward"):
         follow(net, tokens())
+
+
+@pytest.mark.parametrize(("output", "shape"), [("btnd,hnd->bth", (32, 4, 8)), ("btnd,ndh->bth", (4, 8, 32))])
+@pytest.mark.parametrize("heads", [1, 3])
+def test_weights_with_an_axis_of_heads_and_one_of_their_channels(output, shape, heads):
+    """As XLNet has them: whole heads slim, whichever of both axes torch puts first in its products."""
+
+    def middle(net, x):
+        query, key, value = (torch.einsum("bth,hnd->btnd", x, weight) for weight in (net.query, net.key, net.value))
+        attended = torch.einsum("btnd,bsnd->bnts", query + net.bias, key).softmax(-1)
+        return torch.einsum(output, torch.einsum("bnts,bsnd->btnd", attended, value), net.out)
+
+    projections = {name: parameter(32, 4, 8) for name in ("query", "key", "value")}
+    net = between_linears(middle, **projections, bias=parameter(4, 8), out=parameter(*shape))
+    dense, x = copy.deepcopy(net), tokens()
+    assert share_left(net, x) < 0.3
+    units = [group.units for group in net.slim.layout.groups]
+    plan = slim.WidthPlan([heads if count == 4 else count // (2 + i) for i, count in enumerate(units)])
+    slim.set_width(net, plan)
+    spoilt = copy.deepcopy(net)
+    spoil(spoilt, plan)
+    dense.load_state_dict({name: value.nan_to_num(0.0) for name, value in spoilt.state_dict().items()})
+    with torch.no_grad():
+        same([net(x)], [dense(x)])
