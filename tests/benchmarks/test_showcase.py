@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.runner import run
 from tasks.task import Showcase
-from tests.benchmarks.running.toy_run import toy_settings
+from tests.benchmarks.running.toy_run import RECIPES, toy_settings
 from tests.tasks.training.toy import ToyTask
 
 
@@ -35,6 +35,6 @@ def test_figure_and_further_files_are_written_and_say_whose_they_are(tmp_path: P
 
 
 def test_a_task_with_nothing_to_see_writes_nothing(tmp_path: Path) -> None:
-    settings = toy_settings(tmp_path)
+    settings = toy_settings(tmp_path, seeds=(0,), recipes=RECIPES[:1])
     assert run(settings, ToyTask, Console(quiet=True)) == 0
     assert not list(settings.folder.glob("showcase.*"))

@@ -94,7 +94,7 @@ def test_gradient_checkpointing_equals_plain():
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-@pytest.mark.parametrize("name", [at_night("mlp"), "concatenating", "wdsr"])
+@pytest.mark.parametrize("name", [at_night("mlp"), "concatenating", at_night("wdsr")])
 def test_compiled_network_follows_the_width(name):
     torch.manual_seed(0)
     dense, args = NETWORKS[name]()

@@ -13,6 +13,7 @@ from tasks.rl.task import ReinforcementLearning
 from tasks.training.checkpoint import Checkpoint
 from tasks.training.recipe import Recipe
 from tasks.training.run import Interrupted, TrainingRun, Watch
+from tests.extent import at_night
 
 CPU = torch.device("cpu")
 ON_POLICY = {"n_steps": 16, "policy_kwargs": {"net_arch": [16, 16]}}
@@ -68,7 +69,7 @@ def trained(settings, recipe, path=None, *, stop_at=None, steps=STEPS):
 
 
 @pytest.mark.parametrize(
-    ("name", "recipe"), [*((name, SAMPLED) for name in SETTINGS), ("ppo", TAUGHT), ("sac", TAUGHT)]
+    ("name", "recipe"), [*((name, SAMPLED) for name in SETTINGS), ("ppo", TAUGHT), at_night("sac", TAUGHT)]
 )
 def test_resumed_training_equals_uninterrupted(name, recipe, tmp_path):
     settings = SETTINGS[name]
