@@ -25,6 +25,9 @@ OTHER_COLOURS = ("#d62728", "#ff7f0e", "#e377c2", "#8c564b")  # of plans and rul
 MARKERS = "osD^vPX*<>"
 LINES = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c")
 LETTERS = 14  # of a legend, in an inch
+LINE = 0.19  # inches of a row of a legend
+ROWS = 5  # of a legend, for which there is room in a figure of HEIGHT inches
+HEIGHT = 4.2
 STYLE: Any = {
     "font.size": 9,
     "svg.hashsalt": "slimlib",
@@ -41,7 +44,7 @@ def figure(results: Results, finding: str) -> dict[str, bytes]:
     """The figure as {"png": .., "svg": ..}; the same records give the same bytes on the same machine."""
     sets = results.first.eval_sets
     with matplotlib.rc_context(STYLE):
-        drawn = Figure(figsize=(1.2 + 3.9 * len(sets), 4.2), layout="constrained")
+        drawn = Figure(figsize=(1.2 + 3.9 * len(sets), HEIGHT), layout="constrained")
         panels: Sequence[Axes] = drawn.subplots(1, len(sets), squeeze=False)[0]
         for panel, dataset in zip(panels, sets, strict=True):
             _panel(panel, results, dataset)
@@ -49,6 +52,8 @@ def figure(results: Results, finding: str) -> dict[str, bytes]:
         handles, labels = panels[0].get_legend_handles_labels()
         columns = int(LETTERS * drawn.get_figwidth() / (max(map(len, labels)) + 8))
         columns = max(1, min(len(labels), columns, 2 + 2 * len(sets)))
+        rows = -(-len(labels) // columns)
+        drawn.set_figheight(HEIGHT + LINE * max(0, rows - ROWS))
         drawn.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
         drawn.colorbar(
             ScalarMappable(WIDTH_SCALE, WIDTH_COLOURS), ax=list(panels), label="width", fraction=0.04, pad=0.02

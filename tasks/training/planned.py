@@ -91,7 +91,7 @@ def _first(loop: Loop) -> nn.Module:
         else:
             net = start(own, width).net
             net.load_state_dict(state["net"])
-    return net if width is None else loop.recipe.convert(net, loop.task).to(run.device)
+    return net if width is None else loop.recipe.convert(net.cpu(), loop.task).to(run.device)
 
 
 def _retrained(loop: Loop, first: nn.Module, plans: Sequence[WidthPlan]) -> nn.Module:
