@@ -22,8 +22,8 @@ COPIES = (
 
 STARTING = (
     "Dense MobileNets of all widths take the same time at batch 1, with .07 to 1 of the multiply-adds: it is spent "
-    "on starting kernels, not on what they compute, and a slice of a kernel is one more call from Python. A frozen network "
-    "has no slices, and `graphs=true` replays the passes of a training without Python."
+    "on starting kernels, not on what they compute, and a slice of a kernel is one more call from Python. A frozen "
+    "network has no slices, and `graphs=true` replays the passes of a training without Python."
 )
 
 
