@@ -139,7 +139,9 @@ def _taylor(slimming: Slimming, net: nn.Module, batches: Iterable[Any], loss: Lo
     if not parameters:
         raise ValueError("by='taylor' needs gradients, and no weight of this network requires any")
     found: list[list[Tensor]] = []  # of each batch, the squared changes of every group
-    with in_eval(net), torch.enable_grad():
+    # The same scores each time, also on a GPU: what was searched in the sorted network is found again by its weights.
+    same = torch.backends.cudnn.flags(deterministic=True, allow_tf32=torch.backends.cudnn.allow_tf32)
+    with same, in_eval(net), torch.enable_grad():
         for batch in batches:
             gradients = torch.autograd.grad(loss(net, batch), parameters, allow_unused=True)
             known = {id(p): g for p, g in zip(parameters, gradients, strict=True) if g is not None}

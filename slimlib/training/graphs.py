@@ -111,8 +111,12 @@ class Graphs:
 
     def _record(self, work: Pass) -> _Recorded:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            made = work()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                made = work()
+        except RuntimeError as error:  # ending a failed recording raises an error of its own, which hides it
+            first = " ".join(str(error.__context__ or error).split())
+            raise RuntimeError(f"a pass cannot be recorded as a CUDA graph; train without graphs=. {first}") from error
         return _Recorded(graph, made)
 
     def _forget(self) -> None:
