@@ -147,6 +147,14 @@ class Slimming:
         self._forget()
         self.set(self.width)
 
+    def drop_views(self) -> None:
+        """Show whole parameters until `refresh`: a view keeps the node of autograd that was made with it."""
+        parts = self.parts
+        self._forget()
+        for part in parts:
+            for name in (*(slot.name for slot in part.slots), "to_gather"):
+                part.module.__dict__.pop(name, None)
+
     def forget(self, channels: tuple[int, ...]) -> None:
         """Prepare again what belongs to these channel numbers, as they have other statistics; stay at the width set."""
         self._shared.pop(channels, None)

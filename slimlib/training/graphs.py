@@ -57,8 +57,10 @@ class Graphs:
     def stream(self) -> Iterator[None]:
         """Within the block everything runs on the stream that passes are recorded on."""
         self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
-        gc.collect()  # a view that still lives would lead gradients to the stream that it was made on
         slimming = self._net.__dict__.get("slim")
+        if slimming is not None:
+            slimming.drop_views()
+        gc.collect()  # a view that still lived would lead gradients to the stream that it was made on
         with torch.cuda.stream(self._stream):
             if slimming is not None:
                 slimming.refresh()

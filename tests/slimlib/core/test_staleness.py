@@ -1,6 +1,7 @@
 """Nothing goes stale: after any edit of the parameters every width computes with the new values."""
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -151,3 +152,24 @@ def outside_of(net, parameter):
                 ] = True
                 return ~active
     return active
+
+
+def test_views_made_after_all_were_dropped_have_new_nodes_of_autograd():
+    """A node that accumulates gradients belongs to the stream on which the first view was made, while one lives."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 4))
+    slim.convert(net, torch.randn(2, 3, 6, 6), widths=slim.Switches(0.25, 0.5))
+
+    def node():
+        return net[2].weight.grad_fn.next_functions[0][0]
+
+    x = torch.randn(2, 3, 6, 6)
+    before = net(x).detach()  # its graph would hold the node
+    node().metadata["made"] = "before"
+    net.slim.refresh()
+    assert node().metadata  # the views of before lived until the new ones were made
+    net.slim.drop_views()
+    assert net[2].weight is net[2]._parameters["weight"]
+    gc.collect()
+    net.slim.refresh()
+    assert not node().metadata
+    assert torch.equal(net(x), before)
