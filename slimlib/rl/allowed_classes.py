@@ -39,6 +39,7 @@ CALLED: tuple[type, ...] = (
     *(deque, OrderedDict, defaultdict, set, frozenset, slice, range, complex, type(Path())),
     *(TrainFreq, TrainFrequencyUnit, GoalSelectionStrategy, torch.device, torch.Size),
 )
+ENUMERATIONS = (TrainFrequencyUnit, GoalSelectionStrategy)
 FILLED: tuple[type, ...] = (
     *(spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete, spaces.Dict, spaces.Tuple),
     *(spaces.Text, spaces.Graph, spaces.Sequence, spaces.OneOf),
@@ -49,15 +50,19 @@ FILLED: tuple[type, ...] = (
 )
 DTYPES = {("torch", name): each for name, each in vars(torch).items() if isinstance(each, torch.dtype)}
 
+
+def _attribute(owner: Any, name: Any) -> Any:
+    """A member of an enumeration, which Python 3.11.0 to 3.11.3 save so, or what stands in for a policy's schedule."""
+    if any(owner is each for each in ENUMERATIONS) and name in owner.__members__:
+        return owner[name]
+    if owner is policies.BasePolicy and name == "_dummy_schedule":
+        return policies.BasePolicy._dummy_schedule
+    raise Refused("asks for an attribute of something")
+
+
 MODEL = ARRAYS | GENERATORS | may_name(*NAMED) | may_call(*CALLED) | may_fill(*FILLED) | Allowed(DTYPES)
+MODEL |= calls_instead({(builtins, "getattr"): _attribute for builtins in ("builtins", "__builtin__")})
 """What the attributes of a model may hold."""
-
-
-def _schedule(owner: Any, name: Any) -> Any:
-    """The one attribute that a policy asks for: what stands in for its learning rate."""
-    if owner is not policies.BasePolicy or name != "_dummy_schedule":
-        raise Refused("asks for an attribute of something")
-    return policies.BasePolicy._dummy_schedule
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
@@ -80,12 +85,7 @@ def _fill_state_dict(made: OrderedDict[Any, Any], state: Any) -> None:
 
 POLICY = (
     MODEL
-    | calls_instead(
-        {
-            ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-            **{(builtins, "getattr"): _schedule for builtins in ("builtins", "__builtin__")},
-        }
-    )
+    | calls_instead({("torch._utils", "_rebuild_tensor_v2"): _tensor})
     | may_name(policies.BasePolicy)
     | Allowed({}, filled_by={OrderedDict: _fill_state_dict})
 )

@@ -9,11 +9,15 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from stable_baselines3.dqn.policies import DQNPolicy
+from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 from stable_baselines3.sac.policies import SACPolicy
 
 import slimlib as slim
+from slimlib.core.unpickling import Refused, unpickle
 from slimlib.rl import SlimPPO, load_policy
+from slimlib.rl.allowed_classes import MODEL
 from slimlib.rl.loading import UnsafeModelError
 from tests.slimlib.rl.models import KINDS, WIDTHS, Convolutions, Seen, model, observations, plain_twin
 from tests.slimlib.rl.pickles import Runs, attacks
@@ -150,6 +154,14 @@ def test_only_one_attribute_is_ever_asked_for():
     for asked in (Runs(getattr, ActorCriticPolicy, "load"), Runs(getattr, torch.nn.ReLU, "forward")):
         with pytest.raises(UnsafeModelError):
             load_policy(with_pickle(pickle.dumps(asked, 2)))
+
+
+@pytest.mark.parametrize("member", [TrainFrequencyUnit.EPISODE, GoalSelectionStrategy.FUTURE])
+def test_members_of_enumerations_are_read_as_each_python_writes_them(member):
+    for written in (member, Runs(getattr, type(member), member.name)):  # the latter: Python 3.11.0 to 3.11.3
+        assert unpickle(pickle.dumps(written, 2), MODEL) is member
+    with pytest.raises(Refused, match="asks for an attribute of something"):
+        unpickle(pickle.dumps(Runs(getattr, type(member), "mro"), 2), MODEL)
 
 
 class Rebuilt:
