@@ -62,15 +62,8 @@ def cut(net: nn.Module, before: str) -> tuple[nn.Module, nn.Module]:
             it too, as in the middle of a residual block; or torch.fx cannot follow its forward.
     """
     slimming_of(net)
-    known = dict(net.named_modules())
-    if before not in known or not before:
-        near = [name for name in known if name.startswith(before.partition(".")[0])][:4]
-        raise ValueError(f"{type(net).__name__} has no module {before!r}; it has {', '.join(near)}, and others")
-    graph = _trace(net, before)
-    called = [node for node in graph.nodes if node.op == "call_module" and node.target == before]
-    if len(called) != 1:
-        raise ValueError(f"'{before}' runs {len(called)} times in a forward; give a module that runs once")
-    (module,) = called
+    module = _call_of(net, before)
+    graph = module.graph
     if len(module.all_input_nodes) != 1 or len(module.args) != 1:
         raise ValueError(f"'{before}' takes more than one input; a gate needs a place where the network is a chain")
     at = module.all_input_nodes[0]
@@ -84,6 +77,31 @@ def cut(net: nn.Module, before: str) -> tuple[nn.Module, nn.Module]:
                 "first of a stage"
             )
     return _part(net, graph, None, at, after), _part(net, graph, at, None, after)
+
+
+def modules_before(net: nn.Module, before: str) -> list[str]:
+    """The names of the modules without parts that run before another one, in the order of a forward.
+
+    Raises:
+        ValueError: as `cut`.
+    """
+    nodes = list(_call_of(net, before).graph.nodes)
+    called = [str(node.target) for node in nodes if node.op == "call_module"]
+    return called[: called.index(before)]
+
+
+def _call_of(net: nn.Module, name: str) -> fx.Node:
+    """The one call of a module in the graph of a network."""
+    known = dict(net.named_modules())
+    if name not in known or not name:
+        near = [other for other in known if other.startswith(name.partition(".")[0])][:4]
+        raise ValueError(f"{type(net).__name__} has no module {name!r}; it has {', '.join(near)}, and others")
+    called: list[fx.Node] = [
+        node for node in _trace(net, name).nodes if (node.op, node.target) == ("call_module", name)
+    ]
+    if len(called) != 1:
+        raise ValueError(f"'{name}' runs {len(called)} times in a forward; give a module that runs once")
+    return called[0]
 
 
 def _trace(net: nn.Module, leaf: str) -> fx.Graph:

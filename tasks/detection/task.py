@@ -87,7 +87,9 @@ class Detection(SupervisedTask):
         detector.backbone.to(memory_format=torch.channels_last)  # not the heads, whose outputs torchvision views
         return detector
 
-    def convert(self, net: nn.Module, widths: Widths, norm: NormName, *, bands: int | None = None) -> nn.Module:
+    def convert(
+        self, net: nn.Module, widths: Widths, norm: NormName, *, bands: int | None = None, keep: Sequence[str] = ()
+    ) -> nn.Module:
         """Make the backbone and the inputs of the pyramid slimmable; each switch has the BatchNorm that it starts with.
 
         Raises:
@@ -98,7 +100,7 @@ class Detection(SupervisedTask):
             raise ValueError("norm: shared is about BatchNorm, and the backbone has none: take task.norm=batch")
         if not norm_named(norm).learns_statistics:
             net.thaw()  # post-statistics: any width may be drawn in training, and has none yet
-        super().convert(net, widths, norm, bands=bands)
+        super().convert(net, widths, norm, bands=bands, keep=keep)
         if norm_named(norm).has_private_parameters and self.settings.start != "scratch":
             fill_switches(net, self.settings)
         return net

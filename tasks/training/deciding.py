@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from slimlib.dynamic.confidence import CONFIDENCES
 from tasks.settings import Settings, setting, unknown
 
@@ -19,12 +21,16 @@ class Deciding(Settings):
     costs: tuple[float, ...] | None = setting(
         None, "mean costs of an input, as shares of the full width's multiply-adds", strict=False, examples=[[0.4, 0.6]]
     )
+    stem: Literal["full"] | None = setting(
+        None, "full: what runs before the gate keeps all its channels, as in published supernets; null: it slims"
+    )
 
     def check_deciding(self) -> None:
         """Raise ValueError where a key is unknown, or has no meaning without the other."""
         if self.per_input is None:
-            if self.costs is not None:
-                raise ValueError("'costs' have no meaning without per_input: how a width is chosen for each input")
+            for key in ("costs", "stem"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"'{key}' has no meaning without per_input: how a width is chosen for each input")
             return
         if self.per_input not in DECIDERS:
             raise unknown("per_input", self.per_input, DECIDERS)

@@ -46,10 +46,22 @@ class Problem(Protocol):
     def channel_rule(self, net: nn.Module) -> Mapping[str, Any]:
         """How the channels of a network that `build` made are rounded: arguments of `slimlib.convert`."""
 
-    def convert(self, net: nn.Module, widths: Widths, norm: NormName, *, bands: int | None = None) -> nn.Module:
-        """Make a network that `build` made slimmable, in place; `bands` of widths have a last layer of their own."""
+    def convert(
+        self, net: nn.Module, widths: Widths, norm: NormName, *, bands: int | None = None, keep: Sequence[str] = ()
+    ) -> nn.Module:
+        """Make a network that `build` made slimmable, in place.
+
+        Args:
+            net: what `build` made.
+            widths: that it may be set to.
+            norm: what becomes of BatchNorm.
+            bands: of widths that have a last layer of their own.
+            keep: modules whose outputs stay full, beside those of `channel_rule`.
+        """
         heads = {} if bands is None else {self.head_of(net): bands}
-        return slim.convert(net, self.example(), widths=widths, norm=norm, heads=heads, **self.channel_rule(net))
+        rule = {"keep": (), **self.channel_rule(net)}
+        rule["keep"] = (*rule["keep"], *keep)
+        return slim.convert(net, self.example(), widths=widths, norm=norm, heads=heads, **rule)
 
     def head_of(self, net: nn.Module) -> str:
         """The name of the last layer of a network of the task.

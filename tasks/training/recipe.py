@@ -10,6 +10,7 @@ from torch import nn
 
 import slimlib as slim
 from slimlib.core.norms import NORMS
+from slimlib.dynamic.cutting import modules_before
 from slimlib.models.resnet import zero_last_scales
 from slimlib.training.distillation import DISTILLATIONS, LESSON, Distillation, Lessons, lesson_settings, lessons_named
 from slimlib.training.named import make, parameters_of
@@ -180,8 +181,8 @@ class Recipe(Choosing, Deciding, Tuning):
             foreign.append(f"distill: {self.distill}")
         if policy and self.rule == "incremental":
             foreign.append(f"rule: {self.rule}")
-        if task != "classification" and self.heads is not None:
-            foreign.append("heads")
+        if task != "classification":
+            foreign += [key for key in ("heads", "stem") if getattr(self, key) is not None]
         if foreign:
             raise ValueError(f"recipe '{self.name}': '{foreign[0]}' has no meaning for task={task}")
 
@@ -284,7 +285,8 @@ class Recipe(Choosing, Deciding, Tuning):
 
     def convert(self, dense: nn.Module, task: Problem, widths: slim.Switches | None = None) -> nn.Module:
         """Make the task's network slimmable, in place; `widths` in place of the recipe's."""
-        return task.convert(dense, widths or self.widths(), NORM_KINDS[self.norm][1], bands=self.heads)
+        keep = () if self.stem is None else modules_before(dense, task.gate_before(dense))
+        return task.convert(dense, widths or self.widths(), NORM_KINDS[self.norm][1], bands=self.heads, keep=keep)
 
     def of_rule(self) -> dict[str, Any]:
         """The rule's own parameters, defaults included."""

@@ -97,6 +97,23 @@ def test_the_oracle_is_at_least_as_good_as_any_width(shared: Path) -> None:
     assert oracle.macs <= full(shared)
 
 
+def test_what_runs_before_the_gate_can_keep_its_channels() -> None:
+    """The widest of the gate's plans is then the full width, as trained; the channels before it are no one's choice."""
+    task, recipes = task_of("classification", "dynamic")
+    recipe = recipes["gate (DS-Net), full stem"]
+    dense = recipe.build(task)
+    before = task.gate_before(dense)
+    stem = dense.features[: int(before.removeprefix("features."))]
+    channels = {name: weight.shape for name, weight in stem.named_parameters()}
+    net = recipe.convert(dense, task)
+    slim.calibrate(net, [task.example().repeat(2, 1, 1, 1)], widths=[0.25])
+    narrow = slim.extract(net.eval(), 0.25).features
+    assert {name: weight.shape for name, weight in narrow[: len(stem)].named_parameters()} == channels
+    assert narrow[len(stem)].body[0].weight.shape[0] < net.features[len(stem)].body[0].weight.shape[0]
+    widest = slim.gated_plans(net, before, [0.25, 1.0])[-1]
+    assert slim.cost(net, task.example(), width=widest) == slim.cost(net, task.example(), width=1.0)
+
+
 @pytest.mark.parametrize("after", [at_night(20), 43])  # steps of the network's training, then of the gate's
 def test_a_gate_that_was_interrupted_ends_like_one_that_was_not(after: int, tmp_path: Path, shared: Path) -> None:
     task, recipes = task_of("classification", "dynamic")
@@ -155,7 +172,8 @@ def test_the_shown_network_draws_inputs_by_width(name: str, ablation: str, recip
     [
         ({"per_input": "guess"}, "guess.*gate"),
         ({"per_input": "margin"}, "per_input: margin needs mean costs"),
-        ({"costs": [0.5]}, "'costs' have no meaning without per_input"),
+        ({"costs": [0.5]}, "'costs' has no meaning without per_input"),
+        ({"stem": "full"}, "'stem' has no meaning without per_input"),
         ({"per_input": "margin", "costs": [1.5]}, r"must be shares in \(0, 1\]"),
     ],
 )
