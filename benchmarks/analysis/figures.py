@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import textwrap
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -42,24 +43,47 @@ LOGARITHMIC = 30
 
 def figure(results: Results, finding: str) -> dict[str, bytes]:
     """The figure as {"png": .., "svg": ..}; the same records give the same bytes on the same machine."""
-    sets = results.first.eval_sets
+    sets, stages = results.first.eval_sets, _stages(results)
+    across, down = (len(stages), 1) if len(sets) == 1 else (len(sets), len(stages))
     with matplotlib.rc_context(STYLE):
-        drawn = Figure(figsize=(1.2 + 3.9 * len(sets), HEIGHT), layout="constrained")
-        panels: Sequence[Axes] = drawn.subplots(1, len(sets), squeeze=False)[0]
-        for panel, dataset in zip(panels, sets, strict=True):
-            _panel(panel, results, dataset)
-        panels[0].set_ylabel(axis_label(results, results.primary))
-        handles, labels = panels[0].get_legend_handles_labels()
-        columns = int(LETTERS * drawn.get_figwidth() / (max(map(len, labels)) + 8))
-        columns = max(1, min(len(labels), columns, 2 + 2 * len(sets)))
-        rows = -(-len(labels) // columns)
-        drawn.set_figheight(HEIGHT + LINE * max(0, rows - ROWS))
-        drawn.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
-        drawn.colorbar(
-            ScalarMappable(WIDTH_SCALE, WIDTH_COLOURS), ax=list(panels), label="width", fraction=0.04, pad=0.02
-        )
-        drawn.suptitle("\n".join(textwrap.wrap(finding, 8 + 46 * len(sets))), fontsize=10)
+        drawn = Figure(figsize=(1.2 + 3.9 * across, HEIGHT), layout="constrained")
+        grid = drawn.subplots(down, across, squeeze=False)
+        panels: Sequence[Axes] = list(grid.flat)
+        for panel, (stage, dataset) in zip(panels, itertools.product(stages, sets), strict=True):
+            _panel(panel, results, dataset, stages[stage])
+            panel.set_title(f"{dataset}, {stage}" if stage else dataset, fontsize=9)
+        for panel in grid[:, 0]:
+            panel.set_ylabel(axis_label(results, results.primary))
+        labelled = _legend(panels, results.recipes)
+        columns = int(LETTERS * drawn.get_figwidth() / (max(map(len, labelled)) + 8))
+        columns = max(1, min(len(labelled), columns, 2 + 2 * across))
+        rows = -(-len(labelled) // columns)
+        drawn.set_figheight(HEIGHT * down + LINE * max(0, rows - ROWS))
+        drawn.legend(labelled.values(), labelled, loc="outside lower center", ncols=columns, frameon=False)
+        drawn.colorbar(ScalarMappable(WIDTH_SCALE, WIDTH_COLOURS), ax=panels, label="width", fraction=0.04, pad=0.02)
+        drawn.suptitle("\n".join(textwrap.wrap(finding, 8 + 46 * across)), fontsize=10)
         return image_files(drawn)
+
+
+def _stages(results: Results) -> dict[str, list[str]]:
+    """The recipes of each panel: those whose plans were trained on apart, with individual networks beside each."""
+    found = dict.fromkeys(filter(None, map(results.stage, results.recipes)))
+    if len(found) < 2:
+        return {"": results.recipes}
+    return {stage: [r for r in results.recipes if results.stage(r) in ("", stage)] for stage in found}
+
+
+def _legend(panels: Sequence[Axes], recipes: Sequence[str]) -> dict[str, Any]:
+    """Label -> line: all of the first panel, and recipes that are only in later ones."""
+    found: dict[str, Any] = {}
+    for panel in panels:
+        handles, labels = panel.get_legend_handles_labels()
+        found |= {
+            label: line
+            for line, label in zip(handles, labels, strict=True)
+            if label not in found and (panel is panels[0] or label in recipes)
+        }
+    return found
 
 
 def axis_label(results: Results, metric: MetricInfo) -> str:
@@ -82,14 +106,15 @@ def image_files(drawn: Figure) -> dict[str, bytes]:
     return files
 
 
-def _panel(panel: Axes, results: Results, dataset: str) -> None:
+def _panel(panel: Axes, results: Results, dataset: str, recipes: Sequence[str]) -> None:
     metric = results.primary
     costs = [cost.macs for r in results.recipes for p in results.points if (cost := results.cost(r, p)) is not None]
     smallest, largest = min(costs, default=0), max(costs, default=0)
     logarithmic = 0 < LOGARITHMIC * smallest < largest
     size, unit = axis_unit(smallest if logarithmic else largest)
     middles: list[float] = []
-    for number, recipe in enumerate(results.recipes):
+    of_colours = list(dict.fromkeys(map(results.untrained, results.recipes)))
+    for recipe in recipes:
         measured = []
         for point in results.points:
             cost = results.cost(recipe, point)
@@ -98,9 +123,8 @@ def _panel(panel: Axes, results: Results, dataset: str) -> None:
                 measured.append((cost.macs / size, summary, point))
         middles += [summary.middle for _, summary, _ in measured]
         if measured:
-            _line(panel, results, recipe, sorted(measured, key=lambda one: one[0]), number)
+            _line(panel, results, recipe, sorted(measured, key=lambda one: one[0]), of_colours)
     baselines(panel, results, dataset, middles)
-    panel.set_title(dataset, fontsize=9)
     panel.set_xlabel(f"multiply-adds{unit}")
     panel.grid(alpha=0.25, linewidth=0.5)
     if logarithmic:
@@ -153,8 +177,11 @@ def near(value: float, values: Sequence[float]) -> bool:
 
 
 def _line(
-    panel: Axes, results: Results, recipe: str, measured: Sequence[tuple[float, Summary, str]], number: int
+    panel: Axes, results: Results, recipe: str, measured: Sequence[tuple[float, Summary, str]], named: Sequence[str]
 ) -> None:
+    """A recipe's points; it has the colour and the name of the one that ends where it trains the plans on."""
+    name = results.untrained(recipe)
+    number = named.index(name)
     x = [cost for cost, *_ in measured]
     middle = [summary.middle for _, summary, _ in measured]
     dashed = results.individual(recipe)
@@ -162,7 +189,7 @@ def _line(
     marker = MARKERS[number % len(MARKERS)]
     style: dict[str, Any] = {"color": colour, "linestyle": "--" if dashed else "-", "linewidth": 1.3}
     panel.plot(
-        x, middle, marker=marker, markersize=6, markerfacecolor="white", markeredgecolor=colour, label=recipe, **style
+        x, middle, marker=marker, markersize=6, markerfacecolor="white", markeredgecolor=colour, label=name, **style
     )
     faces = [point_colour(results, point) for *_, point in measured]
     panel.scatter(x, middle, c=faces, marker=marker, s=36, edgecolors=colour, zorder=3)

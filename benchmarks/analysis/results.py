@@ -121,6 +121,20 @@ class Results:
         """Whether the recipe is one network a width."""
         return self.of(recipe)[0].kind == "individual"
 
+    def stage(self, recipe: str) -> str:
+        """How the plans of a recipe were trained after they were found; empty where none were."""
+        training = self.of(recipe)[0].training
+        if not training.get("budgets") or self.individual(recipe):
+            return ""
+        share = training.get("retrained", 1.0)
+        after = {None: "at once", "scratch": "trained from scratch", "further": "trained on"}[training.get("retrain")]
+        return after if share == 1.0 else f"{after} for {share:g} of the steps"
+
+    def untrained(self, recipe: str) -> str:
+        """The recipe that ends where this one trains the plans that were found; the recipe itself if there is none."""
+        own = _found_by(self.of(recipe)[0])
+        return next((name for name in self.recipes if self.stage(name) and _found_by(self.of(name)[0]) == own), recipe)
+
     def width(self, point: str) -> float | None:
         """The width that an operating point is, or None for a plan or a rule."""
         return self._first_rows[point].width
@@ -254,6 +268,10 @@ class Results:
             f"{episodes}; IQM: mean of the middle half of the {seeds} seeds, with the {100 * CONFIDENCE:g} % interval "
             f"of {RESAMPLES:,} bootstrap samples of them"
         )
+
+
+def _found_by(record: Record) -> dict[str, Any]:
+    return {key: value for key, value in record.training.items() if key not in ("retrain", "retrained")}
 
 
 def _mean_cost(rows: Sequence[Row]) -> Spent:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.analysis.figures import figure
 from benchmarks.analysis.findings import finding
 from benchmarks.analysis.plans import leads, plan_grids
 from benchmarks.analysis.plans_figure import plans_figure
@@ -116,3 +117,10 @@ def test_tables_and_figure_are_written_from_records_alone(tmp_path: Path) -> Non
 def test_where_nothing_is_chosen_there_is_neither() -> None:
     plain = Results([record("random", None, 0, 1.0).model_copy(update={"training": {"kind": "slimmable"}})])
     assert plan_grids(plain) == [] and plans_figure(plain) == {}
+
+
+def test_plans_as_found_and_trained_are_drawn_apart_under_one_name() -> None:
+    drawn = figure(results(), "Finding")["svg"].decode()
+    for title in ("test, at once", "test, trained from scratch"):
+        assert f"<!-- {title} -->" in drawn
+    assert drawn.count("<!-- greedy -->") == 1 and "<!-- greedy, from scratch -->" not in drawn
