@@ -250,8 +250,44 @@ class Einsum(nn.Module):
         return self.o(torch.einsum("nhqk,nkhd->nqhd", weights, v).flatten(2))
 
 
-BLOCKS: dict[str, tuple[type[nn.Module], dict[str, dict[int, int]]]] = {
-    # block, and of which parameters an axis holds several parts, each of which keeps its leading channels
+class SlicedByAttributes(nn.Module):
+    """Phi-3: one layer for q and its fewer k and v, which are slices of it by two numbers that must fit each other."""
+
+    def __init__(self, trunk: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.key_heads = heads, heads // 2
+        self.qkv = nn.Linear(trunk, (heads + 2 * (heads // 2)) * SIZE)
+        self.proj = nn.Linear(heads * SIZE, trunk)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fused, shape = self.qkv(x), (*x.shape[:2], -1, SIZE)
+        keys, values = self.heads * SIZE, (self.heads + self.key_heads) * SIZE
+        q, k, v = fused[..., :keys], fused[..., keys:values], fused[..., values:]
+        q, k, v = (y.view(shape).transpose(1, 2) for y in (q, k, v))
+        y = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        return self.proj(y.transpose(1, 2).reshape(*x.shape[:2], -1))
+
+
+class HeadsOfABatch(nn.Module):
+    """Diffusion: heads are a part of the batch, and their size is computed from their number."""
+
+    def __init__(self, trunk: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.proj = nn.Conv1d(trunk, 3 * trunk, 1), nn.Conv1d(trunk, trunk, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fused = self.qkv(x.transpose(1, 2))
+        n, width, t = fused.shape
+        size = width // (3 * self.heads)
+        q, k, v = fused.reshape(n * self.heads, 3 * size, t).split(size, 1)
+        weights = torch.einsum("bct,bcs->bts", q * size**-0.25, k * size**-0.25).softmax(-1)
+        return self.proj(torch.einsum("bts,bcs->bct", weights, v).reshape(n, -1, t)).transpose(1, 2)
+
+
+BLOCKS: dict[str, tuple[type[nn.Module], dict[str, dict[int, int | tuple[int, ...]]]]] = {
+    # block, and of which parameters an axis holds several parts, equal or in these proportions, each of which keeps its
+    # leading channels
     "fused": (FusedByAttributes, {"qkv.weight": {0: 3}, "qkv.bias": {0: 3}}),
     "split": (SplitBySize, {"weight": {1: 3}, "bias": {0: 3}}),
     "separate": (Separate, {}),
@@ -262,6 +298,8 @@ BLOCKS: dict[str, tuple[type[nn.Module], dict[str, dict[int, int]]]] = {
     "talking": (Talking, {"qkv.weight": {0: 3}, "qkv.bias": {0: 3}}),
     "over channels": (OverChannels, {"qkv.weight": {0: 3}, "qkv.bias": {0: 3}}),
     "interleaved": (Interleaved, {}),
+    "sliced": (SlicedByAttributes, {"qkv.weight": {0: (2, 1, 1)}, "qkv.bias": {0: (2, 1, 1)}}),
+    "heads of a batch": (HeadsOfABatch, {}),
     "torch": (Torchs, {"attention.in_proj_weight": {0: 3}, "attention.in_proj_bias": {0: 3}}),
     "einsum": (Einsum, {"kv.weight": {0: 2}, "kv.bias": {0: 2}}),
 }

@@ -44,6 +44,7 @@ class Context:
     constants: tensor that parameters alone decide -> the name of one of them.
     statistics: what was made of all channels -> these, and how; where it is returned, they stay.
     sums: what follows no channels, but was made of some -> their ids.
+    slices: tensor -> {dimension: where slices of it begin and end}.
     """
 
     def __init__(self, net: nn.Module, ties: Ties, choices: Choices, modules: Mapping[str, nn.Module]) -> None:
@@ -55,6 +56,7 @@ class Context:
         self.constants: Any = WeakTensorKeyDictionary()
         self.statistics: Any = WeakTensorKeyDictionary()
         self.sums: Any = WeakTensorKeyDictionary()
+        self.slices: Any = WeakTensorKeyDictionary()
         self.operation = ""
         self.stack: list[Call] = [Call("", 0)]  # the modules that run now, innermost last
         self.calls: Counter[str] = Counter()
@@ -114,7 +116,7 @@ class Context:
         found: Shadow | None = self.shadows.get(x)
         if found is not None:
             return found
-        if name is None or not x.is_floating_point() or x.numel() <= 1:
+        if name is None or not (x.is_floating_point() or x.is_complex()) or x.numel() <= 1:
             return untracked(x.shape)
         if x.dim() == 1:
             return self.ties.fresh((name, None), x.numel())

@@ -1,4 +1,4 @@
-"""What an operation leaves open and later ones decide: which of the axes that a view made shrinks.
+"""What an operation leaves open and later ones decide: which of the axes that a view made shrinks, and how slices do.
 
 Where `view` cuts 32 channels into 4 x 8, a narrow network has 2 x 8 (heads of attention) or 4 x 4 (a channel
 shuffle). The ids vary along both axes until another operation ties them along one.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 from torch import Tensor
@@ -74,6 +75,20 @@ class Repeated:
 
     def assume(self, canonical: Canonical) -> None:
         self.likeliest()
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Slices of one axis, each cut by itself: all `edges` together show its parts; `divide` is given their sizes."""
+
+    edges: set[int]
+    divide: Callable[[list[int]], None]
+
+    def decide(self, canonical: Canonical) -> bool:
+        return False
+
+    def assume(self, canonical: Canonical) -> None:
+        self.divide([end - begin for begin, end in pairwise(sorted(self.edges))])
 
 
 def settle(undecided: list[Undecided], canonical: Canonical) -> None:

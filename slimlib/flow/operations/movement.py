@@ -13,7 +13,7 @@ from slimlib.flow.ids import compact, distinct, holds_channels, matching_dims, r
 from slimlib.flow.operations.operation import Operation, Result, table
 from slimlib.flow.operations.unknown import no_rule
 from slimlib.flow.steps import VIEWS
-from slimlib.flow.undecided import Cut
+from slimlib.flow.undecided import Cut, Slices
 
 STAYS = "a part of the channels that always stays"
 IGNORED = {"dtype", "device", "layout", "memory_format", "pin_memory", "non_blocking", "copy"}
@@ -88,9 +88,20 @@ def cut(op: Operation) -> Result:
         op.tie(blocks, blocks[..., :1])
     elif step > 1 or (gcd(*sizes) == 1 and op.context.site in op.context.choices.proportional):
         _stays(op, part, dim)
+    elif op.context.site in op.context.choices.proportional:
+        _in_proportion(op, op.x, dim, sizes)
     else:
-        _divide(op, dim, sizes)
+        _slices(op, dim).update((begin, end))
     return part
+
+
+def _slices(op: Operation, dim: int) -> set[int]:
+    """Where the slices of a tensor begin and end along a dimension; what they are parts of is divided there."""
+    edges: dict[int, set[int]] = op.context.slices.setdefault(op.args[0], {})
+    if dim not in edges:
+        edges[dim] = {0, op.x.shape[dim]}
+        op.context.ties.leave_open(Slices(edges[dim], partial(_divide, op, dim)))
+    return edges[dim]
 
 
 def _stays(op: Operation, part: Tensor, dim: int, why: str = STAYS) -> None:
@@ -190,6 +201,17 @@ def glu(op: Operation) -> Result:
     return compact(value)
 
 
+def as_complex(op: Operation) -> Result:
+    """[..., 2] -> [...]: the two parts of a number are one channel."""
+    op.tie(op.x[..., :1], op.x)
+    return op.x[..., 0]
+
+
+def as_real(op: Operation) -> Result:
+    """[...] -> [..., 2]."""
+    return op.x[..., None].expand(op.first.shape)
+
+
 OPERATIONS = table(
     (
         move,
@@ -206,4 +228,6 @@ OPERATIONS = table(
     (write, "index_add index_copy index_fill scatter scatter_add scatter_reduce index_reduce"),
     (put, "index_put _index_put_impl _unsafe_index_put"),
     (glu, "glu"),
+    (as_complex, "view_as_complex"),
+    (as_real, "view_as_real"),
 )

@@ -60,8 +60,9 @@ class Axes:
         held = whole_numbers(self.net.get_submodule(name))
         wanted: set[int] = set(held.values())
         known: dict[int, dict[Axis, Tensor]] = {}
-        inner = next((n for n in self.steps if self.kinds[n] == source and n != name and _is_inside(n, name)), None)
-        for ids in (*self.columns(name), *(self.columns(inner) if inner is not None else ())) if wanted else ():
+        inner = next((n for n in self.steps if self.kinds[n] == source and n != name and is_inside(n, name)), None)
+        columns = [*self.columns(name), *(self.columns(inner) if inner is not None else ())] if wanted else []
+        for ids in columns + [units for ids in columns if len(units := _units(ids)) in wanted]:
             if len(ids) in wanted and axis_size(axis := self.solution.axis(ids), self._smallest) < len(ids):
                 known.setdefault(len(ids), {}).setdefault(axis, ids)
         return {path: list(known[value].values()) for path, value in held.items() if value in known}
@@ -81,7 +82,7 @@ class Axes:
 
     def _step_at(self, name: str, site: Site | None) -> Step | None:
         """The first operation of a module, or of those in it, that is at a place."""
-        inside = (step for n, steps in self.steps.items() if n == name or _is_inside(n, name) for step in steps)
+        inside = (step for n, steps in self.steps.items() if n == name or is_inside(n, name) for step in steps)
         return next((step for step in inside if step.site == site), None)
 
 
@@ -90,7 +91,16 @@ def _along(ids: Tensor) -> Iterator[Tensor]:
         yield distinct(ids).movedim(dim, 0).reshape(ids.shape[dim], -1)[:, 0]
 
 
-def _is_inside(name: str, outer: str) -> bool:
+def _units(ids: Tensor) -> Tensor:
+    """Each channel of an axis once, in order: the heads of an axis that has each for every image."""
+    known, places, counts = torch.unique(ids, return_inverse=True, return_counts=True)
+    if not bool((counts == counts[0]).all()):
+        return ids
+    first = torch.full_like(known, len(ids)).scatter_reduce(0, places, torch.arange(len(ids)), "amin")
+    return ids[first.sort().values]
+
+
+def is_inside(name: str, outer: str) -> bool:
     return name.startswith(f"{outer}.") or not outer
 
 

@@ -19,7 +19,7 @@ from slimlib.core.swapping import Gathers, gathered
 from slimlib.core.tolerance import Tolerance
 from slimlib.core.width import Width, WidthPlan
 from slimlib.flow.ids import AtomKey, Shadow, WeightRef, distinct, tracked
-from slimlib.flow.proof.axes import Axes
+from slimlib.flow.proof.axes import Axes, is_inside
 from slimlib.flow.proof.known_ties import KnownTies, Mixture, active_ties
 from slimlib.flow.proof.replay import Beyond, Masked, Misfit, Record, Replay, Sliced, active_positions, select
 from slimlib.flow.proof.subject import Copy, Subject
@@ -156,10 +156,14 @@ class Proof:
         expected = self._masked(failure.training, failure.width)
         return len(got) == len(expected) and all(map(self._close, got, expected))
 
-    def progress(self, failure: Failure, width: Width, held: Held) -> int:
-        """How many operations run as the layout says, where modules hold these numbers; END for some beyond it."""
+    def progress(self, failure: Failure, width: Width, held: Held, left: str = "") -> int:
+        """How many operations run as the layout says, where modules hold these numbers.
+
+        END: many beyond the failure, or all until the module `left` has been left.
+        """
         sliced, beyond = self._trial(self.slim, self.subject.quick, failure, width, held)
-        return END if beyond else len(sliced.log)
+        within = is_inside(sliced.context.module, left) or sliced.context.module == left
+        return END if beyond or (not within and len(sliced.log) > failure.position) else len(sliced.log)
 
     def agrees(self, failure: Failure, width: Width, held: Held) -> bool:
         """Whether what runs gives the numbers of the masked network, as far as sums of all results show."""

@@ -10,7 +10,7 @@ must agree.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations, islice
+from itertools import islice
 
 from torch import Tensor, nn
 
@@ -21,7 +21,8 @@ from slimlib.flow.solve import Solution
 from slimlib.flow.steps import Agreement, Choices, Counted, Step, alike, upwards
 from slimlib.flow.ties import Ties
 
-TRIALS = 60  # of numbers of one module, at one plan
+TRIALS = 60  # of as many numbers of one module, at one plan
+JOINTLY, FRONT = 3, 4  # numbers that are tried together, and how many of the best trials are tried with one more
 Options = Mapping[str, Sequence[Tensor]]  # attribute -> the ids of the channels whose number it may hold
 Chosen = Sequence[tuple[str, int]]  # attributes, and which of its options each holds
 
@@ -48,30 +49,50 @@ def propose(proof: Proof, failure: Failure, choices: Choices) -> bool:
 
 
 def _numbers(axes: Axes, proof: Proof, failure: Failure, choices: Choices, name: str, plan: WidthPlan) -> bool:
-    """Whether numbers of a module let the run go on for longer: one alone, else two, else all that are likeliest."""
+    """Whether numbers of a module let the run leave it: one alone, else more; or else all let it go on for longer."""
     kind, source = axes.kinds[name], axes.kinds[failure.module]
     options = {n: axes.options(n, source) for n in alike(axes.net, name)}
     ranked = [(path, rank) for path, known in options[name].items() for rank in range(len(known))]
     ranked = [(path, rank) for path, rank in ranked if (kind, path) not in choices.numbers]
     if not ranked:
         return False
-    before = proof.progress(failure, plan, {})
-    for stage in ([[one] for one in ranked], _pairs(ranked), [[(path, rank) for path, rank in ranked if not rank]]):
+    before = proof.progress(failure, plan, {}, name)
+
+    def accepted(chosen: Chosen) -> bool:
+        if not proof.agrees(failure, plan, _trial(options, chosen)):
+            return False
+        choices.numbers.update({(kind, path): Counted(source, rank) for path, rank in chosen})
+        return True
+
+    longer: list[tuple[int, Chosen]] = []  # trials that got further than the run before, but not out of the module
+    front: list[Chosen] = [()]
+    for count in range(1, JOINTLY + 1):
         trials: list[tuple[int, Chosen]] = []
-        for chosen in islice(stage, TRIALS):
+        for chosen in islice(_grown(front, ranked), TRIALS):
             proof.tell(f"tries numbers of '{name}'", before / max(1, len(proof.found.logs[failure.training])))
-            trials.append((proof.progress(failure, plan, _trial(options, chosen)), chosen))
+            trials.append((proof.progress(failure, plan, _trial(options, chosen), name), chosen))
             if trials[-1][0] == END:
                 break
-        for after, chosen in sorted(trials, key=lambda trial: -trial[0]):
-            if after > before and proof.agrees(failure, plan, _trial(options, chosen)):
-                choices.numbers.update({(kind, path): Counted(source, rank) for path, rank in chosen})
-                return True
-    return False
+        if any(after == END and accepted(chosen) for after, chosen in trials):
+            return True
+        further = sorted((trial for trial in trials if before < trial[0] < END), key=lambda trial: -trial[0])
+        longer += further
+        front = [chosen for _, chosen in further[:FRONT]] or [chosen for _, chosen in trials]
+        if count > 1 and not further:
+            break
+    likeliest = [(path, rank) for path, rank in ranked if not rank]
+    longer.append((proof.progress(failure, plan, _trial(options, likeliest), name), likeliest))
+    return any(accepted(chosen) for after, chosen in sorted(longer, key=lambda trial: -trial[0]) if after > before)
 
 
-def _pairs(ranked: Chosen) -> Iterator[Chosen]:
-    return (pair for pair in combinations(ranked, 2) if pair[0][0] != pair[1][0])
+def _grown(front: Sequence[Chosen], ranked: Chosen) -> Iterator[Chosen]:
+    """What is chosen with one attribute more, each choice once."""
+    seen: set[frozenset[tuple[str, int]]] = set()
+    for chosen in front:
+        for path, rank in ranked:
+            if path not in dict(chosen) and (made := frozenset([*chosen, (path, rank)])) not in seen:
+                seen.add(made)
+                yield (*chosen, (path, rank))
 
 
 def _trial(options: Mapping[str, Options], chosen: Chosen) -> Held:

@@ -20,9 +20,11 @@ def carry(full, twin, parts):
         value = state[name]
         own = parts.get(name.split(".", 2)[2], {}) if name.startswith("blocks.") else {}
         for dim, size in enumerate(tensor.shape):
-            count = own.get(dim, 1)
-            picks = torch.arange(value.shape[dim]).view(count, -1)[:, : size // count].flatten()
-            value = value.index_select(dim, picks)
+            shares = own.get(dim, 1)
+            shares = (1,) * shares if isinstance(shares, int) else shares
+            channels = value.shape[dim]
+            pieces = torch.arange(channels).split([channels * share // sum(shares) for share in shares])
+            value = value.index_select(dim, torch.cat([piece[: len(piece) * size // channels] for piece in pieces]))
         tensor.copy_(value)
     return twin
 
