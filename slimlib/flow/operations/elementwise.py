@@ -44,6 +44,6 @@ OPERATIONS = table(
         "le eq ne threshold copy log_sigmoid log_sigmoid_forward sign bitwise_and bitwise_or bitwise_not round "
         "floor ceil trunc frac nan_to_num softshrink hardshrink rrelu_with_noise isnan isinf xlogy floor_divide "
         "logit fill dropout alpha_dropout feature_dropout dropout1d dropout2d dropout3d feature_alpha_dropout "
-        "native_dropout",
+        "native_dropout complex polar real imag angle conj _conj conj_physical resolve_conj _neg_view resolve_neg",
     ),
 )

@@ -49,7 +49,7 @@ def convolution(op: Operation) -> Result:
     outputs = _column(op, ref, int(transposed), op.args[1].shape[int(transposed)])
     inputs = _column(op, ref, 1 - transposed, op.args[1].shape[1 - transposed])
     _hands_out(op, ref.dims[int(transposed)])
-    if groups == 1 and x.shape[1] > 1 and varying(x) and not varies(x, 0) and not varies(x, 1):
+    if groups == 1 and varying(x) and not varies(x, 0) and not varies(x, 1):
         return _along_another_axis(op, x, [inputs, outputs, bias])
     arriving = op.column(x, 1)
     if groups > 1:
@@ -57,9 +57,17 @@ def convolution(op: Operation) -> Result:
         outputs = in_groups(op, ref, arriving, inputs, outputs, groups)
     else:
         op.tie(arriving, inputs)
+        _gives_channels(x, 1, inputs)
     if isinstance(bias, Tensor):
         op.tie(bias, outputs)
     return outputs.view(1, -1, *[1] * (op.first.dim() - 2)).expand(op.first.shape)
+
+
+def _gives_channels(x: Tensor, dim: int, inputs: Tensor) -> None:
+    """What forward made beside other channels, as the first state of a loop, has those of the weight that it enters."""
+    few = distinct(x)
+    if varying(x) == [dim] and bool((few == 0).any()):
+        few.copy_(torch.where(few == 0, inputs.view(few.shape), few))
 
 
 def _fixed_kernel(op: Operation, x: Tensor, kernel: Tensor, groups: int) -> Result:
@@ -70,12 +78,11 @@ def _fixed_kernel(op: Operation, x: Tensor, kernel: Tensor, groups: int) -> Resu
 
 
 def _along_another_axis(op: Operation, x: Tensor, of_weight: list[object]) -> Result:
-    """A convolution over tokens, whose channels lie in space: it stays, and they pass where its kernel is 1."""
+    """A convolution over tokens, whose channels lie in space: it stays, and they pass where each keeps its place."""
     for ids in of_weight:
         if isinstance(ids, Tensor):
             op.fix(ids, ANOTHER_AXIS)
-    kernel = op.args[1].shape[2:]
-    if all(kernel[dim - 2] == 1 and x.shape[dim] == op.first.shape[dim] for dim in varying(x)):
+    if all(x.shape[dim] == op.first.shape[dim] for dim in varying(x)):  # beyond the last one are zeros at any width
         return compact(x[:, :1].expand(op.first.shape))
     op.fix(x, ANOTHER_AXIS)
     return everywhere(op.stay(ANOTHER_AXIS), op.first.shape)
@@ -136,7 +143,9 @@ def _contract(
                 op.fix(ids, ANOTHER_AXIS)
         return compact(x.narrow(along, 0, 1).expand(shape))
     arriving = op.column(x, along % x.dim())
-    op.tie(arriving, _column(op, ref, inputs, size, arriving))
+    entering = _column(op, ref, inputs, size, arriving)
+    op.tie(arriving, entering)
+    _gives_channels(x, along % x.dim(), entering)
     if isinstance(bias, Tensor):
         op.tie(bias, made)
     return made.view([-1 if dim == along % len(shape) else 1 for dim in range(len(shape))]).expand(shape)
@@ -229,9 +238,13 @@ def batched(op: Operation, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor | 
 
 
 def _heads(op: Operation, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor:
-    """All channels of a head are one unit; what is the same for all heads stays."""
+    """All channels of a head are one unit; what is the same for all heads stays, also where it is a part of each."""
     of_heads = [ids for ids in (x, y) if varies(ids, 0)]
     heads = torch.cat([distinct(ids).reshape(len(ids), -1) for ids in of_heads], 1)
+    shared = (heads == heads[:1]).all(0)
+    if bool(heads[0, shared].any()):
+        op.context.ties.keep_apart(heads[0, shared], f"the same for all heads: {op.context.here}")
+        heads = torch.where(shared, 0, heads)
     first = torch.where(heads > 0, heads, heads.max() + 1).min(1).values
     op.tie(heads, first[:, None])
     for ids in (x, y):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from slimlib.flow.ids import compact, varies
+from slimlib.flow.ids import compact, distinct, varies, varying
 from slimlib.flow.operations.operation import Operation, Result, table
+from slimlib.flow.operations.unknown import no_rule
 
 
 def spatial(op: Operation) -> Result:
@@ -47,6 +48,19 @@ def pad(op: Operation) -> Result:
     return ids.expand(op.first.shape)
 
 
+def fourier(op: Operation) -> Result:
+    """Over space, each channel by itself; over channels it mixes them all."""
+    ids = distinct(op.x)
+    dims = [dim % ids.dim() for dim in op.args[1]]
+    if varying(ids) and set(varying(ids)) <= set(dims):
+        return no_rule(op, "mixes all channels")
+    for dim in dims:
+        first = ids.amax(dim, keepdim=True)  # 0: what forward added
+        op.tie(ids, first)
+        ids = first
+    return compact(ids.expand(op.first.shape))
+
+
 OPERATIONS = table(
     (
         spatial,
@@ -60,4 +74,5 @@ OPERATIONS = table(
     (unfold, "im2col"),
     (fold, "col2im"),
     (pad, "constant_pad_nd"),
+    (fourier, "_fft_c2c _fft_r2c _fft_c2r"),
 )

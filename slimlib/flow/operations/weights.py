@@ -47,12 +47,27 @@ def regroup(op: Operation) -> Result:
             if not more and length > (need := size // taken) and length % need == 0:  # repeated: cut anywhere
                 pieces.insert(0, ((), length // need))
                 length = need
-            axes, taken = (*axes, *more), taken * length
+            axes, taken = _merged(axes, taken, more, length), taken * length
         if taken != size or (axes and prod(len(axis.ids) for axis in axes) != size):
             return None
         dims.append(axes)
     rest = tuple(axis for more, _ in pieces for axis in more)  # of size 1
     return WeightRef(ref.name, (*dims[:-1], dims[-1] + rest), ref.own) if dims else None
+
+
+def _merged(axes: Dimension, taken: int, more: Dimension, length: int) -> Dimension:
+    """Two dimensions as one; what is repeated along one of them is so along the axis of the other."""
+    if axes and not more:
+        return (*axes[:-1], _repeated(axes[-1], length, 1))
+    if more and not axes:
+        return (_repeated(more[0], 1, taken), *more[1:])
+    return (*axes, *more)
+
+
+def _repeated(axis: WeightAxis, each: int, times: int) -> WeightAxis:
+    if each == times == 1:
+        return axis
+    return axis.pick(torch.arange(len(axis.ids)).repeat_interleave(each).repeat(times))
 
 
 def expand(op: Operation) -> Result:

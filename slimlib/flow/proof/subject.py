@@ -50,8 +50,8 @@ class Subject:
         if self._exact is None:
             net, args = duplicate(self.origin, self.tables), self.quick.args
             if not self.casts:
-                net = net.double()
-                args = map_tensors(lambda x: x.double() if x.is_floating_point() else x, args)
+                net = net._apply(_double)
+                args = map_tensors(_double, args)
             _perturb(net)
             self._exact = Copy(net, args, 1e-3 if self.casts else 1e-7)
         return self._exact
@@ -76,9 +76,13 @@ def duplicate(net: nn.Module, tables: Sequence[str] = (), *, share: bool = False
     return copied
 
 
+def _double(x: Tensor) -> Tensor:
+    return x.double() if x.is_floating_point() else x.to(torch.complex128) if x.is_complex() else x
+
+
 def _perturb(net: nn.Module) -> None:
     noise = torch.rand(NOISE, generator=torch.Generator().manual_seed(1)) * 0.02
     for tensor in [*net.parameters(), *net.buffers()]:
-        if tensor.is_floating_point() and tensor.layout is torch.strided:
+        if (tensor.is_floating_point() or tensor.is_complex()) and tensor.layout is torch.strided:
             tiled = noise.expand(-(-tensor.numel() // NOISE), -1).reshape(-1)[: tensor.numel()]
             tensor.data.add_(tiled.view(tensor.shape).to(tensor.device, tensor.dtype))

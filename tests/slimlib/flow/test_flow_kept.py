@@ -13,7 +13,7 @@ from tests.networks_with_quirks import Wrapped
     ("name", "layer", "reason"),
     [
         ("mlp", "layers.2", "reaches the network's output"),
-        ("fourier", "b", "no rule for this operation: _fft_r2c in the network's own forward"),
+        ("fourier", "b", "mixes all channels: _fft_r2c in the network's own forward"),
         ("padded_shortcut", "fc", "reaches the network's output"),
         ("hard_view", "b", "view in the network's own forward"),
         ("mixer", "token_a", "acts along another axis than the channels: linear in 'token_a' (Linear)"),

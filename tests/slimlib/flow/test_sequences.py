@@ -61,3 +61,45 @@ def test_a_network_that_cannot_run_in_double_precision():
         return (mask.softmax(-1) @ x.float()).to(x.dtype)
 
     assert share_left(between_linears(middle), tokens()) < 0.4
+
+
+def latent(net, x):
+    """Four heads, whose keys and values come of a few channels; the part of the keys that is rotated is one for all."""
+    q = net.q(x).view(*x.shape[:2], -1, 12).transpose(1, 2)
+    few, rotary = net.down(x).split([net.rank, 4], -1)
+    k, v = net.up(F.layer_norm(few, (net.rank,))).view(*x.shape[:2], -1, 16).transpose(1, 2).split([8, 8], -1)
+    angles = torch.polar(torch.ones(x.shape[1], 2), torch.arange(x.shape[1])[:, None] * torch.tensor([1.0, 0.1]))
+    turned = [rotated(part, angles.to(torch.complex128)) for part in (q[..., 8:], rotary[:, None])]
+    q = torch.cat([q[..., :8], turned[0]], -1)
+    k = torch.cat([k, turned[1].expand(-1, k.shape[1], -1, -1)], -1)
+    y = F.scaled_dot_product_attention(q, k, v, scale=12**-0.5)
+    return net.o(y.transpose(1, 2).reshape(*x.shape[:2], -1))
+
+
+def rotated(x, angles):
+    pairs = torch.view_as_complex(x.double().reshape(*x.shape[:-1], -1, 2))
+    return torch.view_as_real(pairs * angles).flatten(-2).to(x.dtype)
+
+
+def test_a_part_of_each_key_that_is_the_same_for_all_heads():
+    """Multi-head latent attention (DeepSeek-AI 2024, DeepSeek-V2, sec. 2.1)."""
+    layers = {"q": nn.Linear(32, 48), "down": nn.Linear(32, 20), "up": nn.Linear(16, 64), "o": nn.Linear(32, 32)}
+    net = between_linears(latent, **layers)
+    net.rank = 16
+    slimming = {layer for group in follow(net, tokens()).groups for layer in group.layers}
+    assert slimming == {"first", "q", "down", "up", "o", "second"}
+    assert share_left(net, tokens()) < 0.35
+
+
+def test_states_of_a_loop_begin_as_zeros_that_are_joined_with_the_input():
+    def forward(net, x):
+        state, memory = x.new_zeros(2, len(x), net.hidden)
+        for step in x.unbind(1):
+            i, f, o, g = net.cell(torch.cat([step, state], 1)).chunk(4, 1)
+            memory = f.sigmoid() * memory + i.sigmoid() * g.tanh()
+            state = o.sigmoid() * memory.tanh()
+        return net.last(state)
+
+    net = Net(forward, cell=nn.Linear(16 + 32, 4 * 32), last=nn.Linear(32, 3))
+    net.hidden = 32
+    assert share_left(net, tokens()) < 0.35

@@ -164,3 +164,30 @@ def test_a_literal_number_of_channels_in_a_view_stays():
     layout = follow(net, torch.randn(2, 16))
     assert "view in the network's own forward" in layout.kept["linear"]
     assert {group.name for group in layout.groups} == {"conv"}
+
+
+def low_frequencies(net, x):
+    """An own matrix for each of the lowest frequencies (Li et al. 2021, Fourier Neural Operator, sec. 4)."""
+    spectrum = torch.fft.rfft2(x)
+    made = torch.zeros(len(x), net.channels, 8, 5, dtype=spectrum.dtype)
+    made[..., :3, :3] = torch.einsum("nixy,ioxy->noxy", spectrum[..., :3, :3], net.low)
+    made[..., -3:, :3] = torch.einsum("nixy,ioxy->noxy", spectrum[..., -3:, :3], net.high)
+    return torch.fft.irfft2(made, s=(8, 8)) + net.beside(x)
+
+
+def test_a_fourier_transform_over_space():
+    weights = {name: nn.Parameter(torch.randn(32, 32, 3, 3, dtype=torch.cfloat) * 0.1) for name in ("low", "high")}
+    net = between_convolutions(low_frequencies, beside=conv(32, 32, 1), **weights)
+    net.channels = 32
+    assert share_left(net, image()) < 0.3
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_a_convolution_along_the_channels(dilation):
+    """ECA (Wang et al. 2020): beyond the last channel are zeros at any width."""
+
+    def middle(net, x):
+        return x * net.along(x.mean((2, 3))[:, None])[:, 0, :, None, None].sigmoid()
+
+    net = between_convolutions(middle, along=nn.Conv1d(1, 1, 3, padding=dilation, dilation=dilation))
+    assert share_left(net, image()) < 0.3
