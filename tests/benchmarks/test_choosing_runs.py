@@ -45,6 +45,7 @@ def test_two_first_networks_and_a_search_in_each_are_kept(serial: Path) -> None:
     assert not list((serial / "cache" / "checkpoints").iterdir())
 
 
+@pytest.mark.nightly
 def test_side_by_side_gives_the_same_table(serial: Path, tmp_path: Path) -> None:
     beside = ran(tmp_path, launcher="joblib", jobs=2)
     assert (beside / "table.csv").read_bytes() == (serial / "table.csv").read_bytes()

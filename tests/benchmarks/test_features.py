@@ -265,6 +265,7 @@ def test_a_layer_that_does_not_exist_is_told_with_those_that_do(
     assert "features.layer=features.9 is no layer of universal; there are features.0.1, " in err
 
 
+@pytest.mark.nightly
 def test_super_resolution_is_looked_at_too(tmp_path: Path) -> None:
     words = ["task=sr", "ablation=sandwich", 'only=["sandwich"]', "steps=2", f"results={tmp_path}"]
     words += ["task.blocks=1", "task.features=8", "task.patch=12"]

@@ -65,7 +65,10 @@ def test_other_work_ends_with_the_block(monkeypatch: pytest.MonkeyPatch) -> None
     assert all(process.poll() is not None for process in begun)
 
 
-def test_a_short_stream_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_short_stream_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.serve.__main__.FITTED_ON", 1)
     threads = torch.get_num_threads()
     try:
         assert main(["--seconds", "0.3", "--steps", "2", "--results", str(tmp_path)]) == 0

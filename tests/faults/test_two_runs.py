@@ -76,6 +76,7 @@ def work(results: Path, name: str, slow: float) -> int:
     return run(of_ablation(results, name), lambda: ToyTask(slow=slow), Console(quiet=True))
 
 
+@pytest.mark.nightly
 def test_two_ablations_that_share_trainings_can_run_at_once(tmp_path: Path) -> None:
     together, alone = tmp_path / "together", tmp_path / "alone"
     code = """if True:

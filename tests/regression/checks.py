@@ -29,13 +29,15 @@ class OfOneTask:
 
     band: Band
 
-    def arguments(self, results: Path) -> list[str]:
-        return self.band.arguments(results, only=() if NIGHTLY else self.band.few)
+    @classmethod
+    def arguments(cls, results: Path) -> list[str]:
+        return cls.band.arguments(results, only=() if NIGHTLY else cls.band.few)
 
     @pytest.fixture(scope="class")
-    def results(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @classmethod
+    def results(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
         results = tmp_path_factory.mktemp("results")
-        assert main(self.arguments(results)) == DONE
+        assert main(cls.arguments(results)) == DONE
         return results
 
     def table(self, results: Path) -> pd.Series:
@@ -62,9 +64,10 @@ class OfOneTask:
         assert {name: (folder / name).read_bytes() for name in before} == before
 
     @pytest.fixture(scope="class")
-    def scores(self) -> dict[float, float]:
+    @classmethod
+    def scores(cls) -> dict[float, float]:
         """Of the sandwich recipe, trained as long as scale `tiny` trains it."""
-        return self.band.full_sandwich()
+        return cls.band.full_sandwich()
 
     @pytest.mark.nightly
     def test_sandwich_of_full_length_is_within_its_band(self, scores: dict[float, float]) -> None:

@@ -13,6 +13,7 @@ import pytest
 from benchmarks.run import main
 from benchmarks.running.command import DONE
 
+pytestmark = pytest.mark.nightly
 RECIPES = ("uniform", "greedy", "greedy trained on")
 ARGUMENTS = ("task=classification", "ablation=search", "steps=80", f"only=[{','.join(RECIPES)}]", "effort.batches=1")
 ERRORS = {  # percent, at budgets of 0.125, 0.25 and 0.5

@@ -73,6 +73,7 @@ def test_a_note_is_told_once_however_often_it_is_given(capsys: pytest.CaptureFix
     assert capsys.readouterr().err == "note: two files are left out\nnote: another\n"
 
 
+@pytest.mark.nightly
 def test_a_run_and_its_workers_tell_a_note_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     images = tmp_path / "images"
     images.mkdir()

@@ -69,7 +69,7 @@ def serial(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return results
 
 
-@pytest.mark.parametrize("launcher", [*MANY[:2], at_night(MANY[2])])
+@pytest.mark.parametrize("launcher", [MANY[0], at_night(MANY[1]), at_night(MANY[2])])
 def test_a_killed_worker_costs_no_record_and_changes_no_table(launcher: str, tmp_path: Path, serial: Path) -> None:
     process = start(tmp_path, launcher)
     os.kill(worker_in_mid_training(process, tmp_path), signal.SIGKILL)
@@ -119,7 +119,8 @@ def _lives(process: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("killed", [False, at_night(True)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("killed", [False, True])
 def test_a_job_done_twice_at_once_is_recorded_once(killed: bool, tmp_path: Path, serial: Path) -> None:
     settings = toy_settings(tmp_path)
     job = plan(settings)[0]

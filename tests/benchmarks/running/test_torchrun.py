@@ -163,7 +163,7 @@ def test_a_killed_process_ends_all_and_the_same_command_goes_on_to_the_same_reco
 @pytest.mark.parametrize(
     ("number", "to"),
     [
-        (signal.SIGTERM, "torchrun"),
+        at_night(signal.SIGTERM, "torchrun"),
         at_night(signal.SIGKILL, "torchrun"),
         at_night(signal.SIGINT, "one process"),
     ],

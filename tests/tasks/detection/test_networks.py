@@ -13,6 +13,7 @@ import slimlib as slim
 from slimlib import models
 from slimlib.core.setting import slimming_of
 from tasks.detection.networks import Detector, Plan, Regions, build_detector, tv
+from tests.extent import at_night
 
 WIDTHS = (0.25, 0.5, 1.0)
 COUNTED = Regions(5, 2)
@@ -48,8 +49,15 @@ def batch(head: str = "boxes") -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     return images, [target, empty]
 
 
-@pytest.mark.parametrize("model", ["resnet18", "resnet50"])
-@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize(
+    ("model", "norm"),
+    [
+        ("resnet18", "batch"),
+        ("resnet18", "group"),
+        at_night("resnet50", "batch"),
+        at_night("resnet50", "group"),
+    ],
+)
 def test_a_detector_at_a_width_is_the_dense_one_of_that_width(model: str, norm: str) -> None:
     """The weights of the slice, loaded into a detector that was built for the width, find the same."""
     net = converted(detector(model=model, norm=norm), widths=slim.WidthRange(0.25, 1.0)).eval()
@@ -133,7 +141,7 @@ def test_distances_to_a_teacher_reach_the_backbone_of_the_student_alone(head: st
         assert same.from_pyramid(same).item() == 0
 
 
-@pytest.mark.parametrize("name", ["retinanet", "ssdlite"])
+@pytest.mark.parametrize("name", ["retinanet", at_night("ssdlite")])
 def test_detectors_of_other_kinds_slim_by_convert_alone(name: str) -> None:
     """The backbone with its pyramid, or with the extra layers of SSD: what it puts out stays full."""
     torch.manual_seed(0)

@@ -46,7 +46,7 @@ def kill(done: int, _loss: float) -> None:
         raise Killed
 
 
-@pytest.mark.parametrize("recipe", [SWITCHES, at_night(HEADS), PYRAMID], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", [at_night(SWITCHES), at_night(HEADS), PYRAMID], ids=lambda recipe: recipe.name)
 def test_resume_equals_uninterrupted(recipe: Recipe, small: dict[str, Any], tmp_path: Path) -> None:
     task = make(small, norm="batch")
     checkpoint = Checkpoint(tmp_path / "run.pt", "run", every=0.0)
@@ -174,7 +174,7 @@ def test_a_network_of_other_classes_is_not_loaded(small: dict[str, Any], tmp_pat
         persons.show(HEADS, tmp_path / "net")
 
 
-@pytest.mark.parametrize("head", ["masks", "keypoints"])
+@pytest.mark.parametrize("head", ["masks", at_night("keypoints")])
 def test_the_showcase_has_a_picture_for_each_width(head: str, small: dict[str, Any], tmp_path: Path) -> None:
     task = make(small, head=head, images=12, held_out=6)
     task.keep(HEADS.convert(HEADS.build(task), task), HEADS, tmp_path / "net")

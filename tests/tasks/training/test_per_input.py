@@ -81,6 +81,7 @@ def test_uniform_widths_stand_beside_them(shared: Path) -> None:
     assert all(result.at_batch for result in found.values())
 
 
+@pytest.mark.nightly
 def test_searched_plans_stand_beside_them(shared: Path) -> None:
     """One plan for all inputs costs what it is counted at, and is no width."""
     found = of("searched plan", shared)
@@ -154,7 +155,10 @@ def test_patches_are_routed_within_their_cost(tmp_path_factory: pytest.TempPathF
 
 @pytest.mark.parametrize(
     ("name", "ablation", "recipe"),
-    [("classification", "dynamic", "cascade by largest probability"), ("sr", "routing", "patches, by difficulty")],
+    [
+        at_night("classification", "dynamic", "cascade by largest probability"),
+        ("sr", "routing", "patches, by difficulty"),
+    ],
 )
 def test_the_shown_network_draws_inputs_by_width(name: str, ablation: str, recipe: str, tmp_path: Path) -> None:
     task, recipes = task_of(name, ablation)
