@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -15,3 +16,9 @@ def at_night(*values: Any) -> Any:
     if len(values) == 1 and hasattr(values[0], "marks"):
         return pytest.param(*values[0].values, marks=[*values[0].marks, pytest.mark.nightly], id=values[0].id)
     return pytest.param(*values, marks=pytest.mark.nightly)
+
+
+def one_by_day(values: Iterable[Any]) -> list[Any]:
+    """The values of a parametrized test of one kind: the first always, the others in the long form alone."""
+    first, *others = values
+    return [first, *map(at_night, others)]

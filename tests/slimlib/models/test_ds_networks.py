@@ -7,6 +7,7 @@ import torch
 
 import slimlib as slim
 from slimlib.models import build, ds_plans
+from tests.extent import one_by_day
 from tests.published import tables
 
 SMALL = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -26,7 +27,7 @@ def test_the_14_switches_cost_what_was_published() -> None:
     assert plans[3].channels[6:] == (*[320] * 6, *[832] * 2)
 
 
-@pytest.mark.parametrize("name", ["ds_mobilenet", "ds_resnet50"])
+@pytest.mark.parametrize("name", one_by_day(["ds_mobilenet", "ds_resnet50"]))
 def test_a_gate_at_the_published_place(name: str) -> None:
     torch.manual_seed(0)
     net = build(name, classes=10, size=32, multiplier=0.125)
@@ -42,7 +43,7 @@ def test_a_gate_at_the_published_place(name: str) -> None:
             torch.testing.assert_close(answer.output[sample : sample + 1], alone, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["ds_mobilenet", "ds_resnet50"])
+@pytest.mark.parametrize("name", one_by_day(["ds_mobilenet", "ds_resnet50"]))
 def test_an_individual_network_has_the_channels_of_its_width(name: str) -> None:
     net = build(name, classes=10, size=32, multiplier=0.125)
     net = slim.convert(net, SMALL, **net.channel_rule)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import slimlib as slim
 from slimlib.models import PUBLISHED, build, from_channels, load_published
+from tests.extent import one_by_day
 from tests.published import layout, paper_folder, seeded_state, tables
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(5))
@@ -70,7 +71,7 @@ def assert_equal_outputs(net: nn.Module, width: slim.WidthPlan | float, dense: n
         torch.testing.assert_close(net(IMAGES), dense(IMAGES), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", S_WIDTHS)
+@pytest.mark.parametrize("name", one_by_day(S_WIDTHS))
 def test_each_switch_is_its_dense_network(name: str, tmp_path: Path) -> None:
     state, net = written(name, tmp_path)
     network, widths = S_WIDTHS[name]
@@ -82,7 +83,7 @@ def test_each_switch_is_its_dense_network(name: str, tmp_path: Path) -> None:
         assert_equal_outputs(net, width, by_hand(dense, state, switch))
 
 
-@pytest.mark.parametrize("name", US_WIDTHS)
+@pytest.mark.parametrize("name", one_by_day(US_WIDTHS))
 def test_each_calibrated_width_is_its_dense_network(name: str, tmp_path: Path) -> None:
     state, net = written(name, tmp_path)
     network, widths = US_WIDTHS[name]
@@ -113,7 +114,7 @@ def test_all_widths_of_the_universal_files_have_statistics_of_their_own() -> Non
                     assert sizes[f"module.{key}.bn.{switch}.running_mean"] == (module.num_features,)
 
 
-@pytest.mark.parametrize("name", AUTOSLIM)
+@pytest.mark.parametrize("name", one_by_day(AUTOSLIM))
 def test_each_plan_is_its_dense_network(name: str, tmp_path: Path) -> None:
     state, net = written(name, tmp_path)
     published = [row["plan"] for row in tables()[name]["rows"]]  # largest first, as `net.plans`; the file is reversed
