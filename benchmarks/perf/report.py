@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 
 from benchmarks.analysis.figures import STYLE, image_files
 from benchmarks.analysis.grid import markdown_table
-from benchmarks.perf.choosing import ALTERNATIVES, write_alternatives
 from benchmarks.perf.measurement import Machine, Measurement
 from benchmarks.perf.reasons import reason
 from benchmarks.perf.records import PerformanceRecord, read
+from benchmarks.perf.ways import ALTERNATIVES, write_alternatives
 from tasks.atomic import write_atomically
 
 ORDER = (

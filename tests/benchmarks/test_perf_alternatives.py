@@ -11,12 +11,12 @@ import torch
 
 from benchmarks.perf import runtimes
 from benchmarks.perf.alternatives import WAYS, alternatives, present
-from benchmarks.perf.choosing import Timed, finding, timed
 from benchmarks.perf.measurement import Machine, Measurement
 from benchmarks.perf.records import read, write
 from benchmarks.perf.report import write_report
 from benchmarks.perf.runtimes import in_onnxruntime, quantise
 from benchmarks.perf.timing import Spread
+from benchmarks.perf.ways import Timed, finding, timed
 
 ROOT = Path(__file__).parents[2]
 EPYC = Machine("AMD EPYC, 2 cores", 1, "2.13.0+cpu", "cpu")
@@ -111,7 +111,7 @@ def test_throughput_is_compared_as_time() -> None:
 
 
 def test_the_committed_page_is_that_of_the_committed_records(tmp_path: Path) -> None:
-    from benchmarks.perf.choosing import ERROR, page
+    from benchmarks.perf.ways import ERROR, page
 
     records = read(ROOT / "results/perf")
     committed = ROOT / "results/perf/alternatives.md"

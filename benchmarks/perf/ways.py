@@ -11,9 +11,8 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
-from benchmarks.analysis.figures import STYLE, image_files
+from benchmarks.analysis.figures import STYLE, image_files, make_logarithmic
 from benchmarks.analysis.grid import markdown_table
 from benchmarks.perf.alternatives import DENSE, ERROR, INT8, WAYS, WHAT
 from benchmarks.perf.measurement import Machine
@@ -154,10 +153,7 @@ def _panel(axes: Axes, found: Sequence[Timed]) -> None:
             markersize=4, linewidth=1, label=way,
         )  # fmt: skip
         seen[kind] += 1
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    make_logarithmic(axes, "y")
     axes.set_xticks(sorted({t.width for t in found}))
     axes.set_xlabel("width")
     axes.set_ylabel("images a second" if found and found[0].unit == "images/s" else "milliseconds of an image")
