@@ -268,6 +268,24 @@ class SlicedByAttributes(nn.Module):
         return self.proj(y.transpose(1, 2).reshape(*x.shape[:2], -1))
 
 
+class GroupsOfHeads(nn.Module):
+    """Falcon: the queries of a group lie beside its key and value, and how many there are is a quotient of numbers."""
+
+    def __init__(self, trunk: int, heads: int) -> None:
+        super().__init__()
+        self.num_heads, self.num_kv_heads, self.head_dim = heads, heads // 2, SIZE
+        self.fused, self.dense = nn.Linear(trunk, 2 * heads * SIZE), nn.Linear(heads * SIZE, trunk)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        fused = self.fused(x).view(n, t, -1, self.num_heads // self.num_kv_heads + 2, self.head_dim)
+        q, k, v = fused[:, :, :, :-2], fused[:, :, :, [-2]], fused[:, :, :, [-1]]
+        q, k, v = (y.expand(q.shape).flatten(2, 3).transpose(1, 2) for y in (q, k, v))
+        q, k, v = (y.reshape(n, self.num_heads, t, self.head_dim) for y in (q, k, v))
+        y = F.scaled_dot_product_attention(q, k, v).view(n, self.num_heads, t, self.head_dim)
+        return self.dense(y.permute(0, 2, 1, 3).reshape(n, t, self.num_heads * self.head_dim))
+
+
 class HeadsOfABatch(nn.Module):
     """Diffusion: heads are a part of the batch, and their size is computed from their number."""
 
@@ -299,6 +317,7 @@ BLOCKS: dict[str, tuple[type[nn.Module], dict[str, dict[int, int | tuple[int, ..
     "over channels": (OverChannels, {"qkv.weight": {0: 3}, "qkv.bias": {0: 3}}),
     "interleaved": (Interleaved, {}),
     "sliced": (SlicedByAttributes, {"qkv.weight": {0: (2, 1, 1)}, "qkv.bias": {0: (2, 1, 1)}}),
+    "groups of heads": (GroupsOfHeads, {}),
     "heads of a batch": (HeadsOfABatch, {}),
     "torch": (Torchs, {"attention.in_proj_weight": {0: 3}, "attention.in_proj_bias": {0: 3}}),
     "einsum": (Einsum, {"kv.weight": {0: 2}, "kv.bias": {0: 2}}),

@@ -14,8 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from slimlib.core.structures import map_tensors, tensors
+from slimlib.flow.context import plain_modules
+from slimlib.flow.proof.subject import duplicate
 from slimlib.flow.sizes import READS, LooksAtNumbers, zeros_for
-from slimlib.flow.steps import COPIES, FlowError
+from slimlib.flow.steps import COPIES, FlowError, first_line
 from slimlib.flow.trace import unchanged
 
 LARGE = 64  # a dimension of the example with as many elements may be made smaller
@@ -127,3 +129,32 @@ def _with_another(x: Tensor, of: set[int]) -> Tensor:
         return x
     noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(2)).to(x.device)
     return torch.cat([x, x + noise.to(x.dtype) if x.is_floating_point() else x])
+
+
+def refusal(net: nn.Module, args: tuple[Any, ...]) -> str | None:
+    """Which module of a network refuses an example by itself, and what it is given there; None where it runs."""
+    copied = duplicate(net)
+    running: list[tuple[str, nn.Module, list[list[int]]]] = []
+
+    def enter(name: str, module: nn.Module, given: Any, named: Any) -> None:
+        running.append((name, module, [list(x.shape) for x in tensors((given, named))]))
+
+    def leave(*_: Any) -> None:
+        running.pop()
+
+    for name, module in plain_modules(copied):
+        module.register_forward_pre_hook(partial(enter, name), with_kwargs=True, prepend=True)
+        module.register_forward_hook(leave)
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            copied.eval()(*copy.deepcopy(args))
+    except Exception as error:
+        name, module, shapes = running[-1] if running else ("", copied, [list(x.shape) for x in tensors(args)])
+        where = f"'{name}' ({type(module).__name__})" if name else f"the forward of this {type(net).__name__}"
+        told = f"{type(error).__name__}: {first_line(error).rstrip('.')}"
+        sizes = ", ".join(map(str, shapes)) or "no tensors"
+        return (
+            f"the network itself does not run on the example: {where}, given {sizes}, raises {told}; "
+            "give an example of the kind and sizes that the network is called with"
+        )
+    return None

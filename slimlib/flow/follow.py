@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from slimlib.core.arguments import arguments
 from slimlib.core.layout import Layout, axis_size
 from slimlib.flow import caches
-from slimlib.flow.example import smallest, twice
+from slimlib.flow.example import refusal, smallest, twice
 from slimlib.flow.progress import Progress
 from slimlib.flow.proof.check import Failure, Followed, Proof
 from slimlib.flow.proof.proposals import agree, numbers
@@ -50,15 +50,23 @@ def follow(
         divisors: name of a layer -> another divisor, of its output channels.
 
     Raises:
-        FlowError: nothing slims, or an operation cannot be followed; the message names layer and operation.
+        FlowError: nothing slims, or an operation cannot be followed, or the network itself does not run on the
+            example; the message names layer and operation.
         ValueError: `keep` names no module of the network, `divisors` no layer that makes channels, or layers that
             must agree have several.
     """
     args = arguments(net, example)
-    caches.empty(net, args)
-    rounding = Rounding(divisor, dict(divisors or {}))
-    with Progress() as progress:
-        return _search(Search(net, caches.tables(net, args), _kept_parameters(net, keep), rounding, progress), args)
+    kept, rounding = _kept_parameters(net, keep), Rounding(divisor, dict(divisors or {}))
+    try:
+        caches.empty(net, args)
+        with Progress() as progress:
+            return _search(Search(net, caches.tables(net, args), kept, rounding, progress), args)
+    except FlowError:
+        raise
+    except Exception as error:
+        if (told := refusal(net, args)) is None:
+            raise
+        raise FlowError(told) from error
 
 
 def _search(search: Search, args: tuple[Any, ...]) -> Layout:

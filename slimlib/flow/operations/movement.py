@@ -36,8 +36,13 @@ def same(op: Operation) -> Result:
 
 
 def as_strided(op: Operation) -> Result:
-    """Adaptive pooling sets a memory format so; other strides are not followed."""
-    return op.x if op.x.shape == op.first.shape else no_rule(op)
+    """A view by strides, such as overlapping windows: the ids lie in memory as the elements do."""
+    x = op.args[0]
+    if op.x.shape == op.first.shape and x.stride() == op.first.stride():
+        return op.x
+    memory = torch.zeros(x.untyped_storage().nbytes() // x.element_size(), dtype=torch.long)
+    memory.as_strided(x.shape, x.stride(), x.storage_offset()).copy_(op.x)
+    return compact(memory.as_strided(op.first.shape, op.first.stride(), op.first.storage_offset()))
 
 
 def join(op: Operation) -> Result:

@@ -10,6 +10,7 @@ from slimlib.flow.operations.elementwise import meet
 from slimlib.flow.operations.operation import Operation, Result, table
 from slimlib.flow.operations.unknown import no_rule
 
+NO_ID = torch.iinfo(torch.long).max
 ANOTHER_AXIS = "acts along another axis than the channels"
 
 
@@ -210,8 +211,8 @@ def grouped(op: Operation) -> Result:
 
 def batched(op: Operation, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor | None:
     """A product of two tensors that both follow channels, as attention has it."""
-    canonical = op.context.ties.canonical
-    x, y = compact(canonical(x)), compact(canonical(y))
+    ties = op.context.ties
+    x, y = (_of_one(compact(ties.canonical(ids))) for ids in (x, y))
     if varies(x, 0) or varies(y, 0):
         return _heads(op, x, y, shape)
     if varies(x, 1) and varies(y, 2):
@@ -224,9 +225,9 @@ def batched(op: Operation, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor | 
     elif varies(y, 1) and varies(y, 2) and not varies(x, 2):
         op.tie(y, y[:, :1])
     elif varies(x, 1) and varies(y, 1):  # for each channel of x, what has none is multiplied with those of y
-        op.fix(y, "added up with what follows no channels")
+        ties.keep_apart(distinct(y), f"added up with what follows no channels: {op.context.here}")
     elif varies(y, 2) and varies(x, 2):
-        op.fix(x, "added up with what follows no channels")
+        ties.keep_apart(distinct(x), f"added up with what follows no channels: {op.context.here}")
     elif varies(x, 2) or varies(y, 1):
         op.tie(op.column(x, 2), op.column(y, 1))
     if varies(x, 1):
@@ -237,6 +238,12 @@ def batched(op: Operation, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor | 
     return outer[0].expand(shape) if outer else None
 
 
+def _of_one(ids: Tensor) -> Tensor:
+    """What forward put between elements of one unit, as zeros around windows, is no channel of its own."""
+    largest = distinct(ids).max() if ids.numel() else ids.new_zeros(())
+    return ids if bool(((distinct(ids) != largest) & (distinct(ids) > 0)).any()) else largest.expand(ids.shape)
+
+
 def _heads(op: Operation, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor:
     """All channels of a head are one unit; what is the same for all heads stays, also where it is a part of each."""
     of_heads = [ids for ids in (x, y) if varies(ids, 0)]
@@ -245,7 +252,8 @@ def _heads(op: Operation, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor:
     if bool(heads[0, shared].any()):
         op.context.ties.keep_apart(heads[0, shared], f"the same for all heads: {op.context.here}")
         heads = torch.where(shared, 0, heads)
-    first = torch.where(heads > 0, heads, heads.max() + 1).min(1).values
+    first = torch.where(heads > 0, heads, NO_ID).min(1).values
+    first = torch.where(first < NO_ID, first, 0)
     op.tie(heads, first[:, None])
     for ids in (x, y):
         if not varies(ids, 0) and tracked(ids):

@@ -83,7 +83,13 @@ class Axes:
     def _step_at(self, name: str, site: Site | None) -> Step | None:
         """The first operation of a module, or of those in it, that is at a place."""
         inside = (step for n, steps in self.steps.items() if n == name or is_inside(n, name) for step in steps)
-        return next((step for step in inside if step.site == site), None)
+        return next((step for step in inside if within(step.site, name) == site), None)
+
+
+def within(site: Site, name: str) -> Site:
+    """A place as seen from a module: that of a layer without a class of its own by the name that it has in there."""
+    kind = site[0]
+    return (f"'{kind[len(name) + 2 :]}", *site[1:]) if name and kind.startswith(f"'{name}.") else site
 
 
 def _along(ids: Tensor) -> Iterator[Tensor]:

@@ -89,12 +89,13 @@ Held: TypeAlias = Mapping[str, Mapping[str, Tensor]]  # module -> {attribute: id
 class Failure(Exception):
     """An attempt to run the sliced network failed at `step`, an operation, or else in the code of `module`.
 
-    `following`: the operation that the full network runs there; `position`: how many ran before, END where all did,
-    and the numbers are wrong.
+    `following`: the operation that the full network runs there, `preceding`: the one that ran last; `position`: how
+    many ran before, END where all did, and the numbers are wrong.
     """
 
     training: bool
     width: Width
+    preceding: Step | None = None
 
     def __init__(self, reason: str, following: Step | None, at_step: bool, module: str, position: int) -> None:
         super().__init__(reason)
@@ -156,14 +157,15 @@ class Proof:
         expected = self._masked(failure.training, failure.width)
         return len(got) == len(expected) and all(map(self._close, got, expected))
 
-    def progress(self, failure: Failure, width: Width, held: Held, left: str = "") -> int:
-        """How many operations run as the layout says, where modules hold these numbers.
+    def progress(self, failure: Failure, width: Width, held: Held, left: str = "") -> tuple[int, str]:
+        """How many operations run as the layout says, where modules hold these numbers, and what stops the run then.
 
         END: many beyond the failure, or all until the module `left` has been left.
         """
-        sliced, beyond = self._trial(self.slim, self.subject.quick, failure, width, held)
+        sliced, stopped = self._trial(self.slim, self.subject.quick, failure, width, held)
         within = is_inside(sliced.context.module, left) or sliced.context.module == left
-        return END if beyond or (not within and len(sliced.log) > failure.position) else len(sliced.log)
+        beyond = stopped is None or (not within and len(sliced.log) > failure.position)
+        return END if beyond else len(sliced.log), stopped or ""
 
     def agrees(self, failure: Failure, width: Width, held: Held) -> bool:
         """Whether what runs gives the numbers of the masked network, as far as sums of all results show."""
@@ -182,8 +184,8 @@ class Proof:
 
     def _trial(
         self, slim: Any, copied: Copy, failure: Failure, width: Width, held: Held, record: Record | None = None
-    ) -> tuple[Sliced, bool]:
-        """Run the sliced network with these numbers in its modules; whether it gets well beyond the failure."""
+    ) -> tuple[Sliced, str | None]:
+        """Run the sliced network with these numbers in its modules; what stops it, None well beyond the failure."""
         sliced, channels = self._sliced(slim, failure.training, width, record), self.channels(width)
         sliced.limit = failure.position + AHEAD
         before: list[tuple[nn.Module, dict[str, Any]]] = []
@@ -197,13 +199,13 @@ class Proof:
             with torch.random.fork_rng():
                 self._attempt(sliced, copied)
         except Beyond:
-            return sliced, True
-        except (Failure, FlowError):
-            return sliced, False
+            pass
+        except (Failure, FlowError) as error:
+            return sliced, str(error)
         finally:
             for module, own in before:
                 module.__dict__.update(own)
-        return sliced, True
+        return sliced, None
 
     def _staggered(self) -> WidthPlan:
         """A width that differs from group to group, so that no two groups agree by chance."""
@@ -304,6 +306,7 @@ class Proof:
             at_step = told or sliced.phase == "operation"
             failure = Failure(first_line(error), sliced.step_of_full, at_step, sliced.context.module, len(sliced.log))
             failure.training, failure.width = sliced.at
+            failure.preceding = sliced.log[-1] if sliced.log else None
             raise failure from error
 
     def _close(self, a: Tensor, b: Tensor) -> bool:

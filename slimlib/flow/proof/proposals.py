@@ -15,7 +15,7 @@ from itertools import islice
 from torch import Tensor, nn
 
 from slimlib.core.width import WidthPlan
-from slimlib.flow.proof.axes import Axes
+from slimlib.flow.proof.axes import Axes, within
 from slimlib.flow.proof.check import END, Failure, Followed, Held, Proof
 from slimlib.flow.solve import Solution
 from slimlib.flow.steps import Agreement, Choices, Counted, Step, alike, upwards
@@ -25,6 +25,7 @@ TRIALS = 60  # of as many numbers of one module, at one plan
 JOINTLY, FRONT = 3, 4  # numbers that are tried together, and how many of the best trials are tried with one more
 Options = Mapping[str, Sequence[Tensor]]  # attribute -> the ids of the channels whose number it may hold
 Chosen = Sequence[tuple[str, int]]  # attributes, and which of its options each holds
+Trial = tuple[int, str, Chosen]  # how far a run got, and what stopped it
 
 
 def propose(proof: Proof, failure: Failure, choices: Choices) -> bool:
@@ -35,17 +36,23 @@ def propose(proof: Proof, failure: Failure, choices: Choices) -> bool:
     for name in upwards(failure.module):
         if _numbers(axes, proof, failure, choices, name, WidthPlan(channels)):
             return True
-        kind, site = axes.kinds[name], failure.following.site if failure.following else None
-        for agreement in (Agreement(kind, site, every=False), Agreement(kind, site, every=True)):
+        for agreement in _agreements(axes.kinds[name], name, failure):
             plan = _in_proportion(found.solution, axes.meeting(name, agreement), channels)
             if plan is None or plan.channels == channels:
                 continue
-            if proof.progress(failure, plan, {}) > failure.position:
+            if proof.progress(failure, plan, {})[0] > failure.position:
                 choices.agree.append(agreement)
                 return True
             if _numbers(axes, proof, failure, choices, name, plan):
                 return True
     return False
+
+
+def _agreements(kind: str, name: str, failure: Failure) -> list[Agreement]:
+    """What may have to agree in a module: at the operation that failed, or before the code that did; or all of it."""
+    sites = [within(step.site, name) for step in (failure.following, failure.preceding) if step is not None]
+    first = sites[0] if sites else None
+    return [*(Agreement(kind, site, every=False) for site in sites), Agreement(kind, first, every=True)]
 
 
 def _numbers(axes: Axes, proof: Proof, failure: Failure, choices: Choices, name: str, plan: WidthPlan) -> bool:
@@ -58,31 +65,30 @@ def _numbers(axes: Axes, proof: Proof, failure: Failure, choices: Choices, name:
         return False
     before = proof.progress(failure, plan, {}, name)
 
-    def accepted(chosen: Chosen) -> bool:
-        if not proof.agrees(failure, plan, _trial(options, chosen)):
+    def tried(chosen: Chosen) -> Trial:
+        proof.tell(f"tries numbers of '{name}'", before[0] / max(1, len(proof.found.logs[failure.training])))
+        return *proof.progress(failure, plan, _trial(options, chosen), name), chosen
+
+    def accepted(trial: Trial) -> bool:
+        if trial[0] <= before[0] or not proof.agrees(failure, plan, _trial(options, trial[2])):
             return False
-        choices.numbers.update({(kind, path): Counted(source, rank) for path, rank in chosen})
+        choices.numbers.update({(kind, path): Counted(source, rank) for path, rank in trial[2]})
         return True
 
-    longer: list[tuple[int, Chosen]] = []  # trials that got further than the run before, but not out of the module
+    longer: list[Trial] = []  # what got further than the run before, but not out of the module
     front: list[Chosen] = [()]
-    for count in range(1, JOINTLY + 1):
-        trials: list[tuple[int, Chosen]] = []
+    for _ in range(JOINTLY):
+        trials = []
         for chosen in islice(_grown(front, ranked), TRIALS):
-            proof.tell(f"tries numbers of '{name}'", before / max(1, len(proof.found.logs[failure.training])))
-            trials.append((proof.progress(failure, plan, _trial(options, chosen), name), chosen))
-            if trials[-1][0] == END:
-                break
-        if any(after == END and accepted(chosen) for after, chosen in trials):
-            return True
-        further = sorted((trial for trial in trials if before < trial[0] < END), key=lambda trial: -trial[0])
+            trials.append(tried(chosen))
+            if trials[-1][0] == END and accepted(trials[-1]):
+                return True
+        further = sorted((trial for trial in trials if before[0] < trial[0] < END), key=lambda trial: -trial[0])
         longer += further
-        front = [chosen for _, chosen in further[:FRONT]] or [chosen for _, chosen in trials]
-        if count > 1 and not further:
-            break
-    likeliest = [(path, rank) for path, rank in ranked if not rank]
-    longer.append((proof.progress(failure, plan, _trial(options, likeliest), name), likeliest))
-    return any(accepted(chosen) for after, chosen in sorted(longer, key=lambda trial: -trial[0]) if after > before)
+        read = [trial[2] for trial in trials if trial[:2] != before]  # what changes nothing is not read before another
+        front = [trial[2] for trial in further[:FRONT]] or (read if front == [()] else [])
+    longer.append(tried([(path, rank) for path, rank in ranked if not rank]))
+    return any(accepted(trial) for trial in sorted(longer, key=lambda trial: -trial[0]))
 
 
 def _grown(front: Sequence[Chosen], ranked: Chosen) -> Iterator[Chosen]:

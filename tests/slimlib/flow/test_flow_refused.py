@@ -31,3 +31,27 @@ def test_wrong_numbers_can_be_kept_full():
 def test_harmless_writes_into_views_are_followed():
     net = Wrapped(lambda m, x: x.flatten(2).relu_().add_(x.flatten(2)).view_as(x))
     assert "a" not in follow(net, torch.randn(2, 3, 8, 8)).kept
+
+
+class OfOneSize(nn.Module):
+    """Patches of images of 8 x 8, which are asserted as timm does, or else found out by an operation."""
+
+    def __init__(self, asserts):
+        super().__init__()
+        self.asserts, self.project, self.positions = asserts, nn.Conv2d(3, 16, 4, 4), nn.Parameter(torch.zeros(4, 16))
+
+    def forward(self, x):
+        assert not self.asserts or x.shape[-1] == 8, f"Input width ({x.shape[-1]}) doesn't match model (8)."
+        return self.project(x).flatten(2).transpose(1, 2) + self.positions
+
+
+@pytest.mark.parametrize(
+    ("asserts", "says"),
+    [(True, r"AssertionError: Input width \(16\) doesn't match model \(8\)"), (False, "RuntimeError")],
+)
+def test_an_example_that_the_network_itself_refuses(asserts, says):
+    net = nn.Sequential(nn.Identity(), OfOneSize(asserts), nn.Linear(16, 2))
+    where = r"the network itself does not run on the example: '1' \(OfOneSize\), given \[2, 3, 16, 16\], raises "
+    with pytest.raises(FlowError, match=f"{where}{says}.*; give an example of the kind and sizes"):
+        follow(net, torch.randn(2, 3, 16, 16))
+    assert "0" not in follow(net, torch.randn(2, 3, 8, 8)).kept

@@ -103,3 +103,24 @@ def test_states_of_a_loop_begin_as_zeros_that_are_joined_with_the_input():
     net = Net(forward, cell=nn.Linear(16 + 32, 4 * 32), last=nn.Linear(32, 3))
     net.hidden = 32
     assert share_left(net, tokens()) < 0.35
+
+
+def windows_by_strides(net, x):
+    """Longformer (Beltagy et al. 2020): every four tokens see the four before and after, in windows that overlap."""
+    q, k, v = (layer(x).view(*x.shape[:2], net.heads, 8).transpose(1, 2) for layer in (net.q, net.k, net.v))
+    k, v = (overlapping(F.pad(y, (0, 0, 4, 4))) for y in (k, v))
+    y = F.scaled_dot_product_attention(q.unflatten(2, (-1, 4)), k, v)
+    return net.o(y.flatten(2, 3).transpose(1, 2).reshape(*x.shape[:2], -1))
+
+
+def overlapping(x):
+    n, h, t, d = x.stride()
+    return x.as_strided((*x.shape[:2], x.shape[2] // 4 - 2, 12, x.shape[3]), (n, h, 4 * t, t, d))
+
+
+def test_windows_that_overlap():
+    net = between_linears(windows_by_strides, **{name: nn.Linear(32, 32) for name in "qkvo"})
+    net.heads = 4
+    slimming = {layer for group in follow(net, tokens(8)).groups for layer in group.layers}
+    assert slimming == {"first", "q", "k", "v", "o", "second"}
+    assert share_left(net, tokens(8)) < 0.35
