@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from math import gcd
 
 from torch import Tensor, nn
 
@@ -111,16 +112,14 @@ def _held(options: Options, chosen: Chosen) -> dict[str, Tensor]:
 
 
 def _in_proportion(solution: Solution, groups: Sequence[Tensor], channels: tuple[int, ...]) -> WidthPlan | None:
-    """The channels, but of these groups as many in proportion as of the smallest; None if that leaves a rest."""
+    """The channels, but of these groups in proportion to the smallest; None if they have no parts in common."""
     meeting = {int(solution.group_of[units[0]]): len(units) for units in groups}
-    if len(meeting) < 2:
+    parts = gcd(*meeting.values())
+    if len(meeting) < 2 or parts < 2:
         return None
     smallest = min(meeting, key=lambda g: meeting[g])
-    if any(units % meeting[smallest] for units in meeting.values()):
-        return None
-    count = min(channels[smallest], max(1, meeting[smallest] - 1))
-    ratio = {g: units // meeting[smallest] for g, units in meeting.items()}
-    return WidthPlan([count * ratio[g] if g in ratio else own for g, own in enumerate(channels)])
+    count = min(max(1, channels[smallest] * parts // meeting[smallest]), parts - 1)
+    return WidthPlan([meeting[g] * count // parts if g in meeting else own for g, own in enumerate(channels)])
 
 
 def agree(
@@ -130,14 +129,14 @@ def agree(
     entered: Mapping[str, Sequence[Tensor]],
     choices: Choices,
 ) -> None:
-    """Tie the groups that must agree, each unit of the smallest with as many of the others as there are to one."""
+    """Tie the groups that must agree, in as many parts as all of them can be cut into; if that is one, they stay."""
     for agreement in choices.agree:
         axes = Axes(net, ties, logs, entered, Solution(ties))
         for name in [name for name, kind in axes.kinds.items() if kind == agreement.kind]:
-            meeting = sorted(axes.meeting(name, agreement), key=len)
-            for units in meeting[1:]:
-                if len(units) % len(meeting[0]) == 0:
-                    ties.tie(units.view(len(meeting[0]), -1), meeting[0][:, None], "")
+            meeting = axes.meeting(name, agreement)
+            parts = gcd(*map(len, meeting))
+            for units in meeting:
+                ties.tie(units.view(parts, -1), meeting[0].view(parts, -1)[:, :1], "")
 
 
 def numbers(found: Followed, choices: Choices) -> dict[tuple[str, str], Tensor]:
