@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from slimlib.flow.ids import Shadow, WeightAxis, WeightRef, compact, distinct, same_ids, tracked, untracked
-from slimlib.flow.steps import Choices, Moment, Site, class_of_many, place, plain_name
+from slimlib.flow.steps import Choices, Moment, Shapes, Site, class_of_many, place, plain_name, shapes_of
 from slimlib.flow.ties import Ties
 
 
@@ -70,6 +70,11 @@ class Context:
     def site(self) -> Site:
         """Where a rule is, for all modules of a class alike."""
         return self.classes[self.module], self.stack[-1].counts[plain_name(self.operation)], plain_name(self.operation)
+
+    @property
+    def shapes(self) -> Shapes:
+        """The sizes of the parameters of the module that runs, in the network as it is."""
+        return shapes_of(self.modules[self.module])
 
     @property
     def moment(self) -> Moment:

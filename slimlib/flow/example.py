@@ -151,7 +151,7 @@ def refusal(net: nn.Module, args: tuple[Any, ...]) -> str | None:
     except Exception as error:
         name, module, shapes = running[-1] if running else ("", copied, [list(x.shape) for x in tensors(args)])
         where = f"'{name}' ({type(module).__name__})" if name else f"the forward of this {type(net).__name__}"
-        told = f"{type(error).__name__}: {first_line(error).rstrip('.')}"
+        told = type(error).__name__ + (f": {first_line(error).rstrip('.')}" if str(error).strip() else "")
         sizes = ", ".join(map(str, shapes)) or "no tensors"
         return (
             f"the network itself does not run on the example: {where}, given {sizes}, raises {told}; "

@@ -17,6 +17,9 @@ Site: TypeAlias = tuple[str, int, str]
 # One operation of a run: its module, the number of the call, its name, and how many of its name came before.
 Moment: TypeAlias = tuple[str, int, str, int]
 
+# The sizes of a module's parameters: what fails in one of a class may work in those of other sizes.
+Shapes: TypeAlias = tuple[tuple[int, ...], ...]
+
 COPIES = ("clone", "contiguous", "_to_copy", "lift_fresh")  # some are made at some sizes only
 VIEWS = ("view", "_unsafe_view", "reshape", "_reshape_alias")
 
@@ -42,6 +45,9 @@ class Agreement:
     every: bool
 
 
+Kept: TypeAlias = dict[tuple[Site, Shapes | None], str]  # place, in modules of these sizes or (None) in all -> why
+
+
 @dataclass
 class Choices:
     """What failed attempts to slim have taught, by the places where they failed."""
@@ -51,13 +57,16 @@ class Choices:
     copied: set[str] = field(default_factory=set)  # parameters that must lie together in memory, also a part of them
     proportional: set[Site] = field(default_factory=set)  # where unequal parts are cut that shrink in proportion
     parts: dict[Site, str] = field(default_factory=dict)  # what is cut out here stays, the rest slims
-    keep: dict[Site, str] = field(default_factory=dict)  # what enters here stays full
-    weights: dict[Site, str] = field(default_factory=dict)  # the weights that are used here stay full
+    keep: Kept = field(default_factory=dict)  # what enters here stays full
+    weights: Kept = field(default_factory=dict)  # the weights that are used here stay full
     entering: dict[str, str] = field(default_factory=dict)  # what enters these modules stays full
     modules: dict[str, str] = field(default_factory=dict)  # the layers of these modules stay full
     numbers: dict[tuple[str, str], Counted] = field(default_factory=dict)  # (class, attribute) -> what it counts
     agree: list[Agreement] = field(default_factory=list)
     numbers_matter: bool = False  # forward looks at them, so that quick runs compute all products
+    partly: set[str] = field(default_factory=set, compare=False)  # classes of which more numbers may be needed
+    instead: dict[str, Choices] = field(default_factory=dict, compare=False)  # and without these numbers, if in vain
+    refused: set[tuple[str, Shapes]] = field(default_factory=set)  # classes, of modules of these sizes, where it was
 
 
 @dataclass
@@ -123,6 +132,10 @@ def alike(net: nn.Module, name: str) -> list[str]:
     """The modules of the same class, for what is true of one of them is true of all; itself if it is torch's own."""
     kind = class_of_many(net.get_submodule(name))
     return [n for n, module in net.named_modules() if class_of_many(module) == kind] if kind and name else [name]
+
+
+def shapes_of(module: nn.Module) -> Shapes:
+    return tuple(tuple(parameter.shape) for parameter in module.parameters())
 
 
 def upwards(name: str) -> Iterator[str]:

@@ -95,7 +95,7 @@ class Trace(TorchDispatchMode):
         self._use_positions(op)
         site, inputs, weights = context.site, context.entering(op), op.weights
         for shadows, chosen in ((inputs, self.choices.keep), (weights, self.choices.weights)):
-            if chosen and (why := chosen.get(site)):
+            if chosen and (why := chosen.get((site, None)) or chosen.get((site, context.shapes))):
                 for shadow in shadows:
                     self.ties.fix_all(shadow, why)
         self.phase = "operation"

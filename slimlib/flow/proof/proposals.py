@@ -19,7 +19,7 @@ from slimlib.core.width import WidthPlan
 from slimlib.flow.proof.axes import Axes, within
 from slimlib.flow.proof.check import END, Failure, Followed, Held, Proof
 from slimlib.flow.solve import Solution
-from slimlib.flow.steps import Agreement, Choices, Counted, Step, alike, upwards
+from slimlib.flow.steps import Agreement, Choices, Counted, Step, alike, shapes_of, upwards
 from slimlib.flow.ties import Ties
 
 TRIALS = 60  # of as many numbers of one module, at one plan
@@ -74,6 +74,8 @@ def _numbers(axes: Axes, proof: Proof, failure: Failure, choices: Choices, name:
         if trial[0] <= before[0] or not proof.agrees(failure, plan, _trial(options, trial[2])):
             return False
         choices.numbers.update({(kind, path): Counted(source, rank) for path, rank in trial[2]})
+        if trial[0] < END:
+            choices.partly.add(kind)
         return True
 
     longer: list[Trial] = []  # what got further than the run before, but not out of the module
@@ -88,6 +90,8 @@ def _numbers(axes: Axes, proof: Proof, failure: Failure, choices: Choices, name:
         longer += further
         read = [trial[2] for trial in trials if trial[:2] != before]  # what changes nothing is not read before another
         front = [trial[2] for trial in further[:FRONT]] or (read if front == [()] else [])
+    if (kind, shapes_of(axes.net.get_submodule(failure.module))) in choices.refused:
+        return False
     longer.append(tried([(path, rank) for path, rank in ranked if not rank]))
     return any(accepted(trial) for trial in sorted(longer, key=lambda trial: -trial[0]))
 

@@ -9,9 +9,22 @@ from torch import Tensor, nn
 from slimlib.flow.operations.movement import is_split_axis, readings
 from slimlib.flow.proof.check import END, Failure, Followed, Proof
 from slimlib.flow.proof.proposals import propose
-from slimlib.flow.steps import VIEWS, Choices, FlowError, Step, alike, upwards
+from slimlib.flow.steps import (
+    VIEWS,
+    Choices,
+    FlowError,
+    Kept,
+    Shapes,
+    Site,
+    Step,
+    alike,
+    class_or_name,
+    shapes_of,
+    upwards,
+)
 
 DIVIDES = {"slice", "narrow", "split", "split_with_sizes", "chunk"}
+FEW = 2  # sizes of modules of a class in which the same fails, after which it is taken to fail in all
 CUTS = {"slice", "narrow", "select", "index", "index_select", "gather"}
 
 
@@ -21,8 +34,14 @@ def repair(net: nn.Module, proof: Proof, failure: Failure, choices: Choices) -> 
     Raises:
         FlowError: nothing is left to keep full.
     """
+    before = copy.deepcopy(choices)
     if failure.position < END and propose(proof, failure, choices):
+        for kind in choices.partly - before.partly:
+            _keep_instead(proof.found, failure, kind, before, choices)
         return [choices]
+    kinds = [class_or_name(net, name) for name in upwards(failure.module)]
+    if doubtful := [kind for kind in kinds if kind in choices.instead]:
+        return [choices.instead[doubtful[0]]]
     found, step = proof.found, failure.step
     if step is not None and (readings := _readings(step, choices)):
         kept = copy.deepcopy(choices)
@@ -32,6 +51,13 @@ def repair(net: nn.Module, proof: Proof, failure: Failure, choices: Choices) -> 
     if _in_forward(net, found, failure, choices):
         return [choices]
     raise FlowError(f"the sliced network fails in '{failure.module}': {failure.reason}") from failure.__cause__
+
+
+def _keep_instead(found: Followed, failure: Failure, kind: str, before: Choices, choices: Choices) -> None:
+    """Remember what to do where numbers that let a run go on turn out to lead nowhere: what entered stays full."""
+    if failure.step is not None and _at_step(found, failure.step, failure.reason, before):
+        before.refused.add((kind, shapes_of(found.net.get_submodule(failure.module))))
+        choices.instead[kind] = before
 
 
 def _readings(step: Step, choices: Choices) -> list[Choices]:
@@ -61,26 +87,36 @@ def _at_step(found: Followed, step: Step, reason: str, choices: Choices) -> bool
     if step.site[2] in CUTS and step.site not in choices.parts and any(map(found.slims, step.outputs)):
         choices.parts[step.site] = why
         return True
-    if step.site not in choices.keep and any(map(found.slims, step.inputs)):
-        choices.keep[step.site] = why
-        return True
-    if step.site not in choices.weights and any(map(found.slims, step.weights)):
-        choices.weights[step.site] = why
-        return True
-    return False
+    shapes = shapes_of(found.net.get_submodule(step.module))
+    return (any(map(found.slims, step.inputs)) and _kept(choices.keep, step.site, shapes, why)) or (
+        any(map(found.slims, step.weights)) and _kept(choices.weights, step.site, shapes, why)
+    )
+
+
+def _kept(kept: Kept, site: Site, shapes: Shapes, why: str) -> bool:
+    """Keep full what is at a place in modules of these sizes; after a few such in all. Whether it was not yet."""
+    if (site, None) in kept or (site, shapes) in kept:
+        return False
+    kept[site, shapes if sum(place == site for place, _ in kept) < FEW else None] = why
+    return True
 
 
 def _in_forward(net: nn.Module, found: Followed, failure: Failure, choices: Choices) -> bool:
     """The code of a module failed: keep full what enters it, or its layers, or the same of the module around it."""
     for name in upwards(failure.module):
         same = alike(net, name)
+        own = shapes_of(net.get_submodule(name))
+        if len({shapes_of(net.get_submodule(n)) for n in same if n in choices.entering or n in choices.modules}) < FEW:
+            same = [n for n in same if shapes_of(net.get_submodule(n)) == own]
         kind = type(net.get_submodule(name)).__name__
         why = f"does not work with fewer channels ({failure.reason}): forward of '{name}' ({kind})"
         if name not in choices.entering and any(map(found.slims, found.entered.get(name, ()))):
             choices.entering.update(dict.fromkeys(same, why))
             return True
-        own = [ids for key, ids in found.ties.atoms.items() if any(key[0].startswith(f"{n}.") or not n for n in same)]
-        if name not in choices.modules and any(map(found.slims, own)):
+        ids_within = [
+            ids for key, ids in found.ties.atoms.items() if any(key[0].startswith(f"{n}.") or not n for n in same)
+        ]
+        if name not in choices.modules and any(map(found.slims, ids_within)):
             choices.modules.update(dict.fromkeys(same, why))
             return True
     return False

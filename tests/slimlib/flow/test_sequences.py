@@ -124,3 +124,29 @@ def test_windows_that_overlap():
     slimming = {layer for group in follow(net, tokens(8)).groups for layer in group.layers}
     assert slimming == {"first", "q", "k", "v", "o", "second"}
     assert share_left(net, tokens(8)) < 0.35
+
+
+class Scaled(nn.Module):
+    """Attention whose scale is computed anew in each forward, from the size of its heads."""
+
+    def __init__(self, trunk, heads):
+        super().__init__()
+        self.heads, self.size = heads, trunk // heads
+        self.q, self.k, self.v, self.o = (nn.Linear(trunk, trunk) for _ in range(4))
+
+    def forward(self, x):
+        q, k, v = (
+            layer(x).view(*x.shape[:2], self.heads, self.size).transpose(1, 2) for layer in (self.q, self.k, self.v)
+        )
+        y = (q @ k.transpose(-2, -1) / self.size**0.5).softmax(-1) @ v
+        return x + self.o(y.transpose(1, 2).flatten(2))
+
+
+def test_what_fails_in_modules_of_one_size_is_kept_in_these_alone():
+    """A first stage of one head, whose size its scale is made of (Wang et al. 2021, PVT)."""
+    wider = nn.Linear(16, 32)
+    net = nn.Sequential(nn.Linear(16, 16), Scaled(16, 1), wider, Scaled(32, 4), Scaled(32, 4), nn.Linear(32, 3))
+    slimming = {layer for group in follow(net, tokens()).groups for layer in group.layers}
+    assert {"0", "2", "3.q", "3.v", "4.q", "4.v"} <= slimming
+    assert not slimming & {"1.q", "1.k"}
+    assert share_left(net, tokens()) < 0.4
