@@ -50,7 +50,7 @@ class Axes:
     def options(self, name: str, source: str) -> dict[str, list[Tensor]]:
         """Attributes of a module -> the ids of the channels whose number each may hold, likeliest first.
 
-        These are known in the module itself, or in the first one of class `source` that is in it.
+        These are known in the module itself, or in the first one of class `source` that is in it, or that it is in.
         """
         if (name, source) not in self._options:
             self._options[name, source] = self._known_options(name, source)
@@ -60,12 +60,18 @@ class Axes:
         held = whole_numbers(self.net.get_submodule(name))
         wanted: set[int] = set(held.values())
         known: dict[int, dict[Axis, Tensor]] = {}
-        inner = next((n for n in self.steps if self.kinds[n] == source and n != name and is_inside(n, name)), None)
+        near = (n for n in self.steps if self.kinds[n] == source and n != name)
+        inner = next((n for n in near if is_inside(n, name) or is_inside(name, n)), None)
         columns = [*self.columns(name), *(self.columns(inner) if inner is not None else ())] if wanted else []
         for ids in columns + [units for ids in columns if len(units := _units(ids)) in wanted]:
             if len(ids) in wanted and axis_size(axis := self.solution.axis(ids), self._smallest) < len(ids):
                 known.setdefault(len(ids), {}).setdefault(axis, ids)
         return {path: list(known[value].values()) for path, value in held.items() if value in known}
+
+    def silent(self, name: str) -> list[str]:
+        """The modules right in a module of which no forward ran: what they hold is read by code that is not theirs."""
+        inside = [f"{name}.{child}".lstrip(".") for child, _ in self.net.get_submodule(name).named_children()]
+        return [n for n in inside if n not in self.entered and n not in self.steps]
 
     @property
     def _smallest(self) -> list[int]:

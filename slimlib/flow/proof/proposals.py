@@ -22,7 +22,7 @@ from slimlib.flow.solve import Solution
 from slimlib.flow.steps import Agreement, Choices, Counted, Step, alike, shapes_of, upwards
 from slimlib.flow.ties import Ties
 
-TRIALS = 60  # of as many numbers of one module, at one plan
+TRIALS = 60  # of several numbers of one module together, at one plan
 JOINTLY, FRONT = 3, 4  # numbers that are tried together, and how many of the best trials are tried with one more
 Options = Mapping[str, Sequence[Tensor]]  # attribute -> the ids of the channels whose number it may hold
 Chosen = Sequence[tuple[str, int]]  # attributes, and which of its options each holds
@@ -35,8 +35,9 @@ def propose(proof: Proof, failure: Failure, choices: Choices) -> bool:
     axes = found.axes
     channels = proof.channels(failure.width)
     for name in upwards(failure.module):
-        if _numbers(axes, proof, failure, choices, name, WidthPlan(channels)):
-            return True
+        for holder in (name, *axes.silent(name)):
+            if _numbers(axes, proof, failure, choices, holder, WidthPlan(channels)):
+                return True
         for agreement in _agreements(axes.kinds[name], name, failure):
             plan = _in_proportion(found.solution, axes.meeting(name, agreement), channels)
             if plan is None or plan.channels == channels:
@@ -64,11 +65,12 @@ def _numbers(axes: Axes, proof: Proof, failure: Failure, choices: Choices, name:
     ranked = [(path, rank) for path, rank in ranked if (kind, path) not in choices.numbers]
     if not ranked:
         return False
-    before = proof.progress(failure, plan, {}, name)
+    left = name if name in upwards(failure.module) else failure.module
+    before, spare = proof.progress(failure, plan, {}, left), TRIALS + len(ranked)
 
     def tried(chosen: Chosen) -> Trial:
         proof.tell(f"tries numbers of '{name}'", before[0] / max(1, len(proof.found.logs[failure.training])))
-        return *proof.progress(failure, plan, _trial(options, chosen), name), chosen
+        return *proof.progress(failure, plan, _trial(options, chosen), left), chosen
 
     def accepted(trial: Trial) -> bool:
         if trial[0] <= before[0] or not proof.agrees(failure, plan, _trial(options, trial[2])):
@@ -82,10 +84,11 @@ def _numbers(axes: Axes, proof: Proof, failure: Failure, choices: Choices, name:
     front: list[Chosen] = [()]
     for _ in range(JOINTLY):
         trials = []
-        for chosen in islice(_grown(front, ranked), TRIALS):
+        for chosen in islice(_grown(front, ranked), spare):
             trials.append(tried(chosen))
             if trials[-1][0] == END and accepted(trials[-1]):
                 return True
+        spare -= len(trials)
         further = sorted((trial for trial in trials if before[0] < trial[0] < END), key=lambda trial: -trial[0])
         longer += further
         read = [trial[2] for trial in trials if trial[:2] != before]  # what changes nothing is not read before another
