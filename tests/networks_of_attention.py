@@ -268,6 +268,35 @@ class SlicedByAttributes(nn.Module):
         return self.proj(y.transpose(1, 2).reshape(*x.shape[:2], -1))
 
 
+class Distances(nn.Module):
+    """A bias for each head from a few channels of the distance; it has no forward."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.num_heads, self.inner, self.outer = heads, nn.Linear(1, 4 * heads), nn.Linear(4 * heads, heads)
+
+    def bias(self, length: int) -> Tensor:
+        distances = torch.arange(1.0 - length, length, dtype=self.inner.weight.dtype)[:, None] / length
+        table = self.outer(F.relu(self.inner(distances))).view(-1, self.num_heads)
+        index = torch.arange(length)[:, None] - torch.arange(length) + length - 1
+        return table[index].permute(2, 0, 1)
+
+
+class BiasedByAPart(nn.Module):
+    """MaxViT: a part of the module holds the number of heads, too, and the module calls its methods."""
+
+    def __init__(self, trunk: int, heads: int) -> None:
+        super().__init__()
+        self.num_heads, self.distances = heads, Distances(heads)
+        self.qkv, self.proj = nn.Linear(trunk, 3 * trunk), nn.Linear(trunk, trunk)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        q, k, v = self.qkv(x).view(n, t, self.num_heads, -1).transpose(1, 2).chunk(3, -1)
+        y = by_hand(q * SIZE**-0.5, k, v, self.distances.bias(t))
+        return self.proj(y.transpose(1, 2).reshape(n, t, -1))
+
+
 class GroupsOfHeads(nn.Module):
     """Falcon: the queries of a group lie beside its key and value, and how many there are is a quotient of numbers."""
 
@@ -317,6 +346,7 @@ BLOCKS: dict[str, tuple[type[nn.Module], dict[str, dict[int, int | tuple[int, ..
     "over channels": (OverChannels, {"qkv.weight": {0: 3}, "qkv.bias": {0: 3}}),
     "interleaved": (Interleaved, {}),
     "sliced": (SlicedByAttributes, {"qkv.weight": {0: (2, 1, 1)}, "qkv.bias": {0: (2, 1, 1)}}),
+    "biased by a part": (BiasedByAPart, {}),
     "groups of heads": (GroupsOfHeads, {}),
     "heads of a batch": (HeadsOfABatch, {}),
     "torch": (Torchs, {"attention.in_proj_weight": {0: 3}, "attention.in_proj_bias": {0: 3}}),

@@ -28,12 +28,16 @@ class FlowError(ValueError):
     """A network whose channels cannot be followed; the message names the layer and the operation."""
 
 
+# Where an axis of channels is known in a module: an argument, parameter or operation, and a dimension of it.
+Place: TypeAlias = tuple[object, ...]
+
+
 @dataclass(frozen=True)
 class Counted:
-    """The channels whose number an attribute holds: of those known in modules of a class, the one of this rank."""
+    """The channels whose number an attribute holds: in modules of a class, along an axis at one of these places."""
 
     known_in: str
-    rank: int
+    places: frozenset[Place]
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from slimlib.core.layout import Axis, axis_size
-from slimlib.flow.ids import distinct, varying
+from slimlib.flow.ids import Shadow, distinct, varying
 from slimlib.flow.solve import Solution
-from slimlib.flow.steps import Agreement, Site, Step, class_or_name
+from slimlib.flow.steps import Agreement, Place, Site, Step, class_or_name
 from slimlib.flow.ties import Ties
+
+
+class Option(NamedTuple):
+    """Channels whose number an attribute may hold, and where they are known."""
+
+    ids: Tensor
+    places: set[Place]
 
 
 class Axes:
@@ -30,25 +38,32 @@ class Axes:
         self.steps: dict[str, list[Step]] = {}
         for step in [step for log in logs.values() for step in log]:
             self.steps.setdefault(step.module, []).append(step)
-        self.parameters: dict[str, list[Tensor]] = {}  # of a module and of its layers
+        self.parameters: dict[str, list[tuple[Place, Tensor]]] = {}  # of a module and of its layers
         for (parameter, dim), ids in ties.atoms.items():
             if isinstance(dim, int):
                 owner = parameter.rpartition(".")[0]
                 for name in {owner, owner.rpartition(".")[0]}:
-                    self.parameters.setdefault(name, []).append(ids)
-        self._columns: dict[str, list[Tensor]] = {}
-        self._options: dict[tuple[str, str], dict[str, list[Tensor]]] = {}
+                    self.parameters.setdefault(name, []).append(((parameter[len(name) :], dim), ids))
+        self._columns: dict[str, list[tuple[Place, Tensor]]] = {}
+        self._options: dict[tuple[str, str], dict[str, list[Option]]] = {}
 
-    def columns(self, name: str) -> list[Tensor]:
-        """The ids along every axis that is known in a module."""
+    def columns(self, name: str) -> list[tuple[Place, Tensor]]:
+        """Every axis that is known in a module: where, and the ids along it."""
         if name not in self._columns:
-            made = [shadow for step in self.steps.get(name, ()) for shadow in step.outputs]
-            known = [*self.entered.get(name, ()), *self.parameters.get(name, ()), *made]
-            self._columns[name] = [ids for shadow in known if isinstance(shadow, Tensor) for ids in _along(shadow)]
+            known: list[tuple[Place, Shadow | None]] = [((i,), ids) for i, ids in enumerate(self.entered.get(name, ()))]
+            known += self.parameters.get(name, ())
+            for step in self.steps.get(name, ()):
+                known += [((step.site, i), shadow) for i, shadow in enumerate(step.outputs)]
+            self._columns[name] = [
+                ((*place, dim), ids)
+                for place, shadow in known
+                if isinstance(shadow, Tensor)
+                for dim, ids in _along(shadow)
+            ]
         return self._columns[name]
 
-    def options(self, name: str, source: str) -> dict[str, list[Tensor]]:
-        """Attributes of a module -> the ids of the channels whose number each may hold, likeliest first.
+    def options(self, name: str, source: str) -> dict[str, list[Option]]:
+        """Attributes of a module -> the channels whose number each may hold, likeliest first.
 
         These are known in the module itself, or in the first one of class `source` that is in it, or that it is in.
         """
@@ -56,16 +71,19 @@ class Axes:
             self._options[name, source] = self._known_options(name, source)
         return self._options[name, source]
 
-    def _known_options(self, name: str, source: str) -> dict[str, list[Tensor]]:
+    def _known_options(self, name: str, source: str) -> dict[str, list[Option]]:
         held = whole_numbers(self.net.get_submodule(name))
         wanted: set[int] = set(held.values())
-        known: dict[int, dict[Axis, Tensor]] = {}
+        known: dict[int, dict[Axis, Option]] = {}
         near = (n for n in self.steps if self.kinds[n] == source and n != name)
         inner = next((n for n in near if is_inside(n, name) or is_inside(name, n)), None)
-        columns = [*self.columns(name), *(self.columns(inner) if inner is not None else ())] if wanted else []
-        for ids in columns + [units for ids in columns if len(units := _units(ids)) in wanted]:
+        columns = self.columns(name) if wanted else []
+        if wanted and inner is not None:
+            columns = columns + [((source, *place), ids) for place, ids in self.columns(inner)]
+        units = [(("units", *place), once) for place, ids in columns if len(once := _units(ids)) in wanted]
+        for place, ids in columns + units:
             if len(ids) in wanted and axis_size(axis := self.solution.axis(ids), self._smallest) < len(ids):
-                known.setdefault(len(ids), {}).setdefault(axis, ids)
+                known.setdefault(len(ids), {}).setdefault(axis, Option(ids, set())).places.add(place)
         return {path: list(known[value].values()) for path, value in held.items() if value in known}
 
     def silent(self, name: str) -> list[str]:
@@ -79,7 +97,8 @@ class Axes:
 
     def meeting(self, name: str, agreement: Agreement) -> list[Tensor]:
         """The groups, as their units, that an agreement means in a module."""
-        shadows: list[object] = [*self.entered.get(name, ()), *(self.columns(name) if agreement.every else ())]
+        shadows: list[object] = list(self.entered.get(name, ()))
+        shadows += [ids for _, ids in self.columns(name)] if agreement.every else []
         if (step := self._step_at(name, agreement.site)) is not None:
             shadows += [*step.inputs, *step.outputs]
         found = [self.solution.group_of[distinct(ids)] for ids in shadows if isinstance(ids, Tensor)]
@@ -98,9 +117,9 @@ def within(site: Site, name: str) -> Site:
     return (f"'{kind[len(name) + 2 :]}", *site[1:]) if name and kind.startswith(f"'{name}.") else site
 
 
-def _along(ids: Tensor) -> Iterator[Tensor]:
+def _along(ids: Tensor) -> Iterator[tuple[int, Tensor]]:
     for dim in varying(ids):
-        yield distinct(ids).movedim(dim, 0).reshape(ids.shape[dim], -1)[:, 0]
+        yield dim, distinct(ids).movedim(dim, 0).reshape(ids.shape[dim], -1)[:, 0]
 
 
 def _units(ids: Tensor) -> Tensor:

@@ -9,22 +9,23 @@ must agree.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 from itertools import islice
 from math import gcd
 
 from torch import Tensor, nn
 
 from slimlib.core.width import WidthPlan
-from slimlib.flow.proof.axes import Axes, within
+from slimlib.flow.proof.axes import Axes, Option, within
 from slimlib.flow.proof.check import END, Failure, Followed, Held, Proof
 from slimlib.flow.solve import Solution
-from slimlib.flow.steps import Agreement, Choices, Counted, Step, alike, shapes_of, upwards
+from slimlib.flow.steps import Agreement, Choices, Counted, Place, Step, alike, shapes_of, upwards
 from slimlib.flow.ties import Ties
 
 TRIALS = 60  # of several numbers of one module together, at one plan
 JOINTLY, FRONT = 3, 4  # numbers that are tried together, and how many of the best trials are tried with one more
-Options = Mapping[str, Sequence[Tensor]]  # attribute -> the ids of the channels whose number it may hold
+Options = Mapping[str, Sequence[Option]]  # attribute -> the channels whose number it may hold
 Chosen = Sequence[tuple[str, int]]  # attributes, and which of its options each holds
 Trial = tuple[int, str, Chosen]  # how far a run got, and what stopped it
 
@@ -62,7 +63,8 @@ def _numbers(axes: Axes, proof: Proof, failure: Failure, choices: Choices, name:
     kind, source = axes.kinds[name], axes.kinds[failure.module]
     options = {n: axes.options(n, source) for n in alike(axes.net, name)}
     ranked = [(path, rank) for path, known in options[name].items() for rank in range(len(known))]
-    ranked = [(path, rank) for path, rank in ranked if (kind, path) not in choices.numbers]
+    chosen_before = _held(options[name], {path: c.places for (k, path), c in choices.numbers.items() if k == kind})
+    ranked = [(path, rank) for path, rank in ranked if path not in chosen_before]
     if not ranked:
         return False
     left = name if name in upwards(failure.module) else failure.module
@@ -70,12 +72,18 @@ def _numbers(axes: Axes, proof: Proof, failure: Failure, choices: Choices, name:
 
     def tried(chosen: Chosen) -> Trial:
         proof.tell(f"tries numbers of '{name}'", before[0] / max(1, len(proof.found.logs[failure.training])))
-        return *proof.progress(failure, plan, _trial(options, chosen), left), chosen
+        return *proof.progress(failure, plan, trial_of(chosen), left), chosen
+
+    def trial_of(chosen: Chosen) -> Held:
+        places = {path: options[name][path][rank].places for path, rank in chosen}
+        return {n: _held(own, places) for n, own in options.items()}
 
     def accepted(trial: Trial) -> bool:
-        if trial[0] <= before[0] or not proof.agrees(failure, plan, _trial(options, trial[2])):
+        if trial[0] <= before[0] or not proof.agrees(failure, plan, trial_of(trial[2])):
             return False
-        choices.numbers.update({(kind, path): Counted(source, rank) for path, rank in trial[2]})
+        for path, rank in trial[2]:
+            known = choices.numbers.get((kind, path), Counted(source, frozenset()))
+            choices.numbers[kind, path] = replace(known, places=known.places | options[name][path][rank].places)
         if trial[0] < END:
             choices.partly.add(kind)
         return True
@@ -109,13 +117,13 @@ def _grown(front: Sequence[Chosen], ranked: Chosen) -> Iterator[Chosen]:
                 yield (*chosen, (path, rank))
 
 
-def _trial(options: Mapping[str, Options], chosen: Chosen) -> Held:
-    return {name: _held(own, chosen) for name, own in options.items()}
-
-
-def _held(options: Options, chosen: Chosen) -> dict[str, Tensor]:
-    """The ids whose number the attributes of one module hold."""
-    return {path: options[path][min(rank, len(options[path]) - 1)] for path, rank in chosen if path in options}
+def _held(options: Options, places: Mapping[str, Set[Place]]) -> dict[str, Tensor]:
+    """The ids whose number the attributes of one module hold: of the channels that are known at these places."""
+    found = {
+        path: next((option.ids for option in options.get(path, ()) if not option.places.isdisjoint(own)), None)
+        for path, own in places.items()
+    }
+    return {path: ids for path, ids in found.items() if ids is not None}
 
 
 def _in_proportion(solution: Solution, groups: Sequence[Tensor], channels: tuple[int, ...]) -> WidthPlan | None:
@@ -153,6 +161,6 @@ def numbers(found: Followed, choices: Choices) -> dict[tuple[str, str], Tensor]:
     for name, kind in axes.kinds.items():
         for (other, path), counted in choices.numbers.items():
             if other == kind:
-                held = _held(axes.options(name, counted.known_in), [(path, counted.rank)])
+                held = _held(axes.options(name, counted.known_in), {path: counted.places})
                 made |= {(name, path): ids for path, ids in held.items()}
     return made
