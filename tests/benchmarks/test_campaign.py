@@ -56,6 +56,7 @@ def test_what_has_its_record_is_not_run_again(file: Path, capsys: pytest.Capture
     assert {path: path.stat().st_mtime_ns for path in records} == before
 
 
+@pytest.mark.nightly
 def test_what_comes_first_is_run_and_all_that_is_new_is_packed(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As the campaign for a GPU does, whose checks and trainings take minutes."""
     file.write_text(FILE.replace("runs:", 'first: ["benchmarks.campaign name=gpu show=true device={device}"]\nruns:'))

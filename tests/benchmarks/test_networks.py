@@ -40,6 +40,7 @@ def test_a_run_without_trained_networks_says_so(tmp_path: Path, capsys: pytest.C
     assert not (tmp_path / "networks").exists()
 
 
+@pytest.mark.nightly
 def test_plans_are_found_in_a_kept_network_of_another_ablation(tmp_path: Path) -> None:
     def run(*words: str) -> list[str]:
         shared = ["task=classification", "scale=tiny", "steps=3", "seeds=[0]", f"results={tmp_path}"]

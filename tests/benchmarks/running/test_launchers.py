@@ -98,7 +98,8 @@ def test_slurm_gets_an_array_and_a_killed_job_is_queued_again(
     assert "--array" not in second and "#SBATCH --partition=gpu\n" in second
 
 
-@pytest.mark.parametrize("launcher", [MANY[0], at_night(MANY[1])])
+@pytest.mark.nightly
+@pytest.mark.parametrize("launcher", MANY[:2])
 def test_stopping_the_run_stops_its_workers(launcher: str, tmp_path: Path) -> None:
     process = start(tmp_path, launcher, slow=0.5)
     worker = worker_in_mid_training(process, tmp_path)
