@@ -51,6 +51,25 @@ def interquartile_mean(scores: Sequence[Sequence[float]]) -> Aggregate:
     return Aggregate(float(_of_all_sets(*strata)), _quantile(means, outside), _quantile(means, 1 - outside))
 
 
+def ratio_of_means(values: Sequence[float], others: Sequence[float]) -> Aggregate:
+    """The mean of values over that of others, with the percentile interval of a bootstrap over the pairs.
+
+    Args:
+        values: one a seed.
+        others: of the same seeds, in the same order.
+
+    Raises:
+        ValueError: there are fewer than `LEAST_SEEDS` seeds.
+    """
+    if len(values) < LEAST_SEEDS:
+        raise ValueError(f"an interval needs {LEAST_SEEDS} seeds, there are {len(values)}; show each of them")
+    pairs = np.asarray([values, others], dtype=float)
+    drawn = pairs[:, np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))].mean(-1)
+    ratios = np.sort(drawn[0] / drawn[1])
+    outside, (mean, other) = (1 - CONFIDENCE) / 2, pairs.mean(-1)
+    return Aggregate(float(mean / other), _quantile(ratios, outside), _quantile(ratios, 1 - outside))
+
+
 def middle_mean(scores: np.ndarray, *, axis: int) -> np.ndarray:  # [..., seeds] -> [...]
     """The mean of the middle half along an axis; as scipy.stats.trim_mean, which takes a second to import."""
     count = scores.shape[axis]

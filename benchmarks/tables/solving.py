@@ -5,8 +5,9 @@ goal=475                              solved is: the mean return of a point of t
                                       default what gymnasium registers for the environment
 
 A seed that never solves counts as all steps. A cell is the mean over the seeds of a recipe; at the full width also its
-multiple of that of the ordinary policy with the same seeds, where a recipe trains one; in brackets stands how many
-seeds never solved. The table is also written to `solved.md` in the folder.
+multiple of that of the ordinary policy with the same seeds, where a recipe trains one, with the 95 % interval of a
+bootstrap over them where there are five or more; in brackets stands how many seeds never solved. The table is also
+written to `solved.md` in the folder.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from statistics import fmean
 import gymnasium
 from rich.console import Console
 
+from benchmarks.analysis.aggregates import LEAST_SEEDS, ratio_of_means
 from benchmarks.analysis.collecting import comparable
 from benchmarks.analysis.grid import Grid, markdown
 from benchmarks.analysis.results import Results
@@ -45,16 +47,19 @@ class Solved:
     steps: Mapping[int, float]
     longest: float
 
-    def mean(self, seeds: Collection[int]) -> float:
-        """Over some seeds; one that never got there counts as all steps."""
-        return fmean(min(self.steps[seed], self.longest) for seed in seeds)
+    def counted(self, seeds: Collection[int]) -> list[float]:
+        """The steps of some seeds; one that never got there counts as all steps."""
+        return [min(self.steps[seed], self.longest) for seed in seeds]
 
     def text(self, ordinary: Solved | None) -> str:
         """Mean steps, their multiple of the ordinary policies' with the same seeds, and how many never got there."""
-        text = f"{self.mean(self.steps):,.0f}"
+        text = f"{fmean(self.counted(self.steps)):,.0f}"
         shared = [] if ordinary is None else [seed for seed in self.steps if seed in ordinary.steps]
         if ordinary is not None and shared:
-            text += f" ({self.mean(shared) / ordinary.mean(shared):.2f} x)"
+            own, other = self.counted(shared), ordinary.counted(shared)
+            several = len(shared) >= LEAST_SEEDS and own != other
+            times = ratio_of_means(own, other).text(2) if several else f"{fmean(own) / fmean(other):.2f}"
+            text += f" ({times} x)"
         never = sum(map(math.isinf, self.steps.values()))
         return text + (f" [{never} never]" if never else "")
 

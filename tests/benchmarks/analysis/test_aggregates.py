@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import trim_mean
+from scipy.stats import bootstrap, trim_mean
 
 from benchmarks.analysis.ablation import COLUMNS, SAMPLED_COLUMNS, grids, table_csv, table_md, table_tex
-from benchmarks.analysis.aggregates import Aggregate, interquartile_mean
+from benchmarks.analysis.aggregates import Aggregate, interquartile_mean, ratio_of_means
 from benchmarks.analysis.figures import figure
 from benchmarks.analysis.findings import finding
 from benchmarks.analysis.results import Results
@@ -58,6 +58,22 @@ def test_the_interval_is_that_of_resampled_seeds() -> None:
     drawn = [trim_mean(generator.choice(scores, size=12), 0.25) for _ in range(4_000)]
     found = interquartile_mean([scores.tolist()])
     assert (found.low, found.high) == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=4)
+
+
+def test_the_interval_of_a_ratio_is_that_of_resampled_pairs() -> None:
+    rng = np.random.default_rng(3)
+    others = rng.normal(300, 50, size=10)
+    values = others * rng.normal(1.2, 0.1, size=10)
+
+    def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.asarray(a.mean(axis) / b.mean(axis))
+
+    interval = bootstrap((values, others), ratio, paired=True, method="percentile", rng=4).confidence_interval
+    found = ratio_of_means(values.tolist(), others.tolist())
+    assert found.value == pytest.approx(values.mean() / others.mean())
+    assert (found.low, found.high) == pytest.approx(tuple(interval), abs=0.005)
+    with pytest.raises(ValueError, match="an interval needs 5 seeds, there are 4"):
+        ratio_of_means([1.0] * 4, [1.0] * 4)
 
 
 def test_seeds_are_resampled_within_each_evaluation_set() -> None:

@@ -58,6 +58,16 @@ def test_the_multiple_is_of_the_same_seeds(folder: Path) -> None:
     assert rows == ["| random | 2 |  | 250 (1.00 x) |", "| sandwich | 1 | 400 [1 never] | 400 (1.33 x) [1 never] |"]
 
 
+def test_with_five_seeds_the_multiple_has_an_interval(folder: Path) -> None:
+    for seed in range(2, 6):
+        write_record(with_curve("random", seed % 2).model_copy(update={"seed": seed}), folder / "records")
+        write_record(with_curve("sandwich", seed % 2).model_copy(update={"seed": seed}), folder / "records")
+    assert main([f"results={folder}"]) == DONE
+    rows = (folder / "solved.md").read_text().splitlines()[4:]
+    assert rows[0] == "| random | 6 |  | 250 (1.00 x) |"
+    assert rows[1] == "| sandwich | 6 | 350 [3 never] | 350 (1.40 [1.35, 1.46] x) [3 never] |"  # 2300/1700, 1900/1300
+
+
 def test_without_a_common_seed_there_is_no_multiple(folder: Path) -> None:
     for name in ("sandwich-0-*", "random-1-*"):
         next((folder / "records").glob(name)).unlink()

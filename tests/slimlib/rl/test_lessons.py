@@ -20,8 +20,8 @@ def usual(name):
 
 
 @pytest.mark.parametrize("name", ["PPO", "A2C", "DQN", "SAC"])
-def test_a_lesson_at_its_defaults_pulls_as_hard_as_the_data(name):
-    lesson = {"data": 0, "weight": "balanced", "teacher": "largest"}
+def test_a_lesson_at_its_defaults_weighs_a_tenth(name):
+    lesson = {"data": 0, "weight": 0.1, "teacher": "largest"}
     assert same_parameters(usual(name), model(name, **RANGE, lesson=lesson).learn(48))
 
 
