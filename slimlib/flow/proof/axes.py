@@ -89,7 +89,7 @@ class Axes:
     def silent(self, name: str) -> list[str]:
         """The modules right in a module of which no forward ran: what they hold is read by code that is not theirs."""
         inside = [f"{name}.{child}".lstrip(".") for child, _ in self.net.get_submodule(name).named_children()]
-        return [n for n in inside if n not in self.entered and n not in self.steps]
+        return [n for n in inside if n in self.kinds and n not in self.entered and n not in self.steps]
 
     @property
     def _smallest(self) -> list[int]:

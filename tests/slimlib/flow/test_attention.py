@@ -46,3 +46,13 @@ def test_half_width_equals_the_dense_network_of_half_the_heads(name):
     assert torch.allclose(small(x), twin(x), atol=1e-5)
     slim.set_width(net, 1.0)
     assert torch.equal(net(x), full)
+
+
+def test_a_part_that_several_modules_share_holds_numbers():
+    torch.manual_seed(0)
+    dense, x = Tokens(BLOCKS["biased by a part"][0]).eval(), tokens()
+    dense.blocks[1].distances = dense.blocks[0].distances
+    full = dense(x)
+    net = slim.convert(copy.deepcopy(dense), x)
+    assert torch.equal(net(x), full)
+    assert "blocks.0.qkv" in {layer for group in net.slim.layout.groups for layer in group.layers}
