@@ -77,19 +77,20 @@ class Outcome:
 
 def plan(settings: RunSettings) -> list[Job]:
     """All jobs of a run, seed by seed: every recipe has a first result before any has a second."""
-    shown = max((i for i, r in enumerate(settings.recipes) if r.kind == "slimmable"), default=-1)
+    shown = next((recipe for recipe in reversed(settings.recipes) if recipe.kind == "slimmable"), None)
+    listed = settings.of_ablation or [recipe.name for recipe in settings.recipes]
     return [
         Job(
             recipe,
-            i,
+            listed.index(recipe.name),
             seed,
             settings.hash_of(recipe),
             settings.training_hash_of(recipe),
             settings.first_hash_of(recipe),
-            keep=i == shown and seed == settings.seeds[0],
+            keep=recipe is shown and seed == settings.seeds[0],
         )
         for seed in settings.seeds
-        for i, recipe in enumerate(settings.recipes)
+        for recipe in settings.recipes
     ]
 
 

@@ -35,6 +35,7 @@ class RunSettings(Training):
     ablation: str = setting(..., "which recipes are compared")
     question: str = setting(..., "what the ablation answers")
     recipes: Annotated[tuple[InstanceOf[Recipe], ...], Lax] = setting(..., "the rows of its table")
+    of_ablation: Annotated[tuple[str, ...], Lax] = setting((), "all its recipes in order; none: those of the run")
     scale: str = setting(..., "how long and how often networks are trained")
     launcher: InstanceOf[Launcher] = setting(Serial(), "where recipes run, which changes no result")
     tracker: InstanceOf[Tracker] = setting(NoTracker(), "where they can be watched, which changes no result")
@@ -106,6 +107,7 @@ def read_settings(arguments: Sequence[str]) -> RunSettings:
     launcher.check_here()
     tracker.check_here()
     in_force = {key: getattr(run, key) for key in Training.model_fields}
+    recipes = _with_tuned(run, read_recipes(ablation, task, given["scale"]["name"]), task_settings)
     return RunSettings(
         **in_force | {"device": _device(run.device, launcher)},
         task=task,
@@ -114,7 +116,8 @@ def read_settings(arguments: Sequence[str]) -> RunSettings:
         default_data=given["default_data"],
         ablation=ablation["name"],
         question=str(ablation["question"]),
-        recipes=_only(run.only, _with_tuned(run, read_recipes(ablation, task, given["scale"]["name"]), task_settings)),
+        recipes=_only(run.only, recipes),
+        of_ablation=tuple(recipe.name for recipe in recipes),
         scale=given["scale"]["name"],
         launcher=launcher,
         tracker=tracker,

@@ -148,6 +148,28 @@ def test_recipes_that_share_the_lead_are_counted() -> None:
     assert finding(results) == "Width 1: individual and 2 others level at 500.0"
 
 
+def test_the_finding_compares_what_costs_about_the_same() -> None:
+    dear = record("sandwich", 0, {0.25: 31.0, 1.0: 32.5})
+    narrow, wide = dear.rows
+    dear.rows[0] = narrow.model_copy(update={"macs": 5 * narrow.macs})  # most of its layers stay full
+    others = [record("individual", 0, {0.25: 30.0, 1.0: 32.0}), record("random", 0, {0.25: 29.0, 1.0: 31.0})]
+    assert finding(Results([dear, *others])) == (
+        "Width 0.25: individual 30.00 dB, 1.00 ahead of random. "
+        "Width 1: sandwich 32.50 dB, 0.50 ahead of individual. One seed only"
+    )
+    dear.rows[1] = wide.model_copy(update={"macs": 5 * wide.macs})
+    assert finding(Results([dear, others[0]])).startswith("Width 0.25: individual 30.00 dB. Width 1: individual 32.00")
+
+
+def test_the_finding_compares_rules_at_their_mean_costs() -> None:
+    rules = []
+    for recipe, value in (("random", 31.0), ("sandwich", 31.5)):
+        made = record(recipe, 0, {0.25: value, 1.0: 32.0})
+        made.rows.append(made.rows[0].model_copy(update={"point": "cost 0.4", "kind": "per-input", "width": None}))
+        rules.append(made)
+    assert finding(Results(rules)) == "Cost 0.4: sandwich 31.50 dB, 0.50 ahead of random. One seed only"
+
+
 def test_the_finding_compares_no_recipe_that_lacks_a_seed() -> None:
     results = Results(THREE_SEEDS[1:])
     assert "missing" in finding(results)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.run import main
+from benchmarks.running.jobs import plan
 from benchmarks.settings.choices import CONF, GROUPS, choices, content
 from benchmarks.settings.composing import compose_run
 from benchmarks.settings.groups import SWITCHES
@@ -269,6 +270,14 @@ def test_what_recipes_share_at_a_scale_is_for_that_scale_and_task_alone() -> Non
     for scale, task, named in (("smal", "sr", "small"), ("small", "srr", "sr")):
         with pytest.raises(ValueError, match=named):
             read_recipes(given | {"of_scale": {scale: {task: {}}}}, "sr", "small")
+
+
+def test_a_recipe_has_the_place_in_tables_that_it_has_in_its_ablation() -> None:
+    words = ["task=sr", "ablation=sandwich"]
+    every = {job.recipe.name: job.position for job in plan(read_settings(words))}
+    some = {job.recipe.name: job.position for job in plan(read_settings([*words, "only=[random,sandwich]"]))}
+    assert list(every.values()) == list(range(len(every)))
+    assert some == {name: every[name] for name in ("random", "sandwich")}
 
 
 def test_plans_are_searched_at_small_in_the_network_that_has_a_width_for_each_input() -> None:

@@ -232,7 +232,7 @@ CHANGES = {
 }
 BY_OTHER_TESTS = {"name", "spectrum", "behaviour", "distill_values"}  # the last two: tests/tasks/rl/test_training.py
 BY_OTHER_TESTS |= {"zero_scale", "stability"}  # tests/tasks/training/test_recipe.py, tests/slimlib/rl
-BY_OTHER_TESTS |= {"sizes", "per_input", "costs"}  # tests/slimlib/training/test_variants.py, test_per_input.py
+BY_OTHER_TESTS |= {"sizes", "per_input", "costs", "stem"}  # tests/slimlib/training/test_variants.py, test_per_input.py
 BY_OTHER_TESTS |= {*Choosing.model_fields, *Tuning.model_fields}  # test_planned.py, test_tuning.py
 
 
