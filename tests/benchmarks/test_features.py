@@ -199,6 +199,7 @@ def test_figures_tables_and_report_are_made(trained: Path) -> None:
     assert f"<h4>{finding}</h4>" in page and page.count('<figure><img src="data:image/png') == 4
 
 
+@pytest.mark.nightly
 def test_images_whose_licence_forbids_it_are_not_drawn(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert look(trained, *SANDWICH) == DONE
     monkeypatch.setattr("tasks.classification.task.SHOWN", ())

@@ -67,6 +67,7 @@ def test_inference_compares_networks_with_equal_outputs_and_gives_every_row() ->
     assert all(0.1 < m.value.median < 10 for m in rows)
 
 
+@pytest.mark.nightly
 def test_routing_is_timed_beside_the_full_width(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.perf.routing.MIXTURES", {"MobileNet v1": ((32, 8, (5, 1, 1, 1), 0.5),)})
     rows = list(routing("MobileNet v1", rounds=1))

@@ -46,6 +46,7 @@ def small_disk(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]
 
 @needs_mount
 @pytest.mark.timeout(3600)
+@pytest.mark.nightly
 def test_a_full_disk_is_told_by_file_and_the_same_command_goes_on_when_there_is_room(
     small_disk: list[dict[str, Any]],
 ) -> None:

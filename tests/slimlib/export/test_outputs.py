@@ -38,7 +38,7 @@ def test_files_equal_set_width_for_any_batch(mobilenet, place, batch):
     [
         ("wdsr", IMAGE_SIZE),  # PixelShuffle, weight normalisation
         at_night("group_norm", IMAGE_SIZE),
-        ("concatenating", IMAGE_SIZE),  # weights that are no plain leading parts
+        at_night("concatenating", IMAGE_SIZE),  # weights that are no plain leading parts
         ("training_head", None),  # a dict of inputs, a tuple of outputs
         at_night("transformer", None),  # LayerNorm, attention, the batch read by len(x)
     ],
