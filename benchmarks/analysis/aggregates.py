@@ -46,9 +46,7 @@ def interquartile_mean(scores: Sequence[Sequence[float]]) -> Aggregate:
     strata = [np.asarray(of_set, dtype=float) for of_set in scores]
     rng = np.random.default_rng(0)
     drawn = [of_set[rng.integers(0, len(of_set), (RESAMPLES, len(of_set)))] for of_set in strata]
-    outside = (1 - CONFIDENCE) / 2
-    means = np.sort(_of_all_sets(*drawn))
-    return Aggregate(float(_of_all_sets(*strata)), _quantile(means, outside), _quantile(means, 1 - outside))
+    return _with_interval(_of_all_sets(*strata), _of_all_sets(*drawn))
 
 
 def ratio_of_means(values: Sequence[float], others: Sequence[float]) -> Aggregate:
@@ -65,9 +63,8 @@ def ratio_of_means(values: Sequence[float], others: Sequence[float]) -> Aggregat
         raise ValueError(f"an interval needs {LEAST_SEEDS} seeds, there are {len(values)}; show each of them")
     pairs = np.asarray([values, others], dtype=float)
     drawn = pairs[:, np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))].mean(-1)
-    ratios = np.sort(drawn[0] / drawn[1])
-    outside, (mean, other) = (1 - CONFIDENCE) / 2, pairs.mean(-1)
-    return Aggregate(float(mean / other), _quantile(ratios, outside), _quantile(ratios, 1 - outside))
+    mean, other = pairs.mean(-1)
+    return _with_interval(mean / other, drawn[0] / drawn[1])
 
 
 def middle_mean(scores: np.ndarray, *, axis: int) -> np.ndarray:  # [..., seeds] -> [...]
@@ -76,6 +73,11 @@ def middle_mean(scores: np.ndarray, *, axis: int) -> np.ndarray:  # [..., seeds]
     cut = count // 4
     parted = np.moveaxis(np.partition(scores, (cut, count - cut - 1), axis), axis, -1)
     return np.asarray(parted[..., cut : count - cut].mean(-1))
+
+
+def _with_interval(value: np.ndarray, resampled: np.ndarray) -> Aggregate:
+    outside, ordered = (1 - CONFIDENCE) / 2, np.sort(resampled)
+    return Aggregate(float(value), _quantile(ordered, outside), _quantile(ordered, 1 - outside))
 
 
 def _quantile(ordered: np.ndarray, share: float) -> float:

@@ -60,6 +60,7 @@ class Context:
         self.operation = ""
         self.stack: list[Call] = [Call("", 0)]  # the modules that run now, innermost last
         self.calls: Counter[str] = Counter()
+        self._shapes: dict[str, Shapes] = {}
 
     @property
     def module(self) -> str:
@@ -74,7 +75,9 @@ class Context:
     @property
     def shapes(self) -> Shapes:
         """The sizes of the parameters of the module that runs, in the network as it is."""
-        return shapes_of(self.modules[self.module])
+        if self.module not in self._shapes:  # asked for at every operation, and a root has all parameters
+            self._shapes[self.module] = shapes_of(self.modules[self.module])
+        return self._shapes[self.module]
 
     @property
     def moment(self) -> Moment:

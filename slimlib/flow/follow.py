@@ -23,7 +23,7 @@ from slimlib.flow.proof.repair import repair
 from slimlib.flow.proof.subject import Subject, duplicate
 from slimlib.flow.sizes import LooksAtNumbers
 from slimlib.flow.solve import Conflict, Rounding, Solution, layout, number_axes
-from slimlib.flow.steps import Choices, FlowError, Step
+from slimlib.flow.steps import Choices, FlowError, Step, is_inside
 from slimlib.flow.ties import Ties
 from slimlib.flow.trace import Trace
 
@@ -203,7 +203,7 @@ class Search:
             if name in self.kept and ((name, dim) in ties.producers or dim is None):
                 ties.fix(ids, self.kept[name])
             for module, why in choices.modules.items():
-                if name.startswith(f"{module}.") or not module:
+                if is_inside(name, module):
                     ties.fix(ids, why)
         for name, compiled in self.net.named_modules():
             if isinstance(compiled, torch.jit.ScriptModule):
@@ -253,6 +253,6 @@ def _kept_parameters(net: nn.Module, keep: Sequence[str]) -> dict[str, str]:
             hint = f"; the nearest is {near[0]!r}" if near else ""
             raise ValueError(f"keep={wanted!r} names no module of this {type(net).__name__}{hint}")
         for name, _ in net.named_parameters():
-            if name.startswith(f"{wanted}."):
+            if is_inside(name, wanted):
                 kept[name] = f"kept by keep={wanted!r}"
     return kept

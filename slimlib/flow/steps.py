@@ -142,6 +142,11 @@ def shapes_of(module: nn.Module) -> Shapes:
     return tuple(tuple(parameter.shape) for parameter in module.parameters())
 
 
+def is_inside(name: str, outer: str) -> bool:
+    """Whether a module or parameter is in a module, or is that."""
+    return name == outer or name.startswith(f"{outer}.") or not outer
+
+
 def upwards(name: str) -> Iterator[str]:
     """A module's name, and those of the modules it is in."""
     while name:

@@ -28,12 +28,12 @@ from benchmarks.perf.starting import freezing, starting
 from benchmarks.perf.timing import Spread, ratio, take_turns
 from benchmarks.perf.training import sandwich_memory, sandwich_step, throughput
 from slimlib.serving.profiling import peak_bytes
-from tests.extent import at_night
+from tests.extent import one_by_day
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", [*NETWORKS[:1], *map(at_night, NETWORKS[1:]), SMALL])
+@pytest.mark.parametrize("name", [*one_by_day(NETWORKS), SMALL])
 def test_dense_networks_have_the_channels_of_the_width(name: str) -> None:
     image = torch.randn(1, 3, 64, 64)
     full = build(name)

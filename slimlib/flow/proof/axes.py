@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from slimlib.core.layout import Axis, axis_size
 from slimlib.flow.ids import Shadow, distinct, varying
 from slimlib.flow.solve import Solution
-from slimlib.flow.steps import Agreement, Place, Site, Step, class_or_name
+from slimlib.flow.steps import Agreement, Place, Site, Step, class_or_name, is_inside
 from slimlib.flow.ties import Ties
 
 
@@ -107,7 +107,7 @@ class Axes:
 
     def _step_at(self, name: str, site: Site | None) -> Step | None:
         """The first operation of a module, or of those in it, that is at a place."""
-        inside = (step for n, steps in self.steps.items() if n == name or is_inside(n, name) for step in steps)
+        inside = (step for n, steps in self.steps.items() if is_inside(n, name) for step in steps)
         return next((step for step in inside if within(step.site, name) == site), None)
 
 
@@ -129,10 +129,6 @@ def _units(ids: Tensor) -> Tensor:
         return ids
     first = torch.full_like(known, len(ids)).scatter_reduce(0, places, torch.arange(len(ids)), "amin")
     return ids[first.sort().values]
-
-
-def is_inside(name: str, outer: str) -> bool:
-    return name.startswith(f"{outer}.") or not outer
 
 
 def whole_numbers(module: nn.Module) -> dict[str, int]:

@@ -19,13 +19,13 @@ from slimlib.core.swapping import Gathers, gathered
 from slimlib.core.tolerance import Tolerance
 from slimlib.core.width import Width, WidthPlan
 from slimlib.flow.ids import AtomKey, Shadow, WeightRef, distinct, tracked
-from slimlib.flow.proof.axes import Axes, is_inside
+from slimlib.flow.proof.axes import Axes
 from slimlib.flow.proof.known_ties import KnownTies, Mixture, active_ties
 from slimlib.flow.proof.replay import Beyond, Masked, Misfit, Record, Replay, Sliced, active_positions, select
 from slimlib.flow.proof.subject import Copy, Subject
 from slimlib.flow.sizes import LooksAtNumbers
 from slimlib.flow.solve import Solution
-from slimlib.flow.steps import Choices, FlowError, Moment, Step, first_line
+from slimlib.flow.steps import Choices, FlowError, Moment, Step, first_line, is_inside
 from slimlib.flow.ties import Ties
 
 WIDTHS = (0.25, 0.5, 0.8)
@@ -163,7 +163,7 @@ class Proof:
         END: many beyond the failure, or all until the module `left` has been left.
         """
         sliced, stopped = self._trial(self.slim, self.subject.quick, failure, width, held)
-        within = is_inside(sliced.context.module, left) or sliced.context.module == left
+        within = is_inside(sliced.context.module, left)
         beyond = stopped is None or (not within and len(sliced.log) > failure.position)
         return END if beyond else len(sliced.log), stopped or ""
 

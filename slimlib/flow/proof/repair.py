@@ -19,6 +19,7 @@ from slimlib.flow.steps import (
     Step,
     alike,
     class_or_name,
+    is_inside,
     shapes_of,
     upwards,
 )
@@ -113,9 +114,7 @@ def _in_forward(net: nn.Module, found: Followed, failure: Failure, choices: Choi
         if name not in choices.entering and any(map(found.slims, found.entered.get(name, ()))):
             choices.entering.update(dict.fromkeys(same, why))
             return True
-        ids_within = [
-            ids for key, ids in found.ties.atoms.items() if any(key[0].startswith(f"{n}.") or not n for n in same)
-        ]
+        ids_within = [ids for (of, _), ids in found.ties.atoms.items() if any(is_inside(of, n) for n in same)]
         if name not in choices.modules and any(map(found.slims, ids_within)):
             choices.modules.update(dict.fromkeys(same, why))
             return True

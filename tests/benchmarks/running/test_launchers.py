@@ -29,7 +29,7 @@ from tests.benchmarks.running.playing_slurm import write_commands
 from tests.benchmarks.running.tasks_of_workers import SaysWhere
 from tests.benchmarks.running.toy_run import RECIPES, toy_run, toy_settings
 from tests.benchmarks.test_runner import folder_of, records_of, start_process, wait_for_steps
-from tests.extent import at_night
+from tests.extent import one_by_day
 from tests.tasks.training.toy import ToyTask
 
 TIMEOUT = 400
@@ -69,7 +69,7 @@ def serial(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return results
 
 
-@pytest.mark.parametrize("launcher", [MANY[0], at_night(MANY[1]), at_night(MANY[2])])
+@pytest.mark.parametrize("launcher", one_by_day(MANY))
 def test_a_killed_worker_costs_no_record_and_changes_no_table(launcher: str, tmp_path: Path, serial: Path) -> None:
     process = start(tmp_path, launcher)
     os.kill(worker_in_mid_training(process, tmp_path), signal.SIGKILL)

@@ -24,7 +24,6 @@ from tasks.training.ranks import WHOLE, Ranks, Shard
 from tests.benchmarks.running.test_trackers import points_of
 from tests.benchmarks.running.toy_run import toy_settings
 from tests.benchmarks.test_runner import TABLES, folder_of, records_of, tables_of, wait_for_steps
-from tests.extent import at_night
 from tests.tasks.training.test_ranks import PlainTask
 from tests.tasks.training.toy import ToyTask
 
@@ -160,13 +159,10 @@ def test_a_killed_process_ends_all_and_the_same_command_goes_on_to_the_same_reco
     assert tables_of(tmp_path / "toy") == tables_of(uninterrupted / "toy")
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("number", "to"),
-    [
-        at_night(signal.SIGTERM, "torchrun"),
-        at_night(signal.SIGKILL, "torchrun"),
-        at_night(signal.SIGINT, "one process"),
-    ],
+    [(signal.SIGTERM, "torchrun"), (signal.SIGKILL, "torchrun"), (signal.SIGINT, "one process")],
 )
 def test_processes_stop_together_and_say_how_to_go_on(number: int, to: str, tmp_path: Path) -> None:
     torchrun = start(tmp_path, "slow")

@@ -13,7 +13,7 @@ import slimlib as slim
 from slimlib import models
 from slimlib.core.setting import slimming_of
 from tasks.detection.networks import Detector, Plan, Regions, build_detector, tv
-from tests.extent import at_night
+from tests.extent import at_night, one_by_day
 
 WIDTHS = (0.25, 0.5, 1.0)
 COUNTED = Regions(5, 2)
@@ -141,7 +141,7 @@ def test_distances_to_a_teacher_reach_the_backbone_of_the_student_alone(head: st
         assert same.from_pyramid(same).item() == 0
 
 
-@pytest.mark.parametrize("name", ["retinanet", at_night("ssdlite")])
+@pytest.mark.parametrize("name", one_by_day(["retinanet", "ssdlite"]))
 def test_detectors_of_other_kinds_slim_by_convert_alone(name: str) -> None:
     """The backbone with its pyramid, or with the extra layers of SSD: what it puts out stays full."""
     torch.manual_seed(0)

@@ -24,7 +24,7 @@ from tasks.training.checkpoint import Checkpoint
 from tasks.training.ranks import Shard, joined
 from tasks.training.recipe import Recipe
 from tasks.training.run import TrainingRun, Watch
-from tests.extent import at_night
+from tests.extent import at_night, one_by_day
 from tests.tasks.detection.conftest import SMALL
 from tests.tasks.training.test_ranks import free_port
 
@@ -174,7 +174,7 @@ def test_a_network_of_other_classes_is_not_loaded(small: dict[str, Any], tmp_pat
         persons.show(HEADS, tmp_path / "net")
 
 
-@pytest.mark.parametrize("head", ["masks", at_night("keypoints")])
+@pytest.mark.parametrize("head", one_by_day(["masks", "keypoints"]))
 def test_the_showcase_has_a_picture_for_each_width(head: str, small: dict[str, Any], tmp_path: Path) -> None:
     task = make(small, head=head, images=12, held_out=6)
     task.keep(HEADS.convert(HEADS.build(task), task), HEADS, tmp_path / "net")

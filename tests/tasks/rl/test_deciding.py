@@ -18,7 +18,7 @@ from tasks.rl.models import Scores
 from tasks.training.checkpoint import Checkpoint
 from tasks.training.run import TrainingRun, Watch
 from tasks.training.width_rules import Constant
-from tests.extent import at_night
+from tests.extent import one_by_day
 
 WIDTHS = slim.WidthRange(0.25, 1.0)
 
@@ -84,7 +84,7 @@ def test_recipes_share_a_policy_and_are_scored(tmp_path: Path) -> None:
     assert OperatingPoint("constant", Constant([1.0])).kind == "per-input"
 
 
-@pytest.mark.parametrize("name", ["cascade by largest probability", at_night("gate (DS-Net)")])
+@pytest.mark.parametrize("name", one_by_day(["cascade by largest probability", "gate (DS-Net)"]))
 def test_pictures_of_an_episode_stand_by_width(name: str, tmp_path: Path) -> None:
     words = ["task=rl", "ablation=dynamic", "scale=tiny", "steps=512", "task.episodes=2", "task.video=true"]
     settings = read_settings([*words, "task.normalize=true"])

@@ -13,7 +13,7 @@ from tasks.rl.task import ReinforcementLearning
 from tasks.training.checkpoint import Checkpoint
 from tasks.training.recipe import Recipe
 from tasks.training.run import TrainingRun, Watch
-from tests.extent import at_night
+from tests.extent import one_by_day
 from tests.tasks.rl.test_training import SETTINGS, STEPS
 
 EFFORT = {"steps": 4, "evaluations": 3, "population": 2, "batches": 1}
@@ -26,7 +26,7 @@ def trained(algorithm: str, recipe: Recipe, **run: Any) -> list[PointResult]:
     return ReinforcementLearning(SETTINGS[algorithm]).train(recipe, TrainingRun(STEPS, 0, **run))
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", at_night("dqn"), at_night("sac")])
+@pytest.mark.parametrize("algorithm", one_by_day(["ppo", "dqn", "sac"]))
 def test_plans_cost_what_acting_may(algorithm: str) -> None:
     full = trained(algorithm, Recipe("one", kind="individual"))[-1]
     results = trained(algorithm, GREEDY)

@@ -115,7 +115,8 @@ def test_what_runs_before_the_gate_can_keep_its_channels() -> None:
     assert slim.cost(net, task.example(), width=widest) == slim.cost(net, task.example(), width=1.0)
 
 
-@pytest.mark.parametrize("after", [at_night(20), at_night(43)])  # steps of the network's training, then of the gate's
+@pytest.mark.nightly
+@pytest.mark.parametrize("after", [20, 43])  # steps of the network's training, then of the gate's
 def test_a_gate_that_was_interrupted_ends_like_one_that_was_not(after: int, tmp_path: Path, shared: Path) -> None:
     task, recipes = task_of("classification", "dynamic")
     recipe, expected = recipes["gate (DS-Net)"], of("gate (DS-Net)", shared)
