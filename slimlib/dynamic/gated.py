@@ -21,6 +21,7 @@ from slimlib.dynamic.gate import SlimmingGate, one_hot_choice
 from slimlib.dynamic.grouping import Group
 from slimlib.dynamic.outcomes import macs_at
 from slimlib.dynamic.routing import SmallestGroup, plan_groups, run_groups
+from slimlib.serving.extraction import extract
 from slimlib.serving.freezing import FrozenNetwork, freeze, prepared, share_equal
 
 
@@ -269,7 +270,7 @@ def frozen(part: nn.Module, widths: Sequence[Width]) -> nn.Module:
     whole = part.__dict__["slim"]
     nets = {}
     for width in widths:
-        plain = prepared(whole.net(), width, None, ())
+        plain = prepared(extract(whole.net(), width).eval(), ())
         of_plain = dict(plain.named_modules())
         own = {id(module): of_plain[name] for name, module in whole.net().named_modules()}
         nets[width] = copy.deepcopy(part.part, own)  # containers are copied, and hold the plain modules

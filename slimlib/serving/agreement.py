@@ -30,24 +30,29 @@ def check_same_outputs(
     Raises:
         RuntimeError: the outputs differ, first in the module that is named, or the changed network fails.
     """
+    exactly, tolerance = double, Tolerance()
     try:
-        before, inputs, tolerance = double(net), double(args), Tolerance()
-        expected = run(before, inputs)
+        expected = run(double(net), double(args))
     except Exception:  # a forward names a type, or the device has no double precision
-        before, inputs, tolerance = net, args, Tolerance.of(net)
-        expected = run(before, inputs)
-    after = copy.deepcopy(before)
-    change(after)
+        exactly, tolerance = copy.deepcopy, Tolerance.of(net)
+        expected = run(copy.deepcopy(net), copy.deepcopy(args))
+
+    def changed() -> nn.Module:
+        after: nn.Module = exactly(net)
+        change(after)
+        return after
+
     kind = type(net).__name__
+    after = changed()
     try:
-        got = run(after, inputs)
+        got = run(after, exactly(args))
     except Exception as error:
         raise RuntimeError(
             f"the folded {kind} fails on the example: {type(error).__name__}: {error}. "
             "Does its forward do more with a norm, a dropout or an nn.Sequential than to call it?"
         ) from error
     if any(tolerance.differ(a, b) for a, b in zip(expected, got, strict=True)):
-        where = first_difference(before, after, inputs, instead_of=instead_of, tolerance=tolerance)
+        where = first_difference(exactly(net), changed(), exactly(args), instead_of=instead_of, tolerance=tolerance)
         raise RuntimeError(
             f"the folded {kind} gives other outputs on the example, first in {where}. "
             "Does its forward look at the classes of its modules?"
@@ -63,8 +68,7 @@ def double(x: Any) -> Any:
 
 
 def run(net: nn.Module, args: tuple[Any, ...]) -> list[Tensor]:
-    """The tensors that a copy of a network returns, with the same random numbers each time."""
-    net, args = copy.deepcopy((net, args))
+    """The tensors that a network returns, with the same random numbers each time; it may change the network."""
     with torch.no_grad(), torch.random.fork_rng():
         return tensors(net(*args))
 

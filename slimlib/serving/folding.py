@@ -69,13 +69,24 @@ def fold(net: nn.Module, example: Any) -> nn.Module:
 
     Source: Jacob et al. 2018 (Quantization and Training of Neural Networks), sec. 3.2.
     """
+    fold_like(net, example, None)
+    return net
+
+
+def fold_like(net: nn.Module, example: Any, known: Found | None) -> Found:
+    """Fold what was found in the network of another width, or where that does not fit, what is found in this one."""
     args = arguments(net, example)
     net.eval().requires_grad_(False)
-    found = find(net, args)
+    found = find(net, args) if known is None else known
     layers = {layer: norm for norm, layer in found.norms.items()}
-    check_same_outputs(net, found.apply, args, instead_of=layers)
+    try:
+        check_same_outputs(net, found.apply, args, instead_of=layers)
+    except RuntimeError:
+        if known is None:
+            raise
+        return fold_like(net, example, None)
     found.apply(net)
-    return net
+    return found
 
 
 def find(net: nn.Module, args: tuple[Any, ...]) -> Found:

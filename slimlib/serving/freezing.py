@@ -14,6 +14,7 @@ from slimlib.core.setting import slimming_of
 from slimlib.core.swapping import slim_class
 from slimlib.core.width import Switches, Width, label
 from slimlib.serving.extraction import extract
+from slimlib.serving.folding import fold_like
 
 CANNOT_TRAIN = (
     "a frozen network is a snapshot for serving and cannot be trained; "
@@ -180,7 +181,12 @@ def freeze(net: nn.Module, widths: Sequence[Width] | None = None, example: Any =
     for width in widths:
         source.check(width)
     mixins = getattr(source.net(), "frozen_mixins", ())
-    nets = {width: prepared(source.net(), width, example, mixins) for width in widths}
+    nets, found = {}, None
+    for width in widths:
+        plain = extract(source.net(), width, example)
+        if example is not None:
+            found = fold_like(plain, example, found)
+        nets[width] = prepared(plain.eval(), mixins)
     share_equal(nets)
     return FrozenNetwork(nets, {width: source.channels_at(width) for width in widths})
 
@@ -190,9 +196,8 @@ def holds_frozen(net: nn.Module) -> bool:
     return any(isinstance(module.__dict__.get("slim"), Frozen) for module in net.modules())
 
 
-def prepared(net: nn.Module, width: Width, example: Any, mixins: tuple[type, ...]) -> nn.Module:
-    """The plain network of a width, its tensors where Python finds them first."""
-    plain = extract(net, width, example, fold=example is not None).eval()
+def prepared(plain: nn.Module, mixins: tuple[type, ...]) -> nn.Module:
+    """A plain network in eval mode, its tensors where Python finds them first."""
     for module in plain.modules():
         for name, value in list(module.__dict__.items()):
             if isinstance(value, Optimizer):

@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import slimlib as slim
 from slimlib.models import NAMES, build
-from slimlib.serving.folding import fold
+from slimlib.serving.folding import fold, fold_like
 from slimlib.serving.reads import tensors
 from tests.extent import at_night
 from tests.networks import NETWORKS, MobileNet, conv_bn, image
@@ -333,3 +333,26 @@ def test_nan_is_no_difference():
     args = image_of(C)
     args[0][0] = torch.nan
     assert norms(fold(net, args)) == []
+
+
+class Reader(nn.Module):
+    """From four channels on, it needs what the convolution returns."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, channels, 3), nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return self.norm(y) + y if y.shape[1] > 3 else self.norm(y)
+
+
+def test_what_folds_at_one_width_is_folded_at_another_only_where_it_fits() -> None:
+    narrow, wide, x = Reader(3), Reader(6), torch.randn(2, 3, 8, 8)
+    nn.init.normal_(wide.norm.bias)
+    expected = wide.eval()(x)
+    found = fold_like(narrow, x, None)
+    assert list(found.norms) == ["norm"]
+    assert fold_like(Reader(2), x, found) is found
+    assert not fold_like(wide, x, found).norms
+    assert torch.equal(wide(x), expected)
