@@ -22,14 +22,14 @@ from tasks.settings import shown
 
 SCALES = ("tiny", "small", "paper")
 COMMAND = "python -m benchmarks.tables page=docs/ablations.md"
-PLACES: Mapping[tuple[str, str], str] = {
-    ("classification", "cifar10"): "data/cifar10",
-    ("classification", "imagenet"): "data/ImageNet",
-    ("detection", "coco"): "data/coco",
-    ("sr", "benchmark"): "data/benchmark",
-    ("sr", "folder"): "data/DIV2K",
+GIVEN: Mapping[tuple[str, str], tuple[str, ...]] = {
+    ("classification", "cifar10"): ("data.root=data/cifar10",),
+    ("classification", "imagenet"): ("data.root=data/ImageNet",),
+    ("detection", "coco"): ("data.root=data/coco", "task.weights=data/s_resnet50.pt"),
+    ("sr", "benchmark"): ("data.root=data/benchmark",),
+    ("sr", "folder"): ("data.root=data/DIV2K",),
 }
-"""What commands call the folder of a task's data."""
+"""What commands say of files that come with no package, for a task and its data."""
 
 HEAD = """\
 # The ablations: questions, commands, results
@@ -103,11 +103,9 @@ def _plain(value: Any) -> str:
 
 
 def _words(name: str, task: str, scale: str) -> list[str]:
-    """The arguments of the run of an ablation; data that come with no package have a place."""
+    """The arguments of the run of an ablation."""
     data = content("scale", scale)[task]["data"]
-    place = [f"data.root={PLACES[task, data]}"] if content("data", data).get("root") == "???" else []
-    weights = ["task.weights=data/s_resnet50.pt"] if (task, scale) == ("detection", "paper") else []  # where it starts
-    return [f"task={task}", f"ablation={name}", f"scale={scale}", *place, *weights]
+    return [f"task={task}", f"ablation={name}", f"scale={scale}", *GIVEN.get((task, data), ())]
 
 
 def _command(words: Sequence[str]) -> str:
