@@ -60,7 +60,9 @@ def figure(results: Results, finding: str) -> dict[str, bytes]:
         rows = -(-len(labelled) // columns)
         drawn.set_figheight(HEIGHT * down + LINE * max(0, rows - ROWS))
         drawn.legend(labelled.values(), labelled, loc="outside lower center", ncols=columns, frameon=False)
-        drawn.colorbar(ScalarMappable(WIDTH_SCALE, WIDTH_COLOURS), ax=panels, label="width", fraction=0.04, pad=0.02)
+        if any(results.width(point) is not None for point in results.points):
+            colours = ScalarMappable(WIDTH_SCALE, WIDTH_COLOURS)
+            drawn.colorbar(colours, ax=panels, label="width", fraction=0.04, pad=0.02)
         drawn.suptitle("\n".join(textwrap.wrap(finding, 8 + 46 * across)), fontsize=10)
         return image_files(drawn)
 
