@@ -118,10 +118,7 @@ def twice(net: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         except (RuntimeError, ValueError, IndexError):
             continue
         return wider
-    raise FlowError(
-        f"a BatchNorm of this {type(net).__name__} has one value per channel on the example, too few in training; "
-        "give an example of two images"
-    )
+    raise FlowError(str(refusal(net, args, training=True)))
 
 
 def _with_another(x: Tensor, of: set[int]) -> Tensor:
@@ -131,7 +128,7 @@ def _with_another(x: Tensor, of: set[int]) -> Tensor:
     return torch.cat([x, x + noise.to(x.dtype) if x.is_floating_point() else x])
 
 
-def refusal(net: nn.Module, args: tuple[Any, ...]) -> str | None:
+def refusal(net: nn.Module, args: tuple[Any, ...], *, training: bool = False) -> str | None:
     """Which module of a network refuses an example by itself, and what it is given there; None where it runs."""
     copied = duplicate(net)
     running: list[tuple[str, nn.Module, list[list[int]]]] = []
@@ -147,14 +144,15 @@ def refusal(net: nn.Module, args: tuple[Any, ...]) -> str | None:
         module.register_forward_hook(leave)
     try:
         with torch.no_grad(), torch.random.fork_rng():
-            copied.eval()(*copy.deepcopy(args))
+            copied.train(training)(*copy.deepcopy(args))
     except Exception as error:
         name, module, shapes = running[-1] if running else ("", copied, [list(x.shape) for x in tensors(args)])
         where = f"'{name}' ({type(module).__name__})" if name else f"the forward of this {type(net).__name__}"
         told = type(error).__name__ + (f": {first_line(error).rstrip('.')}" if str(error).strip() else "")
         sizes = ", ".join(map(str, shapes)) or "no tensors"
         return (
-            f"the network itself does not run on the example: {where}, given {sizes}, raises {told}; "
-            "give an example of the kind and sizes that the network is called with"
+            f"the network itself does not run on the example{' in training' if training else ''}: {where}, given "
+            f"{sizes}, raises {told}; give an example of the kind and sizes that the network is "
+            f"{'trained on, of two images at least' if training else 'called with'}"
         )
     return None

@@ -23,7 +23,7 @@ from slimlib.flow.proof.repair import repair
 from slimlib.flow.proof.subject import Subject, duplicate
 from slimlib.flow.sizes import LooksAtNumbers
 from slimlib.flow.solve import Conflict, Rounding, Solution, layout, number_axes
-from slimlib.flow.steps import Choices, FlowError, Step, is_inside
+from slimlib.flow.steps import Choices, FlowError, Step, first_line, is_inside, place_of
 from slimlib.flow.ties import Ties
 from slimlib.flow.trace import Trace
 
@@ -64,9 +64,14 @@ def follow(
     except FlowError:
         raise
     except Exception as error:
-        if (told := refusal(net, args)) is None:
+        told = refusal(net, args)
+        if told is None and not (places := getattr(error, "__notes__", [])):
             raise
-        raise FlowError(told) from error
+        raise FlowError(
+            told
+            or f"{places[-1]} cannot be followed: {type(error).__name__}: {first_line(error)}; give a layout= of "
+            "what slims together, or convert the parts of the network that can be followed"
+        ) from error
 
 
 def _search(search: Search, args: tuple[Any, ...]) -> Layout:
@@ -135,15 +140,17 @@ class Search:
             failure = _prove(proof)
             if failure is None:
                 return found
-            self.place = failure.module
+            self.place, told = failure.module, failure.reason
             before = replace(copy.deepcopy(self.choices), numbers={})
             alternatives = repair(self.net, proof, failure, self.choices)
             self.choices = alternatives[0]
             found = self._numbered(found) if replace(self.choices, numbers={}) == before else None
             if len(alternatives) > 1:
                 self.choices = min(alternatives, key=lambda choices: self._left(args, choices))
+        where = place_of(self.place, type(self.net.get_submodule(self.place)).__name__)
         raise FlowError(
-            f"no layout of this {type(self.net).__name__} works in {ATTEMPTS} attempts; keep layers with keep=[...]"
+            f"no layout of this {type(self.net).__name__} works in {ATTEMPTS} attempts, the last of which failed in "
+            f"{where} ({told}); keep it full, or the modules around it, with keep=[names of modules]"
         )
 
     def _share(self) -> None:
@@ -172,8 +179,7 @@ class Search:
         solution, laid_out = _solve(self.copied, ties, self.rounding)
         found = Followed(self.net, ties, logs, entered, solution, laid_out)
         if not found.layout.groups:
-            reasons = "; ".join(f"'{name}': {why}" for name, why in list(found.layout.kept.items())[:3])
-            raise FlowError(f"nothing slims in this {type(self.net).__name__}. {reasons}")
+            raise FlowError(f"nothing slims in this {type(self.net).__name__}. {_reasons(found.layout)}")
         self.both_modes = found.training_differs
         contiguous = tuple(name for name in sorted(choices.copied) if name in found.layout.axes)
         found.layout = replace(found.layout, contiguous=contiguous)
@@ -232,6 +238,13 @@ def _solve(net: nn.Module, ties: Ties, rounding: Rounding) -> tuple[Solution, La
             return solution, layout(net, ties, solution, rounding)
         except Conflict as conflict:
             ties.fix(conflict.ids, conflict.why)
+
+
+def _reasons(layout: Layout) -> str:
+    """Why layers stay full, of the first three."""
+    kept = {**layout.kept, **dict.fromkeys(layout.idle, "never ran")}
+    told = [f"'{name}': {why}" for name, why in list(kept.items())[:3]]
+    return "; ".join(told) or "no layer of it has weights that make channels"
 
 
 def _prove(proof: Proof) -> Failure | None:

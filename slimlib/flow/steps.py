@@ -42,11 +42,15 @@ class Counted:
 
 @dataclass(frozen=True)
 class Agreement:
-    """In modules of a class, groups that shrink in proportion: of the operation at a place and what enters, or all."""
+    """In modules of a class, groups that shrink in proportion: of the operation at a place and what enters, or all.
+
+    joined: those side by side on one axis, as the parts of a split, do so together.
+    """
 
     kind: str
     site: Site | None
     every: bool
+    joined: bool = False
 
 
 Kept: TypeAlias = dict[tuple[Site, Shapes | None], str]  # place, in modules of these sizes or (None) in all -> why
@@ -66,6 +70,7 @@ class Choices:
     entering: dict[str, str] = field(default_factory=dict)  # what enters these modules stays full
     modules: dict[str, str] = field(default_factory=dict)  # the layers of these modules stay full
     numbers: dict[tuple[str, str], Counted] = field(default_factory=dict)  # (class, attribute) -> what it counts
+    disproved: dict[tuple[str, str], frozenset[Place]] = field(default_factory=dict)  # and what it does not
     agree: list[Agreement] = field(default_factory=list)
     numbers_matter: bool = False  # forward looks at them, so that quick runs compute all products
     partly: set[str] = field(default_factory=set, compare=False)  # classes of which more numbers may be needed
@@ -109,7 +114,12 @@ def first_line(error: Exception) -> str:
 
 def place(operation: str, module: str, kind: str) -> str:
     """An operation and its module, as messages show them."""
-    return f"{operation} in '{module}' ({kind})" if module else f"{operation} in the network's own forward"
+    return f"{operation} in {place_of(module, kind)}"
+
+
+def place_of(module: str, kind: str) -> str:
+    """A module, as messages show it."""
+    return f"'{module}' ({kind})" if module else "the network's own forward"
 
 
 def plain_name(operation: str) -> str:

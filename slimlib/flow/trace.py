@@ -20,7 +20,7 @@ from slimlib.flow.functions import FunctionsAsOperations, python_functions_in_pa
 from slimlib.flow.ids import Shadow, WeightRef, everywhere, tracked
 from slimlib.flow.operations import Operation, apply_rule, each_tensor
 from slimlib.flow.sizes import READS, LooksAtNumbers, reads, zeros_for
-from slimlib.flow.steps import Choices, FlowError, Step
+from slimlib.flow.steps import Choices, FlowError, Step, place_of
 from slimlib.flow.ties import Ties
 
 INPUT, OUTPUT = "is joined with the network's input", "reaches the network's output"
@@ -54,7 +54,11 @@ class Trace(TorchDispatchMode):
             self,
         ):
             before = {path: caches.held(value) for path, _, _, value in caches.attributes(self.net)}
-            returned = self.net(*args)
+            try:
+                returned = self.net(*args)
+            except Exception as error:
+                error.add_note(place_of(self.context.module, self.context.kind))
+                raise
             with no_dispatch():
                 self.ties.caches.update(caches.filled(self.net, before, self._follows))
         for name in assigned:

@@ -51,10 +51,12 @@ def join(op: Operation) -> Result:
     if op.name == "cat" and parts:
         dim = op.argument(1, "dim", 0) % parts[0].dim()
         parts = [ids.narrow(dim, 0, 1) for ids in parts if not varies(ids, dim)]
-    if any(map(varying, parts)):
-        for ids in parts[1:]:
-            op.tie(ids, parts[0])
-    return _replay(op, list(op.ids[0]), *op.args[1:])
+    tied = len(parts) > 1 and any(map(varying, parts))
+    for ids in parts[1:] if tied else ():
+        op.tie(ids, parts[0])
+    joined = _replay(op, list(op.ids[0]), *op.args[1:])
+    assert isinstance(joined, Tensor)
+    return compact(op.context.ties.canonical(joined)) if tied else joined  # branches now have the same ids
 
 
 def split(op: Operation) -> Result:
@@ -68,11 +70,17 @@ def split(op: Operation) -> Result:
 
 
 def _divide(op: Operation, dim: int, sizes: list[int]) -> None:
-    """Unequal parts shrink each by itself, as queries and their fewer keys do; or, if that fails, in proportion."""
-    if len(set(sizes)) == 1 or op.context.site in op.context.choices.proportional:
+    """Unequal parts shrink each by itself, as queries and their fewer keys do; or, if that fails, in proportion.
+
+    Parts that are unequal in the full network may be equal in a narrow one, by chance.
+    """
+    context, ties = op.context, op.context.ties
+    equal = len(set(sizes)) == 1 and context.moment not in ties.unequal
+    if equal or context.site in context.choices.proportional:
         _in_proportion(op, op.x, dim, sizes)
     else:
-        op.context.ties.divided.append(list(distinct(op.x).split(sizes, dim)))
+        ties.unequal.add(context.moment)
+        ties.divided.append(list(distinct(op.x).split(sizes, dim)))
 
 
 def cut(op: Operation) -> Result:

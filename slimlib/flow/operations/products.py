@@ -47,6 +47,7 @@ def convolution(op: Operation) -> Result:
     transposed, groups = op.args[6], op.args[8]
     if not isinstance(ref, WeightRef):
         return _fixed_kernel(op, x, ref, groups)
+    x = _by_ties(op, x)
     outputs = _column(op, ref, int(transposed), op.args[1].shape[int(transposed)])
     inputs = _column(op, ref, 1 - transposed, op.args[1].shape[1 - transposed])
     _hands_out(op, ref.dims[int(transposed)])
@@ -62,6 +63,11 @@ def convolution(op: Operation) -> Result:
     if isinstance(bias, Tensor):
         op.tie(bias, outputs)
     return outputs.view(1, -1, *[1] * (op.first.dim() - 2)).expand(op.first.shape)
+
+
+def _by_ties(op: Operation, x: Tensor) -> Tensor:
+    """The ids, in which those that are tied are the same: branches side by side may have one channel each."""
+    return compact(op.context.ties.canonical(x)) if len(varying(x)) > 1 else x
 
 
 def _gives_channels(x: Tensor, dim: int, inputs: Tensor) -> None:
@@ -137,7 +143,7 @@ def _contract(
     weight = next(tensor for ids, tensor in op.operands if ids is ref)
     made = _column(op, ref, outputs, weight.shape[outputs])
     _hands_out(op, ref.dims[outputs])
-    shape, size = op.first.shape, weight.shape[inputs]
+    shape, size, x = op.first.shape, weight.shape[inputs], _by_ties(op, x)
     if x.shape[along] > 1 and varying(x) and not varies(x, along):  # a mixer's tokens
         for ids in (ref.column(inputs, size), made, bias):
             if isinstance(ids, Tensor):

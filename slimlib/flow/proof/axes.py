@@ -95,15 +95,24 @@ class Axes:
     def _smallest(self) -> list[int]:
         return [1] * len(self.solution.groups)
 
-    def meeting(self, name: str, agreement: Agreement) -> list[Tensor]:
-        """The groups, as their units, that an agreement means in a module."""
+    def meeting(self, name: str, agreement: Agreement) -> list[list[Tensor]]:
+        """What an agreement means in a module: groups, as their units, or lists of those that are joined."""
         shadows: list[object] = list(self.entered.get(name, ()))
         shadows += [ids for _, ids in self.columns(name)] if agreement.every else []
         if (step := self._step_at(name, agreement.site)) is not None:
             shadows += [*step.inputs, *step.outputs]
-        found = [self.solution.group_of[distinct(ids)] for ids in shadows if isinstance(ids, Tensor)]
-        groups = {group for ids in found for group in ids.unique().tolist()}
-        return [torch.tensor(of_group) for g, of_group in enumerate(self.solution.groups.values()) if g in groups]
+        of_group = [torch.tensor(units) for units in self.solution.groups.values()]
+        met = [self.solution.group_of[distinct(ids)] for ids in shadows if isinstance(ids, Tensor)]
+        found = sorted({group for groups in met for group in groups.unique().tolist() if group >= 0})
+        if not agreement.joined:
+            return [[of_group[group]] for group in found]
+        along = [ids for shadow in shadows if isinstance(shadow, Tensor) for _, ids in _along(shadow)]
+        rows = [[g for g in dict.fromkeys(self.solution.group_of[ids].tolist()) if g >= 0] for ids in along]
+        joints: list[list[int]] = []
+        for row in sorted([*rows, *([group] for group in found)], key=len, reverse=True):
+            if row and not any(set(row) & set(joint) for joint in joints):
+                joints.append(row)
+        return [[of_group[group] for group in joint] for joint in joints]
 
     def _step_at(self, name: str, site: Site | None) -> Step | None:
         """The first operation of a module, or of those in it, that is at a place."""

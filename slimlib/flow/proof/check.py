@@ -276,13 +276,16 @@ class Proof:
         active = self.found.solution.active(self.channels(width))
         known, copied = KnownTies(self.found.ties, self.found.units), self.subject.exact
         masked = Masked(copied.net.train(training), known, self.choices, self.subject.origin, active, record)
-        masked.limit = limit
+        masked.limit, masked.at = limit, (training, width)
         try:
             outputs = masked.follow(copy.deepcopy(copied.args))
         except Beyond:
             return masked
         except FlowError:
             raise
+        except Mixture as error:
+            step = self.found.expected[training].get(masked.context.moment)
+            raise self._failure(masked, error, step, at_step=True, position=END) from error
         except Exception:
             if self.subject.casts:
                 raise
@@ -304,10 +307,13 @@ class Proof:
             if isinstance(error, FlowError | Beyond | LooksAtNumbers) or (sliced.phase == "rule" and not told):
                 raise
             at_step = told or sliced.phase == "operation"
-            failure = Failure(first_line(error), sliced.step_of_full, at_step, sliced.context.module, len(sliced.log))
-            failure.training, failure.width = sliced.at
-            failure.preceding = sliced.log[-1] if sliced.log else None
-            raise failure from error
+            raise self._failure(sliced, error, sliced.step_of_full, at_step, len(sliced.log)) from error
+
+    def _failure(self, run: Replay, error: Exception, step: Step | None, at_step: bool, position: int) -> Failure:
+        failure = Failure(first_line(error), step, at_step, run.context.module, position)
+        failure.training, failure.width = run.at
+        failure.preceding = run.log[-1] if run.log else None
+        return failure
 
     def _close(self, a: Tensor, b: Tensor) -> bool:
         return not Tolerance(0.0, self.subject.exact.tolerance).differ(b, a)

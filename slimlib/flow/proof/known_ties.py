@@ -27,7 +27,7 @@ class KnownTies(Ties):
         super().__init__()
         labels = known.labels()
         self.known, self._labels = known, torch.arange(len(labels))
-        self.atoms, self.inner = dict(atoms), set(known.inner)
+        self.atoms, self.inner, self.unequal = dict(atoms), set(known.inner), set(known.unequal)
         self._repeated = torch.zeros(len(labels), dtype=torch.bool)
         self._repeated[labels[torch.cat([torch.zeros(0, dtype=torch.long), *known.repeated])]] = True
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from math import gcd
 
+import torch
 from torch import Tensor, nn
 
 from slimlib.core.width import WidthPlan
@@ -40,31 +41,50 @@ def propose(proof: Proof, failure: Failure, choices: Choices) -> bool:
             if _numbers(axes, proof, failure, choices, holder, WidthPlan(channels)):
                 return True
         for agreement in _agreements(axes.kinds[name], name, failure):
-            plan = _in_proportion(found.solution, axes.meeting(name, agreement), channels)
-            if plan is None or plan.channels == channels:
+            meeting = axes.meeting(name, agreement)
+            plan = _in_proportion(found.solution, meeting, channels)
+            alone = all(len(joint) == 1 for joint in meeting)
+            if plan is None or plan.channels == channels or (agreement.joined and alone):
                 continue
             if proof.progress(failure, plan, {})[0] > failure.position:
                 choices.agree.append(agreement)
                 return True
             if _numbers(axes, proof, failure, choices, name, plan):
                 return True
-    return False
+    return any(
+        _numbers(axes, proof, failure, choices, holder, WidthPlan(channels), again=True)
+        for name in upwards(failure.module)
+        for holder in (name, *axes.silent(name))
+    )
 
 
 def _agreements(kind: str, name: str, failure: Failure) -> list[Agreement]:
     """What may have to agree in a module: at the operation that failed, or before the code that did; or all of it."""
     sites = [within(step.site, name) for step in (failure.following, failure.preceding) if step is not None]
     first = sites[0] if sites else None
-    return [*(Agreement(kind, site, every=False) for site in sites), Agreement(kind, first, every=True)]
+    found = [*(Agreement(kind, site, every=False) for site in sites), Agreement(kind, first, every=True)]
+    return found + [replace(agreement, joined=True) for agreement in found]
 
 
-def _numbers(axes: Axes, proof: Proof, failure: Failure, choices: Choices, name: str, plan: WidthPlan) -> bool:
-    """Whether numbers of a module let the run leave it: one alone, else more; or else all let it go on for longer."""
+def _numbers(
+    axes: Axes, proof: Proof, failure: Failure, choices: Choices, name: str, plan: WidthPlan, *, again: bool = False
+) -> bool:
+    """Whether numbers of a module let the run leave it: one alone, else more; or else all let it go on for longer.
+
+    again: those that were chosen count something else, which had as many channels at the plan where they were.
+    """
     kind, source = axes.kinds[name], axes.kinds[failure.module]
     options = {n: axes.options(n, source) for n in alike(axes.net, name)}
-    ranked = [(path, rank) for path, known in options[name].items() for rank in range(len(known))]
-    chosen_before = _held(options[name], {path: c.places for (k, path), c in choices.numbers.items() if k == kind})
-    ranked = [(path, rank) for path, rank in ranked if path not in chosen_before]
+    counted = {path: c.places for (k, path), c in choices.numbers.items() if k == kind}
+    held = _held(options[name], counted)
+    free = {path: known for path, known in options[name].items() if (path in held) == again}
+    wrong = {path: choices.disproved.get((kind, path), frozenset()) | counted.get(path, frozenset()) for path in held}
+    ranked = [
+        (path, rank)
+        for path, known in free.items()
+        for rank, option in enumerate(known)
+        if option.places.isdisjoint(wrong.get(path, ()))
+    ]
     if not ranked:
         return False
     left = name if name in upwards(failure.module) else failure.module
@@ -82,8 +102,12 @@ def _numbers(axes: Axes, proof: Proof, failure: Failure, choices: Choices, name:
         if trial[0] <= before[0] or not proof.agrees(failure, plan, trial_of(trial[2])):
             return False
         for path, rank in trial[2]:
-            known = choices.numbers.get((kind, path), Counted(source, frozenset()))
-            choices.numbers[kind, path] = replace(known, places=known.places | options[name][path][rank].places)
+            found = Counted(source, frozenset(options[name][path][rank].places))
+            if again:
+                choices.disproved[kind, path] = wrong[path]
+            elif (known := choices.numbers.get((kind, path))) is not None:
+                found = replace(known, places=known.places | found.places)
+            choices.numbers[kind, path] = found
         if trial[0] < END:
             choices.partly.add(kind)
         return True
@@ -92,7 +116,8 @@ def _numbers(axes: Axes, proof: Proof, failure: Failure, choices: Choices, name:
     front: list[Chosen] = [()]
     for _ in range(JOINTLY):
         trials = []
-        for chosen in islice(_grown(front, ranked), spare):
+        lists = _whole_lists(free) if front == [()] and not again else []
+        for chosen in islice(chain(_grown(front, ranked), lists), spare):
             trials.append(tried(chosen))
             if trials[-1][0] == END and accepted(trials[-1]):
                 return True
@@ -117,6 +142,18 @@ def _grown(front: Sequence[Chosen], ranked: Chosen) -> Iterator[Chosen]:
                 yield (*chosen, (path, rank))
 
 
+def _whole_lists(options: Options) -> list[Chosen]:
+    """All items of each list that a module holds, as sizes of parts; of equal ones each is that of another part."""
+    lists: dict[str, list[tuple[str, int]]] = {}
+    for path, known in options.items():
+        name, _, item = path.partition(".")
+        if item.isdigit():
+            items = lists.setdefault(name, [])
+            before = sum(len(options[other][0].ids) == len(known[0].ids) for other, _ in items)
+            items.append((path, min(before, len(known) - 1)))
+    return [items for items in lists.values() if len(items) > 1]
+
+
 def _held(options: Options, places: Mapping[str, Set[Place]]) -> dict[str, Tensor]:
     """The ids whose number the attributes of one module hold: of the channels that are known at these places."""
     found = {
@@ -126,15 +163,30 @@ def _held(options: Options, places: Mapping[str, Set[Place]]) -> dict[str, Tenso
     return {path: ids for path, ids in found.items() if ids is not None}
 
 
-def _in_proportion(solution: Solution, groups: Sequence[Tensor], channels: tuple[int, ...]) -> WidthPlan | None:
+def _in_proportion(
+    solution: Solution, meeting: Sequence[Sequence[Tensor]], channels: tuple[int, ...]
+) -> WidthPlan | None:
     """The channels, but of these groups in proportion to the smallest; None if they have no parts in common."""
-    meeting = {int(solution.group_of[units[0]]): len(units) for units in groups}
-    parts = gcd(*meeting.values())
-    if len(meeting) < 2 or parts < 2:
+    joints = [{int(solution.group_of[units[0]]): len(units) for units in joint} for joint in meeting]
+    sizes = [sum(joint.values()) for joint in joints]
+    parts = gcd(*sizes)
+    if len(joints) < 2 or parts < 2:
         return None
-    smallest = min(meeting, key=lambda g: meeting[g])
-    count = min(max(1, channels[smallest] * parts // meeting[smallest]), parts - 1)
-    return WidthPlan([meeting[g] * count // parts if g in meeting else own for g, own in enumerate(channels)])
+    smallest = min(range(len(joints)), key=lambda i: sizes[i])
+    count = min(max(1, sum(channels[g] for g in joints[smallest]) * parts // sizes[smallest]), parts - 1)
+    plan = list(channels)
+    for joint, size in zip(joints, sizes, strict=True):
+        for g, own in _shared_out(size * count // parts, joint, channels).items():
+            plan[g] = own
+    return WidthPlan(plan)
+
+
+def _shared_out(count: int, joint: Mapping[int, int], channels: tuple[int, ...]) -> dict[int, int]:
+    """So many units in all, of groups of these sizes: what each has by now, and the first ones more or fewer."""
+    found = {g: channels[g] for g in joint}
+    for g, size in joint.items():
+        found[g] = min(max(1, found[g] + count - sum(found.values())), size)
+    return found
 
 
 def agree(
@@ -148,7 +200,7 @@ def agree(
     for agreement in choices.agree:
         axes = Axes(net, ties, logs, entered, Solution(ties))
         for name in [name for name, kind in axes.kinds.items() if kind == agreement.kind]:
-            meeting = axes.meeting(name, agreement)
+            meeting = [torch.cat(joint) for joint in axes.meeting(name, agreement)]
             parts = gcd(*map(len, meeting))
             for units in meeting:
                 ties.tie(units.view(parts, -1), meeting[0].view(parts, -1)[:, :1], "")

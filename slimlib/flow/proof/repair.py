@@ -20,6 +20,7 @@ from slimlib.flow.steps import (
     alike,
     class_or_name,
     is_inside,
+    place_of,
     shapes_of,
     upwards,
 )
@@ -51,7 +52,11 @@ def repair(net: nn.Module, proof: Proof, failure: Failure, choices: Choices) -> 
         return [choices]
     if _in_forward(net, found, failure, choices):
         return [choices]
-    raise FlowError(f"the sliced network fails in '{failure.module}': {failure.reason}") from failure.__cause__
+    where = place_of(failure.module, type(net.get_submodule(failure.module)).__name__)
+    raise FlowError(
+        f"{step.here if step else where} fails with fewer channels, also where all of its own stay full "
+        f"({failure.reason}); keep full what comes before it, with keep=[names of modules]"
+    ) from failure.__cause__
 
 
 def _keep_instead(found: Followed, failure: Failure, kind: str, before: Choices, choices: Choices) -> None:
@@ -109,8 +114,8 @@ def _in_forward(net: nn.Module, found: Followed, failure: Failure, choices: Choi
         own = shapes_of(net.get_submodule(name))
         if len({shapes_of(net.get_submodule(n)) for n in same if n in choices.entering or n in choices.modules}) < FEW:
             same = [n for n in same if shapes_of(net.get_submodule(n)) == own]
-        kind = type(net.get_submodule(name)).__name__
-        why = f"does not work with fewer channels ({failure.reason}): forward of '{name}' ({kind})"
+        where = place_of(name, type(net.get_submodule(name)).__name__)
+        why = f"does not work with fewer channels ({failure.reason}): {'forward of ' if name else ''}{where}"
         if name not in choices.entering and any(map(found.slims, found.entered.get(name, ()))):
             choices.entering.update(dict.fromkeys(same, why))
             return True

@@ -43,6 +43,7 @@ class Replay(Trace):
     ) -> None:
         super().__init__(net, ties, choices, origin)
         self.record, self.limit = record, sys.maxsize  # operations, after which the run is stopped
+        self.at: tuple[bool, Width] = (False, 1.0)  # training or eval mode, and the width
         self.results: list[list[Any]] = []  # what `record` makes of the ids and the results of every operation
 
     def compute(self, op: Operation) -> Any:
@@ -93,7 +94,6 @@ class Sliced(Replay):
     ) -> None:
         super().__init__(net, ties, choices, origin, record)
         self.known, self.expected, self.active = ties, expected, active
-        self.at: tuple[bool, Width] = (False, 1.0)  # training or eval mode, and the width
 
     @property
     def step_of_full(self) -> Step | None:

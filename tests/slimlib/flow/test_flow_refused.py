@@ -55,3 +55,41 @@ def test_an_example_that_the_network_itself_refuses(asserts, says):
     with pytest.raises(FlowError, match=f"{where}{says}.*; give an example of the kind and sizes"):
         follow(net, torch.randn(2, 3, 16, 16))
     assert "0" not in follow(net, torch.randn(2, 3, 8, 8)).kept
+
+
+class OneImage(nn.Module):
+    """Looks at the first image alone, which is too few for its BatchNorm."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(4, 16), nn.BatchNorm1d(16), nn.Linear(16, 2)
+
+    def forward(self, x):
+        return self.last(self.norm(self.first(x[:1])))
+
+
+def test_a_norm_of_one_image_is_named():
+    with pytest.raises(
+        FlowError, match=r"in training: 'norm' \(BatchNorm1d\), given \[1, 16\].* of two images at least"
+    ):
+        follow(OneImage(), torch.randn(2, 4))
+
+
+def test_a_network_without_weights_is_refused_with_a_reason():
+    with pytest.raises(FlowError, match="nothing slims in this Sequential. no layer of it has weights"):
+        follow(nn.Sequential(nn.ReLU()), torch.randn(2, 4))
+
+
+class LooksAtModes(nn.Sequential):
+    """Runs by itself, and not where its operations are watched."""
+
+    def forward(self, x):
+        if torch.utils._python_dispatch._get_current_dispatch_mode_stack():
+            raise KeyError("a mode")
+        return super().forward(x)
+
+
+def test_a_module_that_runs_only_unwatched_is_named():
+    net = nn.Sequential(nn.Linear(4, 8), LooksAtModes(nn.ReLU()), nn.Linear(8, 2))
+    with pytest.raises(FlowError, match=r"'1' \(LooksAtModes\) cannot be followed: KeyError: 'a mode'; give a layout="):
+        follow(net, torch.randn(2, 4))
