@@ -114,7 +114,8 @@ class Sliced(Replay):
             picks = active_positions(ids, self.active)
             if picks is None:
                 continue
-            shape = list(out.shape) if out.dim() == ids.dim() else list(ids.shape)
+            larger = out.dim() != ids.dim() or any(own > full for own, full in zip(out.shape, ids.shape, strict=True))
+            shape = list(ids.shape if larger else out.shape)
             for dim, index in picks:
                 shape[dim] = len(index)
             if list(out.shape) != shape:  # what varies along no channels may be repeated for each of them

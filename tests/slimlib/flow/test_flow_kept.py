@@ -7,6 +7,7 @@ from torch import nn
 from slimlib.flow import follow
 from tests.networks import NETWORKS, Residual, image
 from tests.networks_with_quirks import Wrapped
+from tests.slimlib.flow.judging import share_left
 
 
 @pytest.mark.parametrize(
@@ -168,3 +169,34 @@ def test_keep_adds_to_what_stays_full():
 def test_keep_of_an_unknown_name_tells_the_nearest():
     with pytest.raises(ValueError, match=r"keep='block.1' names no module of this Residual; the nearest is 'blocks.1'"):
         follow(Residual(), image(), keep=["block.1"])
+
+
+class Turning(nn.Module):
+    """A matrix for each sample, as in PointNet."""
+
+    def __init__(self, side):
+        super().__init__()
+        self.side = side
+        self.a, self.b = nn.Conv1d(side, 16, 1), nn.Conv1d(16, 32, 1)
+        self.c, self.d = nn.Linear(32, 16), nn.Linear(16, side * side)
+
+    def forward(self, x):
+        return self.d(self.c(self.b(self.a(x).relu()).amax(2)).relu()).view(-1, self.side, self.side)
+
+
+class Points(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.turning, self.second = nn.Conv1d(3, 16, 1), Turning(16), nn.Conv1d(16, 32, 1)
+        self.last = nn.Linear(32, 3)
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        return self.last(self.second((x.transpose(1, 2) @ self.turning(x)).transpose(1, 2)).amax(2))
+
+
+def test_a_view_that_makes_more_samples_is_no_view_of_fewer_channels():
+    layout = follow(Points(), torch.randn(2, 3, 9))
+    assert set(layout.kept) == {"first", "turning.d", "last"}
+    assert layout.numbers == {}
+    assert share_left(Points(), torch.randn(2, 3, 9)) < 0.85
