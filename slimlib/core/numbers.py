@@ -7,7 +7,7 @@ others (`out_channels`, `in_features` ...) are what a forward may read to shape 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -67,20 +67,28 @@ def held_numbers(module: nn.Module, sizes: Mapping[str, int]) -> dict[str, Any]:
 
     Args:
         sizes: "heads" -> 4, or "shape.1" -> 4 for an item of a tuple or list, or "config.heads" -> 4 for an
-            attribute of an object, of which the module gets a copy of its own (others may hold it, too).
+            attribute of an object, of which the module gets a copy of its own (others may hold it, too), or
+            "config.sizes.1" -> 4 for an item there.
     """
     found: dict[str, Any] = {}
     for path, size in sizes.items():
-        name, _, inner = path.partition(".")
-        held = found.get(name, module.__dict__[name])
-        if not inner:
-            found[name] = size
-        elif isinstance(held, tuple | list):
-            items = [*held[: int(inner)], size, *held[int(inner) + 1 :]]
-            found[name] = items if isinstance(held, list) else tuple(items)
-        elif getattr(held, inner) == size:
-            found[name] = held
-        else:
-            found[name] = copy.copy(held)
-            found[name].__dict__[inner] = size
+        name, *inner = path.split(".")
+        found[name] = _replaced(found.get(name, module.__dict__[name]), inner, size)
     return found
+
+
+def _replaced(held: Any, path: Sequence[str], size: int) -> Any:
+    """What is held, with another number in it; a copy, where it is another."""
+    if not path:
+        return size
+    key, *inner = path
+    if isinstance(held, tuple | list):
+        items = list(held)
+        items[int(key)] = _replaced(items[int(key)], inner, size)
+        return items if isinstance(held, list) else tuple(items)
+    made = _replaced(getattr(held, key), inner, size)
+    if made == getattr(held, key):
+        return held
+    copied = copy.copy(held)
+    copied.__dict__[key] = made
+    return copied

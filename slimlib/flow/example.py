@@ -32,7 +32,7 @@ def smallest(net: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """
     before: tuple[Any, ...] | None = None  # the candidate before, and its shapes
     ran: list[torch.Size] = []
-    for sizes in _smaller(args):
+    for sizes in _different(_smaller(args)):
         try:
             smaller: tuple[Any, ...] = map_tensors(partial(_cut, sizes=sizes), args)
             shapes = _shapes(net, smaller)
@@ -58,6 +58,11 @@ def _smaller(args: tuple[Any, ...]) -> Iterator[Mapping[int, int]]:
         yield few | {size: _part(size, factor) for size in large}
     if few:
         yield few
+
+
+def _different(found: Iterator[Mapping[int, int]]) -> list[Mapping[int, int]]:
+    """Each once: parts of a small image are the same, and what two of them show alike is no proof."""
+    return [dict(sizes) for sizes in dict.fromkeys(tuple(sizes.items()) for sizes in found)]
 
 
 def _part(size: int, factor: int) -> int:

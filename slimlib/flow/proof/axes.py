@@ -144,10 +144,9 @@ def whole_numbers(module: nn.Module) -> dict[str, int]:
     """The whole numbers that a module holds: attributes, items of tuples and lists, and what plain objects hold."""
     found: dict[str, object] = {}
     for name, value in vars(module).items():
-        if isinstance(value, tuple | list):
-            found |= {f"{name}.{i}": item for i, item in enumerate(value)}
-        elif hasattr(value, "__dict__") and not isinstance(value, nn.Module | Tensor | type) and not callable(value):
-            found |= {f"{name}.{inner}": item for inner, item in vars(value).items()}
-        else:
-            found[name] = value
+        plain = hasattr(value, "__dict__") and not isinstance(value, nn.Module | Tensor | type) and not callable(value)
+        held = {f"{name}.{inner}": item for inner, item in vars(value).items()} if plain else {name: value}
+        for path, item in held.items():
+            listed = isinstance(item, tuple | list)
+            found |= {f"{path}.{i}": one for i, one in enumerate(item)} if listed else {path: item}
     return {path: value for path, value in found.items() if type(value) is int and value > 1}

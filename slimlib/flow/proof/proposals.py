@@ -146,7 +146,7 @@ def _whole_lists(options: Options) -> list[Chosen]:
     """All items of each list that a module holds, as sizes of parts; of equal ones each is that of another part."""
     lists: dict[str, list[tuple[str, int]]] = {}
     for path, known in options.items():
-        name, _, item = path.partition(".")
+        name, _, item = path.rpartition(".")
         if item.isdigit():
             items = lists.setdefault(name, [])
             before = sum(len(options[other][0].ids) == len(known[0].ids) for other, _ in items)
