@@ -41,11 +41,13 @@ class WeightRef:
     name: of the parameter.
     dims: the axes that each dimension shows; of several the last moves fastest. (): none, the elements are repeated.
     own: the elements are those of the parameter, not computed from them.
+    as_data: of what is a kernel for each sample, if it is used as one: the ids of its elements, if it is not.
     """
 
     name: str
     dims: tuple[Dimension, ...]
     own: bool = True
+    as_data: Tensor | None = None
 
     @property
     def axes(self) -> list[WeightAxis]:

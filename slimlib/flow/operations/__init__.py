@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from torch import Tensor
+
+from slimlib.flow.ids import WeightRef, untracked
 from slimlib.flow.operations import (
     einsum,
     elementwise,
@@ -34,11 +39,21 @@ def apply_rule(op: Operation) -> Result:
         return unknown.no_rule(op, f"its rule fails ({first_line(error)})")
 
 
+def _also_as_data(op: Operation, result: Result) -> Result:
+    """What is computed from kernels of samples alone is one, or data that is computed from their elements."""
+    if not isinstance(result, WeightRef) or any(ref.as_data is None for ref in op.weights):
+        return result
+    data = op.copied()
+    data.see_as_data()
+    ids = OPERATIONS[op.name](data) if data.follows else None
+    return replace(result, as_data=ids if isinstance(ids, Tensor) else untracked(op.first.shape))
+
+
 def _rule_for(op: Operation) -> Result:
     if op.name in KNOW_WEIGHTS:
         return KNOW_WEIGHTS[op.name](op)
     if op.weights and op.name in weights.OPERATIONS and (result := weights.OPERATIONS[op.name](op)) is not None:
-        return result
+        return _also_as_data(op, result)
     if op.name not in OPERATIONS:
         return unknown.no_rule(op)
     op.see_as_data()

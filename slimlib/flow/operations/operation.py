@@ -105,10 +105,16 @@ class Operation:
             self.kwids = _with_shapes(self.data, self.kwids, self.kwargs)
             del self.operands
 
+    def copied(self) -> Operation:
+        """The same, of which the ids may be changed."""
+        return Operation(self.context, self.name, self.func, self.args, self.kwargs, self.ids, self.kwids, self.out)
+
     def data(self, ids: Shadow, x: Tensor) -> Tensor:
         """The ids of the elements, also of a weight."""
         if isinstance(ids, Tensor):
             return ids
+        if ids.as_data is not None:
+            return ids.as_data
         if ids.own:
             return self.context.elements(ids, x)
         why = "uses a weight that is computed so that its channels cannot be told apart"

@@ -208,7 +208,24 @@ def _with_activations(op: Operation, refs: Sequence[WeightRef], others: Sequence
     out = op.elementwise(others, shape)
     for ref in refs:
         op.tie(op.column(out, dim % len(shape)), ref.column(dim, shape[dim]))
-    return out
+    return _kernel(op, refs, others, dim, out) or out
+
+
+def _kernel(op: Operation, refs: Sequence[WeightRef], others: Sequence[Tensor], dim: int, out: Tensor) -> Result:
+    """A weight times a number for each sample and channel: a kernel of each sample, or a table that is gated.
+
+    Which of both is told by what it is used for. A table of positions has no axis over which all else is repeated.
+    """
+    shape = op.first.shape
+    sizes = [max(1 if -d > ids.dim() else ids.shape[d] for ids in others) for d in range(-len(shape), 0)]
+    dims = [
+        refs[0].dims[d] if -d <= len(refs[0].dims) and _shows(refs[0].dims[d], shape[d]) else ()
+        for d in range(-len(shape), 0)
+    ]
+    over = [d for d, axes in enumerate(dims) if axes and shape[d] > 1 == sizes[d] and d != dim % len(shape)]
+    if len(refs) > 1 or not over or op.name != "mul":
+        return None
+    return WeightRef(refs[0].name, tuple(dims), own=False, as_data=out)
 
 
 def reduce(op: Operation) -> Result:
