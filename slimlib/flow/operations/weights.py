@@ -176,7 +176,7 @@ def elementwise(op: Operation) -> Result:
     out = op.first
     refs = [ref for ref in op.weights if len(ref.dims) <= out.dim()]
     others = [(ids, x) for ids, x in op.operands if isinstance(ids, Tensor) and tracked(ids) and x.numel() > 1]
-    if any(op.context.source_of(x) is None for _, x in others):
+    if any(op.context.source_of(x) is None or not _is_vector(ids, x) for ids, x in others):
         return _with_activations(op, refs, [ids for ids, _ in others])
     dims: list[Dimension] = []
     for dim in range(-out.dim(), 0):
@@ -190,6 +190,11 @@ def elementwise(op: Operation) -> Result:
             op.tie(op.column(ids, dim % ids.dim()), WeightRef("", tuple(dims)).column(dim, out.shape[dim]))
     own = len(refs) == 1 and refs[0].own and not others
     return WeightRef(refs[0].name, tuple(dims), own)
+
+
+def _is_vector(ids: Tensor, x: Tensor) -> bool:
+    """Whether there is a number for each channel alone: what attention makes of a table of queries has one for each."""
+    return x.numel() == prod(x.shape[dim] for dim in varying(ids))
 
 
 def _shows(axes: Dimension, size: int) -> bool:

@@ -157,15 +157,17 @@ class Proof:
         expected = self._masked(failure.training, failure.width)
         return len(got) == len(expected) and all(map(self._close, got, expected))
 
-    def progress(self, failure: Failure, width: Width, held: Held, left: str = "") -> tuple[int, str]:
+    def progress(self, failure: Failure, width: Width, held: Held, left: str = "") -> tuple[float, str]:
         """How many operations run as the layout says, where modules hold these numbers, and what stops the run then.
 
-        END: many beyond the failure, or all until the module `left` has been left.
+        END: many beyond the failure, or all until the module `left` has been left. Half of one more, where what failed
+        in a module goes on to fail in a module in it.
         """
         sliced, stopped = self._trial(self.slim, self.subject.quick, failure, width, held)
-        within = is_inside(sliced.context.module, left)
-        beyond = stopped is None or (not within and len(sliced.log) > failure.position)
-        return END if beyond else len(sliced.log), stopped or ""
+        module = sliced.context.module
+        beyond = stopped is None or (not is_inside(module, left) and len(sliced.log) > failure.position)
+        deeper = module != failure.module and is_inside(module, failure.module)
+        return END if beyond else len(sliced.log) + deeper / 2, stopped or ""
 
     def agrees(self, failure: Failure, width: Width, held: Held) -> bool:
         """Whether what runs gives the numbers of the masked network, as far as sums of all results show."""

@@ -28,7 +28,7 @@ TRIALS = 60  # of several numbers of one module together, at one plan
 JOINTLY, FRONT = 3, 4  # numbers that are tried together, and how many of the best trials are tried with one more
 Options = Mapping[str, Sequence[Option]]  # attribute -> the channels whose number it may hold
 Chosen = Sequence[tuple[str, int]]  # attributes, and which of its options each holds
-Trial = tuple[int, str, Chosen]  # how far a run got, and what stopped it
+Trial = tuple[float, str, Chosen]  # how far a run got, and what stopped it
 
 
 def propose(proof: Proof, failure: Failure, choices: Choices) -> bool:

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import slimlib as slim
 from tests.networks_of_attention import BLOCKS, Tokens
@@ -56,3 +57,36 @@ def test_a_part_that_several_modules_share_holds_numbers():
     net = slim.convert(copy.deepcopy(dense), x)
     assert torch.equal(net(x), full)
     assert "blocks.0.qkv" in {layer for group in net.slim.layout.groups for layer in group.layers}
+
+
+class Queried(nn.Module):
+    """Learned queries ask the pixels of an image, as in DETR."""
+
+    def __init__(self, trunk: int = 32, heads: int = 4, hidden: int = 64, *, batch_first: bool) -> None:
+        super().__init__()
+        self.batch_first = batch_first
+        self.enter, self.queries = nn.Linear(8, trunk), nn.Parameter(torch.randn(5, trunk))
+        self.transformer = nn.Transformer(trunk, heads, 1, 1, hidden, batch_first=batch_first)
+        self.leave = nn.Linear(trunk, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.batch_first:
+            return self.leave(self.transformer(self.enter(x), self.queries.unsqueeze(0).expand(len(x), -1, -1)))
+        queries = self.queries.unsqueeze(1).repeat(1, len(x), 1)
+        return self.leave(self.transformer(self.enter(x).transpose(0, 1), queries)).transpose(0, 1)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_a_transformer_of_torch_slims_with_its_learned_queries(batch_first):
+    torch.manual_seed(0)
+    dense, x = Queried(batch_first=batch_first).eval(), torch.randn(2, 7, 8)
+    twin = Queried(16, 2, 24, batch_first=batch_first).eval()
+    net = slim.convert(copy.deepcopy(dense), x)
+    assert set(net.slim.layout.kept) == {"leave"}
+    plan = slim.WidthPlan([{4: 2, 64: 24}[group.units] for group in net.slim.layout.groups])
+    small = slim.extract(net, plan)
+    assert [p.shape for p in small.parameters()] == [p.shape for p in twin.parameters()]
+    twin.load_state_dict(small.state_dict())
+    with slim.at_width(net, plan), torch.no_grad():
+        assert torch.allclose(net(x), twin(x), atol=1e-5)
+    assert torch.equal(net(x), dense(x))
