@@ -17,7 +17,7 @@ from slimlib.core.structures import opaque, outputs, tensors
 from slimlib.flow import caches
 from slimlib.flow.context import Context, plain_modules
 from slimlib.flow.functions import FunctionsAsOperations, python_functions_in_parts
-from slimlib.flow.ids import Shadow, WeightRef, everywhere, tracked
+from slimlib.flow.ids import Shadow, WeightRef, everywhere, tracked, untracked
 from slimlib.flow.operations import Operation, apply_rule, each_tensor
 from slimlib.flow.sizes import READS, LooksAtNumbers, reads, zeros_for
 from slimlib.flow.steps import Choices, FlowError, Step, place_of
@@ -43,7 +43,8 @@ class Trace(TorchDispatchMode):
     def follow(self, args: tuple[Any, ...]) -> list[Tensor]:
         """Run the network; the tensors of its output."""
         for x in tensors(args):
-            self.context.shadows[x] = everywhere(self.ties.stay(INPUT), x.shape)
+            marks = x.dtype in (torch.bool, torch.int64)  # tokens, positions and masks have no channels
+            self.context.shadows[x] = untracked(x.shape) if marks else everywhere(self.ties.stay(INPUT), x.shape)
         with (
             torch.no_grad(),
             unchanged(self.net) as assigned,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import slimlib as slim
 from tests.networks_of_attention import BLOCKS, Tokens
+from tests.slimlib.flow.judging import share_left
 
 
 def tokens(batch=2):
@@ -90,3 +91,31 @@ def test_a_transformer_of_torch_slims_with_its_learned_queries(batch_first):
     with slim.at_width(net, plan), torch.no_grad():
         assert torch.allclose(net(x), twin(x), atol=1e-5)
     assert torch.equal(net(x), dense(x))
+
+
+class Translating(nn.Module):
+    """Tokens come sequence first, and 0 is padding: its mask is repeated for each head."""
+
+    def __init__(self, trunk: int = 32, heads: int = 4, hidden: int = 64) -> None:
+        super().__init__()
+        self.source, self.target = nn.Embedding(20, trunk), nn.Embedding(20, trunk)
+        self.transformer = nn.Transformer(trunk, heads, 1, 1, hidden)
+        self.leave = nn.Linear(trunk, 20)
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        padding = {"src_key_padding_mask": (source == 0).t(), "tgt_key_padding_mask": (target == 0).t()}
+        padding |= {"memory_key_padding_mask": padding["src_key_padding_mask"]}
+        ahead = nn.Transformer.generate_square_subsequent_mask(len(target), dtype=self.leave.weight.dtype)
+        return self.leave(self.transformer(self.source(source), self.target(target), tgt_mask=ahead, **padding))
+
+
+def test_masks_of_tokens_are_no_channels():
+    torch.manual_seed(0)
+    source, target = torch.randint(1, 20, (7, 2)), torch.randint(1, 20, (6, 2))
+    source[5:, 1] = target[4:, 0] = 0
+    net = Translating().eval()
+    assert share_left(net, (source, target)) < 0.35
+    assert set(net.slim.layout.kept) == {"leave"}
+    assert [p.shape for p in slim.extract(net, 0.5).parameters()] == [
+        p.shape for p in Translating(16, 2, 32).parameters()
+    ]
