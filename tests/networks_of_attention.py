@@ -332,6 +332,25 @@ class HeadsOfABatch(nn.Module):
         return self.proj(torch.einsum("bts,bcs->bct", weights, v).reshape(n, -1, t)).transpose(1, 2)
 
 
+class GatedByHeads(nn.Module):
+    """WavLM: a layer that all heads share makes the gate of each from its part of what arrives."""
+
+    def __init__(self, trunk: int, heads: int) -> None:
+        super().__init__()
+        self.num_heads = heads
+        self.qkv, self.proj, self.gate = nn.Linear(trunk, 3 * trunk), nn.Linear(trunk, trunk), nn.Linear(SIZE, 4)
+        self.constant, self.bias = nn.Parameter(torch.rand(1, heads, 1, 1)), nn.Parameter(torch.randn(heads, 8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, c = x.shape
+        gates = self.gate(x.view(n, t, self.num_heads, -1).transpose(1, 2)).view(n, -1, t, 2, 2).sum(-1)
+        a, b = gates.sigmoid().chunk(2, -1)
+        qkv = self.qkv(x).reshape(n, t, 3, self.num_heads, c // self.num_heads).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        y = by_hand(q * SIZE**-0.5, k, v, a * (b * self.constant - 1) * self.bias)
+        return self.proj(y.transpose(1, 2).reshape(n, t, c))
+
+
 BLOCKS: dict[str, tuple[type[nn.Module], dict[str, dict[int, int | tuple[int, ...]]]]] = {
     # block, and of which parameters an axis holds several parts, equal or in these proportions, each of which keeps its
     # leading channels
@@ -350,5 +369,6 @@ BLOCKS: dict[str, tuple[type[nn.Module], dict[str, dict[int, int | tuple[int, ..
     "groups of heads": (GroupsOfHeads, {}),
     "heads of a batch": (HeadsOfABatch, {}),
     "torch": (Torchs, {"attention.in_proj_weight": {0: 3}, "attention.in_proj_bias": {0: 3}}),
+    "gated by heads": (GatedByHeads, {"qkv.weight": {0: 3}, "qkv.bias": {0: 3}}),
     "einsum": (Einsum, {"kv.weight": {0: 2}, "kv.bias": {0: 2}}),
 }

@@ -23,7 +23,7 @@ from slimlib.flow.proof.repair import repair
 from slimlib.flow.proof.subject import Subject, duplicate
 from slimlib.flow.sizes import LooksAtNumbers
 from slimlib.flow.solve import Conflict, Rounding, Solution, layout, number_axes
-from slimlib.flow.steps import Choices, FlowError, Step, first_line, is_inside, place_of
+from slimlib.flow.steps import Choices, FlowError, Site, Step, first_line, is_inside, place_of
 from slimlib.flow.ties import Ties
 from slimlib.flow.trace import Trace
 
@@ -133,6 +133,8 @@ class Search:
                     raise
                 args = twice(self.copied, args)
                 continue
+            if sites := found.ties.shared - self.choices.weighed:
+                found = self._weigh(args, found, sites)
             if subject is None:
                 self._share()
                 subject = Subject(self.net, self.tables, self.copied, args)
@@ -216,12 +218,27 @@ class Search:
                 ties.blocked[name] = "was compiled by torch.jit"
                 ties.met.update(f"{name}.{parameter}" for parameter, _ in compiled.named_parameters())
 
+    def _weigh(self, args: tuple[Any, ...], found: Followed, sites: set[Site]) -> Followed:
+        """What is left if whole heads slim where one weight acts on each of them, or else each head: the less."""
+        self.choices.weighed |= sites
+        whole = replace(copy.deepcopy(self.choices), whole=self.choices.whole | sites)
+        try:
+            other = self.analyse(args, whole)
+        except FlowError:
+            return found
+        if self._left_of(other.layout) >= self._left_of(found.layout):
+            return found
+        self.choices = whole
+        return other
+
     def _left(self, args: tuple[Any, ...], choices: Choices) -> float:
         """How many parameters are left at half of each group's units, as far as an analysis can tell."""
         try:
-            layout = self.analyse(args, choices).layout
+            return self._left_of(self.analyse(args, choices).layout)
         except FlowError:
             return torch.inf
+
+    def _left_of(self, layout: Layout) -> float:
         half = [(units + 1) // 2 for units in layout.full]
         left = 0.0
         for name, parameter in self.net.named_parameters():

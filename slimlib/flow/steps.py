@@ -64,6 +64,8 @@ class Choices:
     tried: set[tuple[str, int, int]] = field(default_factory=set)  # and all readings that were weighed
     copied: set[str] = field(default_factory=set)  # parameters that must lie together in memory, also a part of them
     proportional: set[Site] = field(default_factory=set)  # where unequal parts are cut that shrink in proportion
+    whole: set[Site] = field(default_factory=set)  # where a layer acts on each head, of which whole ones slim
+    weighed: set[Site] = field(default_factory=set)  # and where that, or that heads shrink, was chosen
     parts: dict[Site, str] = field(default_factory=dict)  # what is cut out here stays, the rest slims
     keep: Kept = field(default_factory=dict)  # what enters here stays full
     weights: Kept = field(default_factory=dict)  # the weights that are used here stay full

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from slimlib.flow.ids import AtomKey, Shadow, WeightRef, distinct
-from slimlib.flow.steps import Moment
+from slimlib.flow.steps import Moment, Site
 from slimlib.flow.undecided import Undecided, settle
 
 FEW = 4096  # pairs that may be kept more than once
@@ -33,6 +33,7 @@ class Ties:
         self.stays: dict[str, int] = {}
         self.heads: list[Tensor] = []  # ids of what a batched product has one of for each of its batch
         self.divided: list[list[Tensor]] = []  # ids of the parts of an axis that shrink each by itself
+        self.shared: set[Site] = set()  # operations of which one weight acts on each of several heads
         self.unequal: set[Moment] = set()  # operations that divide an axis so
         self.inner: set[AtomKey] = set()  # axes of weights that lie within the channels of another
         self.undecided: list[Undecided] = []

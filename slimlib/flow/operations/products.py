@@ -141,13 +141,15 @@ def _contract(
 ) -> Tensor:
     """The product of dimension `along` of x and dimension `inputs` of a weight, with `outputs` in its place."""
     weight = next(tensor for ids, tensor in op.operands if ids is ref)
+    shape, size, x = op.first.shape, weight.shape[inputs], _by_ties(op, x)
+    if _acts_on_each_head(op, x, along % x.dim()):
+        return _of_whole_heads(op, x, ref, bias, along % x.dim())
     made = _column(op, ref, outputs, weight.shape[outputs])
     _hands_out(op, ref.dims[outputs])
-    shape, size, x = op.first.shape, weight.shape[inputs], _by_ties(op, x)
     if x.shape[along] > 1 and varying(x) and not varies(x, along):  # a mixer's tokens
         for ids in (ref.column(inputs, size), made, bias):
             if isinstance(ids, Tensor):
-                op.fix(ids, ANOTHER_AXIS)
+                op.context.ties.keep_apart(ids, f"{ANOTHER_AXIS}: {op.context.here}")
         return compact(x.narrow(along, 0, 1).expand(shape))
     arriving = op.column(x, along % x.dim())
     entering = _column(op, ref, inputs, size, arriving)
@@ -156,6 +158,22 @@ def _contract(
     if isinstance(bias, Tensor):
         op.tie(bias, made)
     return made.view([-1 if dim == along % len(shape) else 1 for dim in range(len(shape))]).expand(shape)
+
+
+def _acts_on_each_head(op: Operation, x: Tensor, along: int) -> bool:
+    """Whether one weight acts on each head [..., H, D], of which whole ones are to slim; else D shrinks for all."""
+    few = distinct(x)
+    if varies(x, along) and len(varying(x)) > 1 and len(torch.unique(few)) == few.numel():
+        op.context.ties.shared.add(op.context.site)
+    return op.context.site in op.context.choices.whole
+
+
+def _of_whole_heads(op: Operation, x: Tensor, ref: WeightRef, bias: object, along: int) -> Tensor:
+    op.tie(x, x.narrow(along, 0, 1))
+    for ids in (*(axis.ids for axis in ref.axes), bias):
+        if isinstance(ids, Tensor):
+            op.context.ties.keep_apart(ids, f"the same for all heads: {op.context.here}")
+    return compact(x.narrow(along, 0, 1).expand(op.first.shape))
 
 
 def mm(op: Operation) -> Result:
