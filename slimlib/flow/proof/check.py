@@ -146,10 +146,11 @@ class Proof:
         """Whether forward runs other operations for a group of one unit, and its numbers are right all the same."""
         full = self.found.layout.full
         one = any(count == 1 < units for count, units in zip(self.channels(failure.width), full, strict=True))
-        if not one or not isinstance(failure.__cause__, Misfit):
+        if not one or not isinstance(failure.__cause__, Misfit | Mixture):
             return False
         sliced = self._sliced(self._exact(), failure.training, failure.width)
-        sliced.expected = {}
+        sliced.expected, self._ties = {}, {}  # of which the run has its own, that allows all
+        sliced.known.allows_all = True
         try:
             got = self._attempt(sliced, self.subject.exact)
         except Failure:

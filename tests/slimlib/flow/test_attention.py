@@ -120,3 +120,33 @@ def test_masks_of_tokens_are_no_channels():
     assert [p.shape for p in slim.extract(net, 0.5).parameters()] == [
         p.shape for p in Translating(16, 2, 32).parameters()
     ]
+
+
+class OfNeighbours(nn.Module):
+    """Attention over a graph, with a vector of its own for each head."""
+
+    def __init__(self, heads: int = 4, size: int = 8) -> None:
+        super().__init__()
+        self.heads, self.size = heads, size
+        self.enter = nn.Parameter(torch.randn(6, heads * size))
+        self.scores = nn.Parameter(torch.randn(heads, 2 * size, 1))
+        self.leave = nn.Linear(heads * size, 3)
+
+    def forward(self, x: Tensor, near: Tensor) -> Tensor:
+        h = (x @ self.enter).view(len(x), self.heads, self.size).permute(1, 0, 2)
+        scores = h @ self.scores[:, : self.size] + (h @ self.scores[:, self.size :]).mT
+        h = torch.where(near, scores, -9e9 * torch.ones_like(scores)).softmax(-1) @ h
+        return self.leave(h.permute(1, 0, 2).reshape(len(x), -1))
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_one_head_that_is_left_may_be_multiplied_in_another_way(heads):
+    torch.manual_seed(0)
+    dense, x = OfNeighbours(), (torch.randn(5, 6), torch.rand(5, 5) > 0.4)
+    net, twin = slim.convert(copy.deepcopy(dense), x), OfNeighbours(heads)
+    small = slim.extract(net, heads / 4, x)
+    assert [p.shape for p in small.parameters()] == [p.shape for p in twin.parameters()]
+    twin.load_state_dict(small.state_dict())
+    with slim.at_width(net, heads / 4):
+        assert torch.allclose(net(*x), twin(*x), atol=1e-5)
+    assert torch.equal(net(*x), dense(*x))
