@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from slimlib.core.apply import EVERY_WIDTH, apply_layout
@@ -83,11 +82,6 @@ def check_network(net: nn.Module) -> None:
     for name, module in net.named_modules():
         if "slim" in module.__dict__ and isinstance(module.__dict__["slim"], Slimming):
             raise ValueError(f"'{name or type(net).__name__}' is slimmable already; convert a network once, as a whole")
-        if isinstance(module, _InstanceNorm) and module.track_running_stats:
-            raise ValueError(
-                f"layer '{name}' ({type(module).__name__}) keeps running statistics, those of one width; "
-                "build it with track_running_stats=False"
-            )
 
 
 def check_divisors(divisor: int, divisors: Mapping[str, int]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from slimlib.core.arguments import arguments
 from slimlib.core.layout import Layout, axis_size
@@ -274,7 +275,7 @@ def _prove(proof: Proof) -> Failure | None:
 
 
 def _kept_parameters(net: nn.Module, keep: Sequence[str]) -> dict[str, str]:
-    """Name of every parameter in the modules named -> why it stays."""
+    """Name of every parameter in the modules named, or in a norm that no width but the full one can have -> why."""
     modules = [name for name, _ in net.named_modules() if name]
     kept: dict[str, str] = {}
     for wanted in keep:
@@ -285,4 +286,8 @@ def _kept_parameters(net: nn.Module, keep: Sequence[str]) -> dict[str, str]:
         for name, _ in net.named_parameters():
             if is_inside(name, wanted):
                 kept[name] = f"kept by keep={wanted!r}"
+    for name, module in net.named_modules():
+        if isinstance(module, _InstanceNorm) and module.track_running_stats:
+            why = "keeps running statistics, those of one width; build it with track_running_stats=False"
+            kept |= {f"{name}.{own}".lstrip("."): why for own in (*module._parameters, *module._buffers)}
     return kept

@@ -38,6 +38,7 @@ class Trace(TorchDispatchMode):
         self.context = Context(net, ties, choices, dict(origin.named_modules()))
         self.log: list[Step] = []
         self.entered: dict[str, list[Tensor]] = {}  # the ids that enter each module
+        self.overwritten: dict[int, tuple[Tensor, Tensor]] = {}  # by address: weights as they were
         self.phase: Literal["forward", "operation", "rule"] = "forward"  # whose code runs now
 
     def follow(self, args: tuple[Any, ...]) -> list[Tensor]:
@@ -48,6 +49,7 @@ class Trace(TorchDispatchMode):
         with (
             torch.no_grad(),
             unchanged(self.net) as assigned,
+            self._weights_restored(),
             _plain_attention(),
             self._module_names(),
             python_functions_in_parts(),
@@ -103,6 +105,8 @@ class Trace(TorchDispatchMode):
             if chosen and (why := chosen.get((site, None)) or chosen.get((site, context.shapes))):
                 for shadow in shadows:
                     self.ties.fix_all(shadow, why)
+        if in_place and args and isinstance(ids[0], WeightRef):
+            self.overwritten.setdefault(args[0].data_ptr(), (args[0], args[0].clone()))
         self.phase = "operation"
         out = op.out = self.compute(op)
         self.phase = "rule"
@@ -155,6 +159,15 @@ class Trace(TorchDispatchMode):
         for _, x in op.operands:
             if x.dtype == torch.int64 and (found := self.context.statistics.get(x)):
                 self.ties.fix(found.ids, found.why)
+
+    @contextmanager
+    def _weights_restored(self) -> Iterator[None]:
+        """Afterwards weights are as before, also where forward writes into them, as into those under a mask."""
+        try:
+            yield
+        finally:
+            for weight, before in self.overwritten.values():
+                weight.detach().copy_(before)
 
     @contextmanager
     def _module_names(self) -> Iterator[None]:

@@ -22,6 +22,12 @@ def spatial(op: Operation) -> Result:
     return compact(ids.expand(shape))
 
 
+def unpool(op: Operation) -> Result:
+    """x and the places of its values, which pooling told of as many channels."""
+    op.tie(op.column(op.ids[0], -1 - len(op.args[2])), op.column(op.ids[1], -1 - len(op.args[2])))
+    return spatial(op)
+
+
 def unfold(op: Operation) -> Result:
     """x [N, C, H, W] -> [N, C * window, L]: a channel becomes as many as a window has places."""
     column, shape = op.column(op.x, -3), op.first.shape
@@ -71,6 +77,7 @@ OPERATIONS = table(
         "_upsample_bicubic2d_aa reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d "
         "replication_pad2d replication_pad3d grid_sampler_2d grid_sampler_3d fractional_max_pool2d",
     ),
+    (unpool, "max_unpool2d max_unpool3d"),
     (unfold, "im2col"),
     (fold, "col2im"),
     (pad, "constant_pad_nd"),

@@ -153,9 +153,9 @@ def test_convert_refuses_wrong_arguments_and_leaves_the_network(arguments, messa
     assert "weight" not in dense.layers[0].__dict__
 
 
-def test_convert_refuses_what_keeps_statistics_of_one_width():
+def test_convert_refuses_where_everything_keeps_statistics_of_one_width():
     dense, args = NETWORKS["instance_norm_running"]()
-    with pytest.raises(ValueError, match=r"InstanceNorm2d. keeps running statistics.*track_running_stats=False"):
+    with pytest.raises(ValueError, match=r"nothing slims.*keeps running statistics.*track_running_stats=False"):
         slim.convert(dense, args)
 
 

@@ -199,3 +199,33 @@ def test_weights_with_an_axis_of_heads_and_one_of_their_channels(output, shape, 
     dense.load_state_dict({name: value.nan_to_num(0.0) for name, value in spoilt.state_dict().items()})
     with torch.no_grad():
         same([net(x)], [dense(x)])
+
+
+class Ahead(nn.Conv2d):
+    """Its kernel sees what came before alone (PixelCNN, van den Oord et al. 2016): forward overwrites the rest."""
+
+    def __init__(self, channels: int, write: str) -> None:
+        super().__init__(channels, channels, 3, padding=1)
+        self.write = write
+        self.register_buffer(
+            "mask", torch.tensor([1.0] * 4 + [0.0] * 5).view(1, 1, 3, 3).repeat(channels, channels, 1, 1)
+        )
+
+    def forward(self, x):
+        if self.write == "in place":
+            with torch.no_grad():
+                self.weight.mul_(self.mask)
+        else:
+            self.weight.data *= self.mask
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("write", ["in place", "data"])
+def test_kernels_under_a_mask_that_forward_writes_into_them(write):
+    net = between_convolutions(lambda net, x: net.ahead(x), ahead=Ahead(32, write))
+    before = net.ahead.weight.detach().clone()
+    layout = follow(net, image())
+    assert torch.equal(net.ahead.weight, before)
+    assert set(layout.kept) == {"last"}
+    assert list(layout.axes["ahead.mask"]) == [0, 1]
+    assert share_left(net, image()) < 0.3

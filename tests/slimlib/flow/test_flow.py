@@ -33,7 +33,6 @@ SHARES = {
     "transformer": 0.316,
     "group_norm": 0.288,
     "instance_norm": 0.288,
-    "instance_norm_running": 0.286,
     "batch_norm_no_affine": 0.286,
     "layer_norm": 0.325,
     "rms_norm": 0.319,

@@ -166,6 +166,13 @@ def test_keep_adds_to_what_stays_full():
     assert layout.kept.items() < kept.kept.items()
 
 
+def test_a_norm_that_keeps_statistics_of_one_width_stays_and_the_rest_slims():
+    norm = nn.InstanceNorm2d(16, affine=True, track_running_stats=True)
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), norm, nn.Conv2d(16, 32, 3), nn.ReLU(), nn.Conv2d(32, 3, 3))
+    assert set(follow(net, image()).kept) == {"0", "4"}
+    assert share_left(net, image()) < 0.6
+
+
 def test_keep_of_an_unknown_name_tells_the_nearest():
     with pytest.raises(ValueError, match=r"keep='block.1' names no module of this Residual; the nearest is 'blocks.1'"):
         follow(Residual(), image(), keep=["block.1"])

@@ -191,3 +191,15 @@ def test_a_convolution_along_the_channels(dilation):
 
     net = between_convolutions(middle, along=nn.Conv1d(1, 1, 3, padding=dilation, dilation=dilation))
     assert share_left(net, image()) < 0.3
+
+
+def test_unpooling_ties_the_channels_whose_places_it_takes():
+    """SegNet (Badrinarayanan et al. 2015): pooled values go back to where they were."""
+
+    def middle(net, x):
+        pooled, places = F.max_pool2d(x, 2, return_indices=True)
+        return F.max_unpool2d(net.back(F.relu(net.deeper(pooled))), places, 2)
+
+    net = between_convolutions(middle, deeper=conv(32, 48), back=conv(48, 32))
+    assert share_left(net, image()) < 0.3
+    assert {("first", "back")} <= {tuple(group.layers)[:2] for group in net.slim.layout.groups}
