@@ -13,7 +13,6 @@ from tests.converting import made_slimmable
 from tests.networks import NETWORKS
 from tests.twins import TWINS, dense_twin, slices
 
-CONVERTIBLE = [name for name in NETWORKS if name != "instance_norm_running"]  # refused by name
 GRID = [i / 20 for i in range(2, 21)]
 
 
@@ -82,7 +81,7 @@ def test_any_plan_of_an_mlp_equals_the_dense_network(sizes, plan):
     torch.testing.assert_close(net(x), twin(x))
 
 
-@pytest.mark.parametrize("name", CONVERTIBLE)
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
 def test_full_width_is_the_original_bit_for_bit(name, training):
     torch.manual_seed(0)
@@ -126,7 +125,7 @@ def test_full_width_is_the_original_where_channels_are_no_multiple(name):
     assert torch.equal(net(*args), expected)
 
 
-@pytest.mark.parametrize("name", CONVERTIBLE)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_names_shapes_and_count_of_parameters_stay(name):
     dense, args = NETWORKS[name]()
     before = {key: tensor.shape for key, tensor in dense.state_dict().items()}

@@ -154,9 +154,9 @@ def test_convert_refuses_wrong_arguments_and_leaves_the_network(arguments, messa
 
 
 def test_convert_refuses_where_everything_keeps_statistics_of_one_width():
-    dense, args = NETWORKS["instance_norm_running"]()
+    norm = nn.InstanceNorm2d(8, track_running_stats=True)
     with pytest.raises(ValueError, match=r"nothing slims.*keeps running statistics.*track_running_stats=False"):
-        slim.convert(dense, args)
+        slim.convert(nn.Sequential(nn.Conv2d(3, 8, 3), norm, nn.Conv2d(8, 3, 3)), image())
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def assert_equal(whole: Any, alone: Sequence[Any]) -> None:
             torch.testing.assert_close(got[sample : sample + 1], expected, **ROUNDING)
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "instance_norm_running"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_routed_equals_each_sample_alone(name: str) -> None:
     net, args, widths = converted(name), batch_of(name, 6), [0.5, 0.25, 1.0, 0.5, 0.75, 0.25]
     slim.set_width(net, 0.75)

@@ -33,6 +33,7 @@ SHARES = {
     "transformer": 0.316,
     "group_norm": 0.288,
     "instance_norm": 0.288,
+    "instance_norm_running": 0.54,  # one of its two norms keeps statistics of one width
     "batch_norm_no_affine": 0.286,
     "layer_norm": 0.325,
     "rms_norm": 0.319,

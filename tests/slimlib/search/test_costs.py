@@ -19,8 +19,7 @@ from tests.converting import made_slimmable
 from tests.extent import at_night
 from tests.networks import NETWORKS, Residual, image
 
-UNCOUNTABLE = ("instance_norm_running", "control_flow")  # refused by convert, and by cost
-COUNTABLE = [name for name in NETWORKS if name not in UNCOUNTABLE]
+COUNTABLE = [name for name in NETWORKS if name != "control_flow"]  # which cost refuses
 
 
 @cache

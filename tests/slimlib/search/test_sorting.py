@@ -22,7 +22,6 @@ from tests.networks import NETWORKS, Concatenating, MobileNet, Residual
 from tests.twins import dense_twin
 
 X = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-CONVERTED = [name for name in NETWORKS if name != "instance_norm_running"]  # which convert refuses
 
 
 def random_scores(net: nn.Module, seed: int = 0) -> ChannelScores:
@@ -66,7 +65,7 @@ def assert_same(ours: list[Tensor], theirs: list[Tensor], tolerance: float = 1e-
         assert float((a.double() - b.double()).abs().max()) <= tolerance * float(b.double().abs().max())
 
 
-@pytest.mark.parametrize("name", CONVERTED)
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
 def test_the_full_network_computes_what_it_did(name: str, training: bool) -> None:
     net, args = converted(name)
@@ -83,7 +82,7 @@ def test_the_full_network_computes_what_it_did(name: str, training: bool) -> Non
     assert_same(outputs(net, args), expected, tolerance)
 
 
-@pytest.mark.parametrize("name", CONVERTED)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_sorting_back_restores_every_tensor_bit_for_bit(name: str) -> None:
     net, _ = converted(name)
     before = state(net)

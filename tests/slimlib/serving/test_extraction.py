@@ -18,7 +18,6 @@ from slimlib.core.norms.batchnorm import UncalibratedWidth
 from tests.converting import made_slimmable
 from tests.networks import MLP, NETWORKS, MobileNet, image
 
-SLIMS = [name for name in NETWORKS if name not in ("instance_norm_running",)]
 WIDTHS = (1.0, 0.7, 0.5, 0.25)
 
 
@@ -44,7 +43,7 @@ def assert_equal(ours, theirs):
         assert torch.equal(a, b), f"largest difference {(a - b).abs().max():.2g}"
 
 
-@pytest.mark.parametrize("name", SLIMS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_extract_equals_set_width_bit_for_bit(name):
     net, args = slimmed(name)
     for width in WIDTHS:
@@ -56,7 +55,7 @@ def test_extract_equals_set_width_bit_for_bit(name):
         )
 
 
-@pytest.mark.parametrize("name", SLIMS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_freeze_equals_set_width(name):
     net, args = slimmed(name)
     served = slim.freeze(net, WIDTHS)

@@ -22,7 +22,6 @@ from tests.networks_to_fold import FOLDED, KEPT, C, Pair, Plain, in_order, norms
 WIDTHS = (1.0, 0.5)
 EACH_KIND = ("mobilenet_v2", "resnet18", "shufflenet_v1")  # inverted and plain residuals, concatenations
 LEFT = {"concatenating": 4}  # norms of a concatenation
-SLIMS = [name for name in NETWORKS if name != "instance_norm_running"]
 
 
 def run(net, args):
@@ -56,7 +55,7 @@ def test_published_networks_fold_whole(name):
         assert_close(run(folded, args), run(plain, args))
 
 
-@pytest.mark.parametrize("name", SLIMS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_folded_equals_extracted(name):
     torch.manual_seed(0)
     dense, args = NETWORKS[name]()

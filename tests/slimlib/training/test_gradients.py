@@ -42,7 +42,7 @@ def in_place_at_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- the same gradients
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "instance_norm_running"])  # refused by name
+@pytest.mark.parametrize("name", NETWORKS)
 def test_steps_are_bit_equal_to_autograds_own(name: str) -> None:
     assert trained_alike(*network(name))
 
