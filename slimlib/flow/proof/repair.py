@@ -107,8 +107,19 @@ def _kept(kept: Kept, site: Site, shapes: Shapes, why: str) -> bool:
     return True
 
 
+def _around(found: Followed, failure: Failure) -> list[Step]:
+    """The operation that comes next, and the last one before it in the same module that computes with channels."""
+    log = found.logs[failure.training]
+    moment = failure.following.moment if failure.following is not None else None
+    place = next((i for i, step in enumerate(log) if step.moment == moment), 0)
+    before = (step for step in reversed(log[:place]) if step.module == failure.module)
+    last = next((step for step in before if any(map(found.slims, step.inputs))), None)
+    return [step for step in (failure.following, last) if step is not None]
+
+
 def _in_forward(net: nn.Module, found: Followed, failure: Failure, choices: Choices) -> bool:
-    """The code of a module failed: keep full what enters it, or its layers, or the same of the module around it."""
+    """The code of a module failed: keep full what is computed with there, what enters it, or its layers; or the same of
+    the module around it."""
     for name in upwards(failure.module):
         same = alike(net, name)
         own = shapes_of(net.get_submodule(name))
@@ -116,6 +127,9 @@ def _in_forward(net: nn.Module, found: Followed, failure: Failure, choices: Choi
             same = [n for n in same if shapes_of(net.get_submodule(n)) == own]
         where = place_of(name, type(net.get_submodule(name)).__name__)
         why = f"does not work with fewer channels ({failure.reason}): {'forward of ' if name else ''}{where}"
+        near = _around(found, failure) if name == failure.module else []
+        if any(_at_step(found, step, failure.reason, choices) for step in near):
+            return True
         if name not in choices.entering and any(map(found.slims, found.entered.get(name, ()))):
             choices.entering.update(dict.fromkeys(same, why))
             return True

@@ -7,7 +7,7 @@ from torch import nn
 from slimlib.flow import follow
 from tests.networks import NETWORKS, Residual, image
 from tests.networks_with_quirks import Wrapped
-from tests.slimlib.flow.judging import share_left
+from tests.slimlib.flow.judging import between_convolutions, share_left
 
 
 @pytest.mark.parametrize(
@@ -207,3 +207,26 @@ def test_a_view_that_makes_more_samples_is_no_view_of_fewer_channels():
     assert set(layout.kept) == {"first", "turning.d", "last"}
     assert layout.numbers == {}
     assert share_left(Points(), torch.randn(2, 3, 9)) < 0.85
+
+
+class OfPixels(nn.Module):
+    """Attention of pixels (Ho et al. 2020, DDPM): the number of channels is read off the queries, and scales them."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.GroupNorm(4, 32)
+        self.q, self.k, self.v, self.out = (nn.Conv2d(32, 32, 1) for _ in range(4))
+
+    def forward(self, x):
+        y = self.norm(x)
+        q, k, v = self.q(y), self.k(y), self.v(y)
+        n, c, h, w = q.shape
+        weights = torch.bmm(q.reshape(n, c, h * w).transpose(1, 2), k.reshape(n, c, h * w)) * int(c) ** -0.5
+        made = torch.bmm(v.reshape(n, c, h * w), weights.softmax(2).transpose(1, 2))
+        return x + self.out(made.reshape(n, c, h, w))
+
+
+def test_what_a_number_of_channels_scales_stays_and_the_trunk_around_it_slims():
+    net = between_convolutions(lambda net, x: net.attention(x), attention=OfPixels())
+    assert set(follow(net, image()).kept) == {"attention.q", "attention.k", "attention.v", "last"}
+    assert share_left(net, image()) < 0.45
