@@ -29,6 +29,9 @@ from slimlib.flow.steps import Choices, FlowError, Moment, Step, first_line, is_
 from slimlib.flow.ties import Ties
 
 WIDTHS = (0.25, 0.5, 0.8)
+SHARES = (0.5, 0.75, 0.34)  # of groups in turn
+FURTHER = ((0.75, 0.25), (0.25, 0.25, 0.75, 0.75))
+"""Groups that must agree may do so by chance in one plan; in these they are further apart, rounded as widths are."""
 END = sys.maxsize  # the progress of a run that does not fail
 LARGEST = 1e6  # number that is summed up as it is
 AHEAD = 100  # operations beyond a failure, after which a trial has passed
@@ -122,9 +125,10 @@ class Proof:
         Raises:
             Failure: the sliced network does not run, or otherwise than the layout says, or its numbers are wrong.
         """
-        staggered, found = self._staggered(), self.found
+        staggered, found = self._staggered(SHARES), self.found
         checks: list[tuple[Callable[[bool, Width], None], bool, Width]] = [(self._compare, False, staggered)]
         checks += [(self._runs, False, width) for width in WIDTHS[1:]]
+        checks += [(self._runs, False, self._rounded(shares)) for shares in FURTHER]
         checks.append((self._compare, False, WIDTHS[0]))
         if found.training_differs:
             if found.moments(False) != found.moments(True):
@@ -210,10 +214,16 @@ class Proof:
                 module.__dict__.update(own)
         return sliced, None
 
-    def _staggered(self) -> WidthPlan:
-        """A width that differs from group to group, so that no two groups agree by chance."""
-        shares = (0.5, 0.75, 0.34)
-        return WidthPlan([max(1, round(g.units * shares[i % 3])) for i, g in enumerate(self.found.layout.groups)])
+    def _staggered(self, shares: Sequence[float]) -> WidthPlan:
+        """A width that differs from group to group."""
+        groups = enumerate(self.found.layout.groups)
+        return WidthPlan([max(1, round(group.units * shares[i % len(shares)])) for i, group in groups])
+
+    def _rounded(self, shares: Sequence[float]) -> WidthPlan:
+        """The same, in multiples of divisors: some operations take no odd numbers."""
+        steps = [group.divisor for group in self.found.layout.groups]
+        counts = zip(self._staggered(shares).channels, steps, self.found.layout.full, strict=True)
+        return WidthPlan([min(max(1, round(count / step)) * step, full) for count, step, full in counts])
 
     def _compare(self, training: bool, width: Width) -> None:
         """Run the sliced network, and compare its numbers."""
