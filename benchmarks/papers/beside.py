@@ -179,11 +179,13 @@ def columns_apart(published: Published, name: str, collected: Sequence[Collected
 
 
 def _of_ablation(results: Results, settings: RunSettings) -> bool:
-    return (results.first.task, results.first.ablation) == (settings.task, settings.ablation)
+    first, found = results.first, settings.deciding.get("head")  # boxes, masks or keypoints of a detector
+    return (first.task, first.ablation, first.settings.get("head")) == (settings.task, settings.ablation, found)
 
 
 def _apart(results: Results, recipe: str, table: Printed) -> Iterator[Column]:
-    metric, eval_set = results.primary, results.first.eval_sets[0]
+    printed = [metric for metric in results.first.metrics if metric.name == table.metric]
+    metric, eval_set = next(iter(printed), results.primary), results.first.eval_sets[0]
     of = {row: results.cell(recipe, table.point(row), eval_set, metric.name) for row in range(len(table.rows))}
     cells = {row: cell for row, cell in of.items() if cell.values}
     if cells:
