@@ -16,7 +16,7 @@ import yaml
 
 import slimlib as slim
 from benchmarks.analysis.collecting import Collected, collect, comparable
-from benchmarks.papers.beside import comparable_columns, composed, table_of_run
+from benchmarks.papers.beside import columns_apart, comparable_columns, composed, table_of_run
 from benchmarks.papers.counting import FORWARD_AND_BACKWARD, training_macs
 from benchmarks.papers.figure import paper_figure
 from benchmarks.papers.paper import paper_csv, paper_md, paper_tex, sections
@@ -221,6 +221,17 @@ def test_ours_are_in_the_panel_of_the_printed_only_where_they_are_comparable() -
     apart = paper_figure(sections(PAPERS, "slimmable", collected(unlike)))["svg"].decode()
     assert "<!-- ours: 4 switches, 3,843,501 steps (scale paper) -->" in like and "axes_2" not in like
     assert "<!-- ours" not in apart and "axes_2" in apart and "Not comparable" in apart
+
+
+@pytest.mark.parametrize(("table", "value"), [("coco_mask_rcnn_box", 71.0), ("coco_mask_rcnn_mask", 52.0)])
+def test_records_of_other_data_stand_beside_what_they_found_alone(table: str, value: float) -> None:
+    metrics = [MetricInfo(name=name, unit="%", better="higher") for name in ("mask_ap", "box_ap")]
+    run = composed(PAPERS.ours["coco_mask_rcnn_mask"][0].run)
+    rows = [Row(width=0.5, macs=10**9, params=1, metrics={"val": {"mask_ap": 52.0, "box_ap": 71.0}})]
+    ours = collected(measured(run, {}, rows=rows, metrics=metrics, dataset="shapes"))
+    columns = {column.title: column.cells for column in columns_apart(PAPERS, table, ours)}
+    assert [cell.values for cells in columns.values() for cell in cells.values()] == [{0: value}] * 2
+    assert columns_apart(PAPERS, "coco_faster_rcnn_box", ours) == []
 
 
 # Cost
