@@ -42,7 +42,7 @@ class Convolution(Part):
         self.conv = nn.Conv2d(self.inputs, self.outputs, kernel, padding=kernel // 2)
 
     def forward(self, x: Tensor, first: Tensor) -> Tensor:
-        return self.conv(x).relu()
+        return F.elu(self.conv(x))  # a channel that relu makes zero everywhere would be taken for an inactive one
 
 
 class Grouped(Part):
@@ -172,7 +172,7 @@ class Drawn(nn.Module):
         self.head = nn.Linear(count, 3)
 
     def forward(self, x: Tensor) -> Tensor:  # [N, 3, H, W] -> [N, 3]
-        x = first = self.first(x).relu()
+        x = first = F.elu(self.first(x))
         for part in self.parts:
             x = part(x, first)
         return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
