@@ -72,7 +72,8 @@ REASONS = (
         "freeze",
         "folded",
         "What folds is found by following one run of the network on the example, here of 224 px; at each width the "
-        "outputs are then compared, in four runs, half of them in double precision. With an example of 64 px it is 1.7 s.",
+        "outputs are then compared, in four runs, half of them in double precision. With an example of 64 px it is "
+        "1.7 s.",
     ),
     Reason("inference in place", "", STARTING, device="cuda"),
     Reason("sandwich step", "", STARTING, device="cuda"),
