@@ -38,7 +38,7 @@ class Trace(TorchDispatchMode):
         self.context = Context(net, ties, choices, dict(origin.named_modules()))
         self.log: list[Step] = []
         self.entered: dict[str, list[Tensor]] = {}  # the ids that enter each module
-        self.overwritten: dict[int, tuple[Tensor, Tensor]] = {}  # by address: weights as they were
+        self.overwritten: dict[tuple[int, torch.Size], tuple[Tensor, Tensor]] = {}  # what forward wrote to, as it was
         self.phase: Literal["forward", "operation", "rule"] = "forward"  # whose code runs now
 
     def follow(self, args: tuple[Any, ...]) -> list[Tensor]:
@@ -106,7 +106,9 @@ class Trace(TorchDispatchMode):
                 for shadow in shadows:
                     self.ties.fix_all(shadow, why)
         if in_place and args and isinstance(ids[0], WeightRef):
-            self.overwritten.setdefault(args[0].data_ptr(), (args[0], args[0].clone()))
+            written = args[0].data_ptr(), args[0].shape  # a part of a weight may be written to before the whole
+            if written not in self.overwritten:
+                self.overwritten[written] = args[0], args[0].clone()
         self.phase = "operation"
         out = op.out = self.compute(op)
         self.phase = "rule"
@@ -166,7 +168,7 @@ class Trace(TorchDispatchMode):
         try:
             yield
         finally:
-            for weight, before in self.overwritten.values():
+            for weight, before in reversed(self.overwritten.values()):
                 weight.detach().copy_(before)
 
     @contextmanager
