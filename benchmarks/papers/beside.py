@@ -184,8 +184,8 @@ def _of_ablation(results: Results, settings: RunSettings) -> bool:
 
 
 def _apart(results: Results, recipe: str, table: Printed) -> Iterator[Column]:
-    printed = [metric for metric in results.first.metrics if metric.name == table.metric]
-    metric, eval_set = next(iter(printed), results.primary), results.first.eval_sets[0]
+    metric = next((metric for metric in results.first.metrics if metric.name == table.metric), results.primary)
+    eval_set = results.first.eval_sets[0]
     of = {row: results.cell(recipe, table.point(row), eval_set, metric.name) for row in range(len(table.rows))}
     cells = {row: cell for row, cell in of.items() if cell.values}
     if cells:

@@ -270,7 +270,7 @@ def frozen(part: nn.Module, widths: Sequence[Width]) -> nn.Module:
     whole = part.__dict__["slim"]
     nets = {}
     for width in widths:
-        plain = prepared(extract(whole.net(), width).eval(), ())
+        plain = prepared(extract(whole.net(), width), ())
         of_plain = dict(plain.named_modules())
         own = {id(module): of_plain[name] for name, module in whole.net().named_modules()}
         nets[width] = copy.deepcopy(part.part, own)  # containers are copied, and hold the plain modules

@@ -186,7 +186,7 @@ def freeze(net: nn.Module, widths: Sequence[Width] | None = None, example: Any =
         plain = extract(source.net(), width, example)
         if example is not None:
             found = fold_like(plain, example, found)
-        nets[width] = prepared(plain.eval(), mixins)
+        nets[width] = prepared(plain, mixins)
     share_equal(nets)
     return FrozenNetwork(nets, {width: source.channels_at(width) for width in widths})
 
@@ -197,8 +197,8 @@ def holds_frozen(net: nn.Module) -> bool:
 
 
 def prepared(plain: nn.Module, mixins: tuple[type, ...]) -> nn.Module:
-    """A plain network in eval mode, its tensors where Python finds them first."""
-    for module in plain.modules():
+    """A plain network, put in eval mode, its tensors where Python finds them first."""
+    for module in plain.eval().modules():
         for name, value in list(module.__dict__.items()):
             if isinstance(value, Optimizer):
                 del module.__dict__[name]

@@ -24,7 +24,8 @@ def spatial(op: Operation) -> Result:
 
 def unpool(op: Operation) -> Result:
     """x and the places of its values, which pooling told of as many channels."""
-    op.tie(op.column(op.ids[0], -1 - len(op.args[2])), op.column(op.ids[1], -1 - len(op.args[2])))
+    channels = -1 - len(op.args[2])
+    op.tie(op.column(op.ids[0], channels), op.column(op.ids[1], channels))
     return spatial(op)
 
 

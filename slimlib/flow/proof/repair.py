@@ -50,6 +50,8 @@ def repair(net: nn.Module, proof: Proof, failure: Failure, choices: Choices) -> 
         return [*readings, kept] if _at_step(found, step, failure.reason, kept) else readings
     if step is not None and _at_step(found, step, failure.reason, choices):
         return [choices]
+    if any(_at_step(found, near, failure.reason, choices) for near in _around(found, failure)):
+        return [choices]
     if _in_forward(net, found, failure, choices):
         return [choices]
     where = place_of(failure.module, type(net.get_submodule(failure.module)).__name__)
@@ -118,8 +120,7 @@ def _around(found: Followed, failure: Failure) -> list[Step]:
 
 
 def _in_forward(net: nn.Module, found: Followed, failure: Failure, choices: Choices) -> bool:
-    """The code of a module failed: keep full what is computed with there, what enters it, or its layers; or the same of
-    the module around it."""
+    """The code of a module failed: keep full what enters it, or its layers, or the same of the module around it."""
     for name in upwards(failure.module):
         same = alike(net, name)
         own = shapes_of(net.get_submodule(name))
@@ -127,9 +128,6 @@ def _in_forward(net: nn.Module, found: Followed, failure: Failure, choices: Choi
             same = [n for n in same if shapes_of(net.get_submodule(n)) == own]
         where = place_of(name, type(net.get_submodule(name)).__name__)
         why = f"does not work with fewer channels ({failure.reason}): {'forward of ' if name else ''}{where}"
-        near = _around(found, failure) if name == failure.module else []
-        if any(_at_step(found, step, failure.reason, choices) for step in near):
-            return True
         if name not in choices.entering and any(map(found.slims, found.entered.get(name, ()))):
             choices.entering.update(dict.fromkeys(same, why))
             return True
