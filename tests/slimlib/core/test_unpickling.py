@@ -106,8 +106,6 @@ def test_a_damaged_pickle_raises(content):
         read(content)
 
 
-# -- any bytes at all
-
 WATCHED = ("open", "os.", "subprocess.", "import", "exec", "compile", "socket.", "ctypes.", "pickle.find_class")
 happened: list[str] = []
 watching = False

@@ -125,9 +125,6 @@ def test_confidences_by_hand() -> None:
     assert float(CONFIDENCES["entropy"](logits)) == pytest.approx(1 - spread, abs=1e-6)
 
 
-# -- the knob
-
-
 @pytest.mark.parametrize("confidence", CONFIDENCES)
 def test_confidences_near_one_are_told_apart(confidence: str) -> None:
     """In single precision all of these are exactly 1."""
@@ -169,9 +166,6 @@ def test_the_knob_goes_from_the_narrowest_to_the_widest(net: nn.Module, data: tu
     for wrong in (-0.1, 1.1, math.nan, "best", True):
         with pytest.raises(ValueError, match="must be a number from 0, cheapest, to 1, best"):
             cascade.quality = wrong
-
-
-# -- fitting
 
 
 @given(st.integers(0, 10_000))
@@ -270,9 +264,6 @@ def test_latency_budget_and_frozen_networks(net: nn.Module, data: tuple[Tensor, 
     by_macs = slim.fit_cascade(frozen, WIDTHS, batches, targets, budget=0.7)
     assert by_macs.thresholds == slim.fit_cascade(net, WIDTHS, batches, targets, budget=0.7).thresholds
     assert isinstance(by_macs.on(net), slim.Cascade) and by_macs.on(net).thresholds == by_macs.thresholds
-
-
-# -- what is wrong
 
 
 @pytest.mark.parametrize(

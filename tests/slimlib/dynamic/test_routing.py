@@ -185,9 +185,6 @@ def test_an_empty_batch() -> None:
     assert slim.route(net, torch.empty(0, 8), []).shape == (0, 2)
 
 
-# -- which samples run together
-
-
 def group(width: float, *samples: int) -> Group:
     return Group(width, samples)
 
@@ -240,9 +237,6 @@ def test_what_is_measured_runs_each_sample_no_narrower_than_asked(frozen: nn.Mod
     for i, width in enumerate(widths):
         fits = [torch.allclose(got[i], outputs[w][i][0], **ROUNDING) for w in WIDTHS if w >= width]
         assert any(fits)
-
-
-# -- what is wrong
 
 
 class Means(nn.Module):

@@ -210,9 +210,6 @@ def test_default_rule_fits_the_widths():
     assert isinstance(model("PPO", rule=None, widths=slim.WidthRange(0.25, 1.0)).rule, slim.Sandwich)
 
 
-# -- files
-
-
 @pytest.mark.parametrize("name", KINDS)
 def test_loaded_model_goes_on_as_the_saved_one(name, tmp_path):
     saved = model(name, widths=slim.WidthRange(0.25, 1.0), rule="sandwich", samples=3, behaviour="sampled")

@@ -114,9 +114,6 @@ def test_evaluation_follows_the_width_that_is_asked_for():
     assert found == [0.0] * 8
 
 
-# -- several widths
-
-
 def evaluated(tmp_path, behaviour="smallest", **arguments):
     settings = {"eval_freq": 4, "n_eval_episodes": 3, "log_path": tmp_path, "best_model_save_path": tmp_path}
     callback = SlimEvalCallback(Monitor(Width()), [0.25, 0.5, 1.0], verbose=0, **(settings | arguments))

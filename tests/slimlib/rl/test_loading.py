@@ -39,9 +39,6 @@ def never(*_: Any, **__: Any) -> Any:
     raise AssertionError("stable-baselines3 unpickles something")
 
 
-# -- ordinary models
-
-
 @pytest.mark.parametrize("name", SLIMMABLE)
 def test_training_goes_on_as_after_loading_with_stable_baselines3_itself(
     folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
@@ -133,9 +130,6 @@ def test_open_files_are_read(folder: Path) -> None:
         read_safely(file)
 
 
-# -- what the file of a user may refer to
-
-
 class OwnExtractor(FlattenExtractor):
     """Importable as a class of a user's own package would be."""
 
@@ -195,9 +189,6 @@ def test_a_replaced_schedule_is_not_asked_for_twice(tmp_path: Path) -> None:
     PPO("MlpPolicy", "CartPole-v1", learning_rate=lambda left: left, n_steps=8, batch_size=8).save(tmp_path / "model")
     data = read_safely(tmp_path / "model", custom_objects={"learning_rate": 0.5})
     assert PPO.load(tmp_path / "model", custom_objects=data).lr_schedule(1.0) == 0.5
-
-
-# -- no model
 
 
 def saved(path: Path, **members: Any) -> Path:
@@ -267,9 +258,6 @@ def test_a_damaged_attribute_is_named(folder: Path, tmp_path: Path, content: byt
         read_safely(path)
 
 
-# -- the algorithm
-
-
 @pytest.mark.parametrize("name", SLIMMABLE)
 def test_an_algorithm_is_known_by_its_attributes(folder: Path, name: str) -> None:
     data = read_safely(folder / name)
@@ -310,9 +298,6 @@ def test_no_attribute_takes_the_place_of_a_method(folder: Path) -> None:
     data = read_safely(folder / "PPO") | {"predict": torch.nn.ReLU}
     with pytest.raises(UnsafeModelError, match="model.zip: attribute 'predict' would replace a method of PPO"):
         check_algorithm("model.zip", data, PPO)
-
-
-# -- the environment
 
 
 @pytest.mark.parametrize("name", SLIMMABLE)

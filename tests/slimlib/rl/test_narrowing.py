@@ -154,9 +154,6 @@ def test_nothing_that_is_drawn_later_changes() -> None:
     assert np.array_equal(narrow.observation_space.sample(), drawn)
 
 
-# -- the extractor
-
-
 def narrowed() -> BaseFeaturesExtractor:
     full = slimmed(built(ActorCriticCnnPolicy, IMAGE, {}))
     kwargs = narrow_policy_kwargs(slim.extract(full, 0.5), {})
@@ -186,9 +183,6 @@ def test_a_narrowed_extractor_can_be_copied_and_narrowed_again() -> None:
     ordinary.load_state_dict(with_targets(twice.state_dict()))
     assert ordinary.q_net.features_extractor.cnn[0].out_channels == 8
     assert torch.equal(ordinary.q_net(*arguments(again)), twice.q_net(*arguments(again)))
-
-
-# -- files
 
 
 class Camera(gymnasium.Env[Any, Any]):

@@ -105,8 +105,6 @@ def test_other_policy_arguments_are_refused(tmp_path):
         SlimPPO.load(tmp_path / "model", policy_kwargs={"net_arch": [8]})
 
 
-# -- spaces
-
 ROWS = spaces.MultiDiscrete([[2, 3], [2, 2]])
 VECTOR = spaces.Box(-1, 1, (4,))
 
@@ -137,9 +135,6 @@ def test_what_stable_baselines3_takes_is_taken(seen):
     for acts in (spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(3)):
         PPO("MlpPolicy", Seen(seen, acts), n_steps=8, batch_size=8)
         SlimPPO("MlpPolicy", Seen(seen, acts), n_steps=8, batch_size=8).learn(8)
-
-
-# -- sb3_contrib
 
 
 @pytest.mark.parametrize("name", ["SlimRecurrentPPO", "SlimMaskablePPO", "SlimQRDQN", "SlimTQC"])

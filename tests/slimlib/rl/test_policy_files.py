@@ -129,9 +129,6 @@ def test_extracted_policy_is_saved_and_loaded_as_an_ordinary_one(tmp_path):
         assert torch.equal(a, b)
 
 
-# -- files that others made
-
-
 def with_pickle(content):
     """A saved policy with another pickle in it."""
     source, target = saved(model("PPO").policy), io.BytesIO()

@@ -27,9 +27,6 @@ def priced(net: nn.Module) -> float:
     return float((PRICES * (32 - channels(net))).sum())
 
 
-# -- greedy against orders worked out by hand
-
-
 def test_greedy_by_step_takes_the_cheapest_group_first() -> None:
     """As published: the channels of the lowest price go until the group has one step left, then the next."""
     found = slim.search(four_groups(), priced, [0.4], example=X, per="step", steps=4)[0]
@@ -96,9 +93,6 @@ def test_a_search_goes_on_from_a_published_plan() -> None:
         assert channels_of_group in ladder.tolist()
 
 
-# -- against all plans
-
-
 class Blobs:
     """A network that learned to tell ten blobs apart at every width, and blobs to score it by."""
 
@@ -148,9 +142,6 @@ def test_evolution_finds_what_all_plans_hold_within_the_noise_of_a_score() -> No
 def test_a_space_that_is_used_up_ends_the_evolution() -> None:
     found = slim.search(four_groups(), priced, [0.12], example=X, method="evolution", steps=4, evaluations=500)
     assert found.evaluations < 100
-
-
-# -- every method
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -240,9 +231,6 @@ def test_budgets_in_numbers(budget: str, unit: str) -> None:
     assert getattr(found, unit) == found.cost <= found.budget.amount
 
 
-# -- plans are used everywhere
-
-
 def test_plans_become_switches_and_dense_networks() -> None:
     net = chain()
     plans = [one.plan for one in slim.search(net, loss, [0.8, 0.4], example=IMAGES[:1], calibrate=CALIBRATION)]
@@ -283,9 +271,6 @@ def test_progress_is_told_to_the_end() -> None:
 def test_a_bar_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     slim.search(four_groups(), priced, [0.6], example=X, progress=True)
     assert "100%" in capsys.readouterr().err
-
-
-# -- bad input
 
 
 @pytest.mark.parametrize(

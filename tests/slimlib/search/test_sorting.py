@@ -123,9 +123,6 @@ def test_units_that_other_layers_read_do_not_change_places() -> None:
         assert bool((half.diff() <= 0).all())
 
 
-# -- what hangs on the channels
-
-
 def trained_briefly(net: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
     for step in range(steps):
         x = torch.randn(4, 3, 16, 16, dtype=torch.double, generator=torch.Generator().manual_seed(step))
@@ -184,9 +181,6 @@ def test_views_and_parameters_stay_the_same_objects() -> None:
     slim.sort_channels(twin, random_scores(twin))
     slim.set_width(twin, 0.5)
     assert torch.equal(net(X), twin(X))
-
-
-# -- narrow widths
 
 
 def calibrated(widths: tuple[float, ...] = (0.25, 0.5, 0.75)) -> nn.Module:

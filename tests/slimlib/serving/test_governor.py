@@ -143,9 +143,6 @@ def test_threads_share_one_governor():
     assert shapes == [torch.Size([3, 4])] * 200
 
 
-# -- profiles
-
-
 def test_profile_measures_every_width_and_leaves_the_network_as_it_was(monkeypatch):
     now, takes = 0.0, {width: iter([9.0, 0.003, 0.001, 0.010, 0.002, 0.0]) for width in (0.25, 1.0)}
 

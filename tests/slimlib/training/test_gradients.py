@@ -39,9 +39,6 @@ def in_place_at_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gradients, "SMALL", 0)
 
 
-# -- the same gradients
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_steps_are_bit_equal_to_autograds_own(name: str) -> None:
     assert trained_alike(*network(name))
@@ -166,9 +163,6 @@ def test_activation_checkpointing(use_reentrant: bool) -> None:
     assert trained_alike(net, (x,))
 
 
-# -- where it is done, and where not
-
-
 def test_narrow_widths_add_in_place_and_the_full_one_needs_not() -> None:
     net, args = network()
     found: list[list[str]] = []
@@ -238,9 +232,6 @@ def test_hooks_see_what_they_always_saw(register: str) -> None:
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(ours, expected, strict=True))
 
 
-# -- whatever a loss does
-
-
 def test_a_loss_may_differentiate_by_the_parameters() -> None:
     net, args = network("mlp")
     twin = copy.deepcopy(net)
@@ -303,9 +294,6 @@ def test_a_loss_may_copy_the_network_and_set_other_widths() -> None:
     for one in (each for pair in copies for each in pair):
         assert not sliced(one)
         assert all(torch.equal(p, q) for p, q in zip(one.parameters(), net.parameters(), strict=True))
-
-
-# -- afterwards
 
 
 @pytest.fixture(params=[None, RuntimeError], ids=["finished", "failed"])

@@ -54,9 +54,6 @@ def fresh_gradients(net: nn.Module, run: Callable[[], Any]) -> list[Tensor]:
     return gradients(net)
 
 
-# -- draws
-
-
 @given(low=st.floats(0.05, 0.95), samples=st.integers(2, 7), seed=st.integers(0, 2**31))
 @settings(max_examples=50, deadline=None)
 def test_a_sandwich_holds_both_ends_and_distinct_widths_between(low: float, samples: int, seed: int) -> None:
@@ -125,9 +122,6 @@ def test_draws_go_on_from_a_state_of_plain_numbers() -> None:
 def test_impossible_rules_are_refused(make: Callable[[], Rule], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
-
-
-# -- backward
 
 
 @pytest.mark.parametrize("distill", [None, soft_cross_entropy])
