@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,24 +79,32 @@ def count_operations(net: nn.Module, example: Tensor | tuple[Any, ...], width: W
     if holds_frozen(net):
         raise ValueError("a frozen network has no parameters to count; ask for the cost of the one it was made from")
     with _set_to(net, width), _left_as_it_was(net), _all_widths_calibrated(net), _unfused():
-        counter, args = _Counter(), arguments(net, example)
-        try:
-            with (
-                torch.no_grad(),
-                torch.compiler.set_stance("force_eager"),
-                FakeTensorMode(allow_non_fake_inputs=True) as fake,
-                counter,
-            ):
-                net(*tree_map_only(Tensor, fake.from_tensor, args))
-        except (DataDependentOutputException, DynamicOutputShapeException) as error:
-            raise ValueError(
-                f"cost follows shapes, but the forward of {type(net).__name__} looks at values: {error}"
-            ) from error
-        except (RuntimeError, NotImplementedError):  # some operations of torch run, but not on shapes alone
-            counter = _Counter()
-            with torch.no_grad(), torch.compiler.set_stance("force_eager"), counter:
-                net(*args)
+        counter = _count(net, arguments(net, example))
         return Counted(counter.products, _active_params(net), counter.activations)
+
+
+def _count(net: nn.Module, args: tuple[Any, ...]) -> _Counter:
+    tensors = [*net.parameters(), *net.buffers(), *tree_leaves(args)]
+    if all(x.is_meta for x in tensors if isinstance(x, Tensor)):  # has shapes alone, and needs no fake tensors
+        with suppress(RuntimeError, NotImplementedError):  # which tell what is wrong
+            return _counted_within(nullcontext(), net, args)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+            fakes = tree_map_only(Tensor, fake.from_tensor, args)
+        return _counted_within(fake, net, fakes)
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        raise ValueError(
+            f"cost follows shapes, but the forward of {type(net).__name__} looks at values: {error}"
+        ) from error
+    except (RuntimeError, NotImplementedError):  # some operations of torch run, but not on shapes alone
+        return _counted_within(nullcontext(), net, args)
+
+
+def _counted_within(mode: AbstractContextManager[Any], net: nn.Module, args: tuple[Any, ...]) -> _Counter:
+    counter = _Counter()
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"), mode, counter:
+        net(*args)
+    return counter
 
 
 def latency(

@@ -16,7 +16,7 @@ from slimlib.core.layers import SlimConv2d, SlimLinear
 from slimlib.core.setting import current_width, set_width
 from slimlib.core.width import WidthPlan
 from slimlib.serving.cost import Cost, cost, latency
-from tests.networks import WDSR, Concatenating, MobileNet
+from tests.networks import NETWORKS, WDSR, Concatenating, MobileNet
 
 DENSE: dict[str, tuple[nn.Module, tuple[int, ...], Cost]] = {
     "convolution": (nn.Conv2d(3, 8, 3, padding=1), (1, 3, 5, 5), Cost(27 * 8 * 25, 27 * 8 + 8, 4 * 8 * 25)),
@@ -119,8 +119,16 @@ def test_a_forward_that_looks_at_values_is_refused_by_name() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x if x.sum() > 0 else -x
 
-    with pytest.raises(ValueError, match="the forward of Looks looks at values"):
-        cost(Looks(), torch.zeros(2))
+    for device in ("cpu", "meta"):
+        with pytest.raises(ValueError, match="the forward of Looks looks at values"):
+            cost(Looks(), torch.zeros(2, device=device))
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in ("control_flow", "sb3_mlp")])
+def test_a_network_of_shapes_alone_costs_what_it_does_with_numbers(name: str) -> None:
+    with torch.device("meta"):
+        shapes = cost(*NETWORKS[name]())
+    assert shapes == cost(*NETWORKS[name]())
 
 
 def test_latency_is_the_median_after_the_warmup_in_eval_mode(monkeypatch: pytest.MonkeyPatch) -> None:
