@@ -30,7 +30,7 @@ PLANNED = {
     "autoslim_mnasnet": "mnasnet",
     "autoslim_resnet": "resnet50",
 }
-IMAGE = torch.empty(1, 3, 224, 224)
+IMAGE = torch.empty(1, 3, 224, 224, device="meta")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def converted() -> Callable[[str, tuple[int, ...] | None], nn.Module]:
     @cache
     def made(name: str, channels: tuple[int, ...] | None) -> nn.Module:
         net = from_channels(name, channels) if channels else build(name)
-        return slim.convert(net, torch.randn(2, 3, 32, 32), norm="shared", **net.channel_rule)
+        return slim.convert(net, torch.randn(2, 3, 32, 32), norm="shared", **net.channel_rule).to("meta")
 
     return made
 
