@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from slimlib.flow.ids import compact, distinct, varies, varying
@@ -11,8 +13,8 @@ from slimlib.flow.operations.unknown import no_rule
 
 def spatial(op: Operation) -> Result:
     """x [N, C, ...] or [C, ...]: channels keep their place, other dimensions change."""
-    ids, shape = op.x, op.first.shape
-    space = [dim for dim in range(ids.dim()) if ids.shape[dim] != shape[dim] or dim >= 2]
+    ids, shape, alone = op.x, op.first.shape, _alone(op)
+    space = [dim for dim in range(ids.dim()) if ids.shape[dim] != shape[dim] or (dim >= 2 and dim not in alone)]
     if any(varies(ids, dim) for dim in space):
         column = op.column(ids, 1)
         ids = column.view(1, -1, *[1] * (ids.dim() - 2))
@@ -20,6 +22,17 @@ def spatial(op: Operation) -> Result:
     for dim in space:
         ids = ids.narrow(dim, 0, 1)
     return compact(ids.expand(shape))
+
+
+def _alone(op: Operation) -> list[int]:
+    """The dimensions along which a pool sees each place by itself: its window and stride there are 1."""
+    if "adaptive" in op.name or not (pools := re.search(r"_pool(\d)d", op.name)):
+        return []
+    count = int(pools[1])
+    window = op.argument(1, "kernel_size")
+    options = (window, op.argument(2, "stride") or window, op.argument(3, "padding", 0))
+    sizes = [list(o) * (count // len(o)) if isinstance(o, (list, tuple)) else [o] * count for o in options]
+    return [op.x.dim() - count + i for i, found in enumerate(zip(*sizes, strict=True)) if found == (1, 1, 0)]
 
 
 def unpool(op: Operation) -> Result:

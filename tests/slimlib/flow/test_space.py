@@ -203,3 +203,15 @@ def test_unpooling_ties_the_channels_whose_places_it_takes():
     net = between_convolutions(middle, deeper=conv(32, 48), back=conv(48, 32))
     assert share_left(net, image()) < 0.3
     assert {("first", "back")} <= {tuple(group.layers)[:2] for group in net.slim.layout.groups}
+
+
+@pytest.mark.parametrize("pool", [F.avg_pool2d, F.max_pool2d])
+def test_a_pool_along_one_axis_leaves_the_channels_along_the_other_alone(pool):
+    """Tokens are pooled as if they were an image, as in Funnel-Transformers (Dai et al. 2020)."""
+
+    def middle(net, x):
+        return pool(x[:, None], (2, 1), stride=(2, 1), ceil_mode=True)[:, 0]
+
+    net = between_linears(middle)
+    assert share_left(net, tokens(5)) < 0.35
+    assert set(net.slim.layout.kept) == {"last"}
