@@ -148,7 +148,7 @@ class Operation:
         full = [ids.expand(shape) for ids in operands]
         out = torch.zeros((), dtype=torch.long).expand(shape)
         for i in range(len(operands)):
-            if self._repeated(i, operands, full):
+            if self._same_for_heads(i, operands, full) or self._repeated(i, operands, full):
                 continue
             a, b = torch.broadcast_tensors(distinct(out), distinct(full[i]))
             self.tie(a, b)
@@ -198,7 +198,20 @@ class Operation:
         ]
         if along and outer == over:
             return False
+        if all(_is_outer(ids, full[i], full[j]) for j in over):
+            self.context.ties.shared.add(self.context.site)
+            if self.context.site in self.context.choices.whole:
+                return False
         self.context.ties.keep_apart(distinct(ids), f"broadcast over other channels: {self.context.here}")
+        return True
+
+    def _same_for_heads(self, j: int, operands: Sequence[Tensor], full: Sequence[Tensor]) -> bool:
+        """Whether an operand stays since it is the same for all channels of another, which are to slim."""
+        if self.context.site not in self.context.choices.whole:
+            return False
+        if not any(_is_outer(operands[i], full[i], full[j]) for i in range(len(full)) if i != j):
+            return False
+        self.context.ties.keep_apart(distinct(full[j]), f"the same for all heads: {self.context.here}")
         return True
 
     def _leave_open(self, vector: Tensor, whole: Tensor, dims: Sequence[int]) -> None:
@@ -212,6 +225,12 @@ def _broadcast(ids: Tensor, shape: torch.Size) -> set[int]:
     """The dimensions of a shape over which a tensor is repeated."""
     begin = len(shape) - ids.dim()
     return {d for d in range(len(shape)) if shape[d] > 1 and (d < begin or ids.shape[d - begin] == 1)}
+
+
+def _is_outer(ids: Tensor, full: Tensor, other: Tensor) -> bool:
+    """Whether a tensor is repeated over the channels of another, which are the same for all of its own."""
+    own, others = set(varying(full)), set(varying(other))
+    return bool(own) and own.isdisjoint(others) and not others.isdisjoint(_broadcast(ids, full.shape))
 
 
 def each_tensor(change: Callable[[Tensor], Any], x: Any) -> Any:

@@ -46,6 +46,12 @@ class Replay(Trace):
         self.at: tuple[bool, Width] = (False, 1.0)  # training or eval mode, and the width
         self.results: list[list[Any]] = []  # what `record` makes of the ids and the results of every operation
 
+    def follow(self, args: tuple[Any, ...]) -> list[Tensor]:
+        """With the same whole numbers, where forward draws any, as in the runs that this one is compared with."""
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return super().follow(args)
+
     def compute(self, op: Operation) -> Any:
         if op.name in DROPOUTS:
             return op.args[0]

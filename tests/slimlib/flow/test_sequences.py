@@ -1,9 +1,12 @@
 """Parts of sequence models: states of every channel, keys that all heads share, experts, masks of one precision."""
 
+import copy
+
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
+import slimlib as slim
 from slimlib.flow import follow
 from tests.slimlib.flow.judging import Net, between_linears, parameter, share_left, tokens
 
@@ -150,3 +153,72 @@ def test_what_fails_in_modules_of_one_size_is_kept_in_these_alone():
     assert {"0", "2", "3.q", "3.v", "4.q", "4.v"} <= slimming
     assert not slimming & {"1.q", "1.k"}
     assert share_left(net, tokens()) < 0.4
+
+
+class Decaying(nn.Module):
+    """A linear state of each head (Dao & Gu 2024, Mamba-2, eq. 6), with one B and one C for all heads of size 4."""
+
+    def __init__(self, trunk: int = 32, heads: int = 8, state: int = 16) -> None:
+        super().__init__()
+        self.heads, self.inner, self.state = heads, 4 * heads, state
+        self.enter, self.leave = nn.Linear(trunk, self.inner + 2 * state + heads), nn.Linear(self.inner, trunk)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        values, b, c, rates = self.enter(x).split([self.inner, self.state, self.state, self.heads], -1)
+        b, c = (y.unsqueeze(2).repeat_interleave(self.heads, 2) for y in (b, c))
+        kept = b * torch.sigmoid(rates)[..., None]
+        states = torch.einsum("nths,nthp->nhps", kept, values.view(n, t, self.heads, 4))
+        return x + self.leave(torch.einsum("nths,nhps->nthp", c, states).reshape(n, t, -1))
+
+
+def states(trunk: int = 32, heads: int = 8) -> nn.Module:
+    return nn.Sequential(nn.Linear(16, trunk), Decaying(trunk, heads), Decaying(trunk, heads), nn.Linear(trunk, 3))
+
+
+def test_heads_slim_rather_than_the_states_that_are_the_same_for_all():
+    torch.manual_seed(0)
+    dense, x = states().eval(), tokens(5)
+    net = slim.convert(copy.deepcopy(dense), x)
+    assert set(net.slim.layout.kept) == {"3"}
+    for heads in (2, 5):
+        plan = slim.WidthPlan([{8: heads, 32: 16}[group.units] for group in net.slim.layout.groups])
+        small, twin = slim.extract(net, plan, x), states(16, heads).eval()
+        assert [p.shape for p in small.parameters()] == [p.shape for p in twin.parameters()]
+        twin.load_state_dict(small.state_dict())
+        with slim.at_width(net, plan), torch.no_grad():
+            torch.testing.assert_close(net(x), twin(x))
+    assert torch.equal(net(x), dense(x))
+
+
+class Sampling(nn.Module):
+    """Attention to keys at places that forward draws, as in Informers (Zhou et al. 2021)."""
+
+    def __init__(self, trunk: int = 32, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.enter, self.leave = nn.Linear(16, trunk), nn.Linear(8 * heads, 3)
+        self.q, self.k, self.v = (nn.Linear(trunk, 8 * heads) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        q, k, v = (f(x).view(*x.shape[:2], self.heads, 8).transpose(1, 2) for f in (self.q, self.k, self.v))
+        drawn = torch.randint(x.shape[1], (3,))
+        y = (q @ k[:, :, drawn].mT * 8**-0.5).softmax(-1) @ v[:, :, drawn]
+        return self.leave(y.transpose(1, 2).flatten(2))
+
+
+def test_places_that_forward_draws_are_the_same_in_all_runs_of_a_proof():
+    torch.manual_seed(0)
+    net, twin, x = Sampling().eval(), Sampling(16, 2).eval(), tokens(9)
+    before = torch.get_rng_state()
+    slim.convert(net, x)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert set(net.slim.layout.kept) == {"leave"}
+    slim.set_width(net, 0.5)
+    twin.load_state_dict(slim.extract(net, 0.5).state_dict())
+    made = []
+    for each in (net, twin):
+        torch.manual_seed(1)
+        made.append(each(x))
+    torch.testing.assert_close(*made)
