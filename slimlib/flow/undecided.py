@@ -78,6 +78,22 @@ class Repeated:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """Two whole units that are multiplied, as queries and keys of one head: they are tied unless one of them stays."""
+
+    a: Tensor
+    b: Tensor
+    tie: Tie
+
+    def decide(self, canonical: Canonical) -> bool:
+        self.assume(canonical)
+        return True
+
+    def assume(self, canonical: Canonical) -> None:
+        self.tie(canonical(self.a), canonical(self.b))
+
+
+@dataclass(frozen=True)
 class Slices:
     """Slices of one axis, each cut by itself: all `edges` together show its parts; `divide` is given their sizes."""
 

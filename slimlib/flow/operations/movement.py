@@ -60,12 +60,19 @@ def join(op: Operation) -> Result:
 
 
 def split(op: Operation) -> Result:
-    """Equal parts keep equal channels, so that the cuts stay in the same places."""
-    parts = _replay(op, op.x, *op.args[1:])
+    """Equal parts keep equal channels, so that the cuts stay in the same places; or each is a head, whole."""
+    dim, known = op.argument(2, "dim", 0) % op.x.dim(), compact(op.context.ties.canonical(op.x))
+    parts = _replay(op, known, *op.args[1:])
     assert isinstance(parts, list)
-    dim = op.argument(2, "dim", 0) % op.x.dim()
-    if holds_channels(op.x, dim):
-        _divide(op, dim, [part.shape[dim] for part in parts])
+    sizes = [part.shape[dim] for part in parts]
+    if not holds_channels(known, dim):
+        return parts
+    if len(set(sizes)) == 1 and op.context.site in op.context.choices.whole:
+        for part in parts:
+            op.tie(part, part.narrow(dim, 0, 1))
+        return [compact(op.context.ties.canonical(part)) for part in parts]
+    if sizes[0] == 1 or any(varies(part, dim) for part in parts):  # else it cuts apart what is whole by now
+        _divide(op, dim, sizes)
     return parts
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from slimlib.flow.ids import Dimension, Shadow, WeightRef, compact, distinct, ev
 from slimlib.flow.operations.elementwise import meet
 from slimlib.flow.operations.operation import Operation, Result, table
 from slimlib.flow.operations.unknown import no_rule
+from slimlib.flow.undecided import Pair
 
 NO_ID = torch.iinfo(torch.long).max
 ANOTHER_AXIS = "acts along another axis than the channels"
@@ -259,6 +262,8 @@ def batched(op: Operation, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor | 
     if varies(y, 2):
         return compact(y[:, :1, :].expand(shape))
     outer = [ids[(0,) * ids.dim()] for ids in (x, y) if tracked(ids) and not varies(ids, 1) and not varies(ids, 2)]
+    if len(outer) == 2:
+        ties.leave_open(Pair(outer[0], outer[1], partial(ties.tie, here=op.context.here)))
     return outer[0].expand(shape) if outer else None
 
 

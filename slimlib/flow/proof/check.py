@@ -236,7 +236,9 @@ class Proof:
             self._compare_in_float32()
             right = self._is_right(training, width)
         if not right:
-            raise self._locate(training, width)
+            located = self._locate(training, width)
+            located.training, located.width = training, width
+            raise located
 
     def _is_right(self, training: bool, width: Width) -> bool:
         """Whether the sliced network gives the numbers of the masked one."""

@@ -25,6 +25,7 @@ from slimlib.flow.steps import (
     upwards,
 )
 
+SPLITS = {"split", "chunk"}
 DIVIDES = {"slice", "narrow", "split", "split_with_sizes", "chunk"}
 FEW = 2  # sizes of modules of a class in which the same fails, after which it is taken to fail in all
 CUTS = {"slice", "narrow", "select", "index", "index_select", "gather"}
@@ -48,6 +49,8 @@ def repair(net: nn.Module, proof: Proof, failure: Failure, choices: Choices) -> 
     if step is not None and (readings := _readings(step, choices)):
         kept = copy.deepcopy(choices)
         return [*readings, kept] if _at_step(found, step, failure.reason, kept) else readings
+    if failure.position == END and step is not None and _scaled(found, step, choices):
+        return [choices]
     if step is not None and _at_step(found, step, failure.reason, choices):
         return [choices]
     if any(_at_step(found, near, failure.reason, choices) for near in _around(found, failure)):
@@ -89,6 +92,8 @@ def _at_step(found: Followed, step: Step, reason: str, choices: Choices) -> bool
     if step.weights and "contiguous" in reason and not choices.copied.issuperset(ref.name for ref in step.weights):
         choices.copied.update(ref.name for ref in step.weights)
         return True
+    if step.site[2] in SPLITS and _as_heads(found, step, choices):
+        return True
     if step.site[2] in DIVIDES and step.site not in choices.proportional and any(map(found.slims, step.inputs)):
         choices.proportional.add(step.site)
         return True
@@ -99,6 +104,25 @@ def _at_step(found: Followed, step: Step, reason: str, choices: Choices) -> bool
     return (any(map(found.slims, step.inputs)) and _kept(choices.keep, step.site, shapes, why)) or (
         any(map(found.slims, step.weights)) and _kept(choices.weights, step.site, shapes, why)
     )
+
+
+def _scaled(found: Followed, step: Step, choices: Choices) -> bool:
+    """Numbers are wrong in a module that splits, as the scale is of heads that shrink: whole ones may slim."""
+    steps = [other for log in found.logs.values() for other in log if other.module == step.module]
+    splits = [s for s in steps if s.site[2] in SPLITS and s.site not in choices.weighed]
+    return any(_as_heads(found, split, choices) for split in splits)
+
+
+def _as_heads(found: Followed, step: Step, choices: Choices) -> bool:
+    """Read a split, and those like it, as one into heads, of which whole ones slim; or no more, where that failed."""
+    steps = [other for log in found.logs.values() for other in log if other.module == step.module]
+    alike = {s.site for s in steps if s.site[2] == step.site[2] and s.settings == step.settings}
+    if step.site in choices.weighed or not any(map(found.slims, step.inputs)):
+        choices.whole -= alike
+        return False
+    choices.weighed |= alike
+    choices.whole |= alike
+    return True
 
 
 def _kept(kept: Kept, site: Site, shapes: Shapes, why: str) -> bool:
@@ -112,10 +136,13 @@ def _kept(kept: Kept, site: Site, shapes: Shapes, why: str) -> bool:
 def _around(found: Followed, failure: Failure) -> list[Step]:
     """The operation that comes next, and the last one before it in the same module that computes with channels."""
     log = found.logs[failure.training]
-    moment = failure.following.moment if failure.following is not None else None
-    place = next((i for i, step in enumerate(log) if step.moment == moment), 0)
+    places = {step.moment: i for i, step in enumerate(log)}
+    if failure.following is not None:
+        place = places[failure.following.moment]
+    else:
+        place = places.get(failure.preceding.moment, -1) + 1 if failure.preceding is not None else 0
     before = (step for step in reversed(log[:place]) if step.module == failure.module)
-    last = next((step for step in before if any(map(found.slims, step.inputs))), None)
+    last = next((s for s in before if any(map(found.slims, s.inputs)) or any(map(found.slims, s.weights))), None)
     return [step for step in (failure.following, last) if step is not None]
 
 

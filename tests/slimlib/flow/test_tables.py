@@ -110,3 +110,25 @@ def test_a_table_of_queries_makes_channels_of_its_own():
     net = Net(forward, queries=parameter(50, 64), **layers)
     assert "queries" in {layer for group in follow(net, tokens()).groups for layer in group.layers}
     assert share_left(net, tokens()) < 0.6
+
+
+class Asking(nn.Module):
+    """A table that holds two kinds of queries side by side, cut apart by a size that forward has as a number."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.hidden = nn.Linear(16, 32), nn.Linear(32, 64)
+        self.back, self.leave = nn.Linear(64, 32), nn.Linear(32, 3)
+        self.table, self.of_first, self.of_second = parameter(5, 48), nn.Linear(24, 32), nn.Linear(24, 32)
+
+    def forward(self, x):
+        first, second = self.table.split(24, 1)
+        x = self.enter(x) + self.of_first(first).relu() * self.of_second(second)
+        return self.leave(x + self.back(self.hidden(x).relu()))
+
+
+def test_only_a_table_stays_whose_parts_have_a_literal_size():
+    layout = follow(Asking(), tokens())
+    assert set(layout.kept) == {"table", "leave"}
+    assert "(not enough values to unpack (expected 2, got 1)): split in the network" in layout.kept["table"]
+    assert share_left(Asking(), tokens()) < 0.45
