@@ -117,6 +117,9 @@ class Operation:
             return ids.as_data
         if ids.own:
             return self.context.elements(ids, x)
+        along = [dim for dim, axes in enumerate(ids.dims) if axes]
+        if len(along) == 1:  # the mean of a table's rows, say
+            return self._along(ids, along[0], x)
         why = "uses a weight that is computed so that its channels cannot be told apart"
         self.fix_all(ids, why)
         return everywhere(self.stay(why), x.shape)
@@ -127,9 +130,13 @@ class Operation:
             return self.data(ids, x)
         for axis in [axis for dim in ids.dims[:-1] for axis in dim]:
             self.fix(axis.ids, "rows of a table")
-        for axis in ids.dims[-1]:
+        return self._along(ids, x.dim() - 1, x)
+
+    def _along(self, ids: WeightRef, dim: int, x: Tensor) -> Tensor:
+        """The ids of channels that one axis of a weight makes."""
+        for axis in ids.dims[dim]:
             self.context.ties.producers.update(dict.fromkeys(axis.keys))
-        return ids.column(-1, x.shape[-1]).expand(x.shape)
+        return ids.column(dim, x.shape[dim]).view([-1 if d == dim else 1 for d in range(x.dim())]).expand(x.shape)
 
     def column(self, ids: Tensor, dim: int) -> Tensor:
         """One id for every position of `dim`; ids that vary along other dimensions are tied."""
@@ -172,9 +179,14 @@ class Operation:
         return not wide.isdisjoint(short)
 
     def _meets_own(self, ids: Tensor, other: Tensor) -> None:
-        """Channels that meet those which forward itself added to others (zeros of a padded shortcut) stay."""
+        """Channels that meet those which forward itself added to others (zeros of a padded shortcut) stay.
+
+        Not so rows of zeros, of all channels: a token that is put before others.
+        """
         own = ids == 0
-        if bool(own.any()) and not bool(own.all()) and bool((other[own] > 0).any()):
+        if not bool(own.any()) or bool(own.all()) or not bool((other[own] > 0).any()):
+            return
+        if all(_differs(own, dim) for dim in range(own.dim()) if _differs(other, dim)):
             self.fix(other[own], "meets channels that forward adds by itself")
 
     def _repeated(self, i: int, operands: Sequence[Tensor], full: Sequence[Tensor]) -> bool:
@@ -219,6 +231,11 @@ class Operation:
         meets = partial(ties.tie, vector, distinct(whole), here)
         stays = partial(ties.keep_apart, vector, f"the same for all heads: {here}")
         ties.leave_open(Repeated(whole, dims, whole=stays, alike=meets, likeliest=meets))
+
+
+def _differs(x: Tensor, dim: int) -> bool:
+    """Whether it is not the same all along a dimension."""
+    return x.shape[dim] > 1 and bool((x != x.narrow(dim, 0, 1)).any())
 
 
 def _broadcast(ids: Tensor, shape: torch.Size) -> set[int]:

@@ -211,6 +211,11 @@ def _product(op: Operation, a: Shadow, b: Shadow, x: Tensor, y: Tensor, bias: Te
 def bmm(op: Operation) -> Result:
     """x [B, M, K] @ y [B, K, N]."""
     a, b = op.ids
+    if isinstance(a, WeightRef) and isinstance(b, WeightRef):
+        x, y = op.args
+        op.tie(_column(op, a, 0, len(x)), _column(op, b, 0, len(y)))
+        op.tie(_column(op, a, 2, x.shape[2]), _column(op, b, 1, y.shape[1]))
+        return WeightRef(a.name, (a.dims[0] or b.dims[0], a.dims[1], b.dims[2]), own=False)
     if isinstance(b, WeightRef) and not isinstance(a, WeightRef) and not varies(a, 0):
         return _contract(op, a, b, None, inputs=1, outputs=2, along=2)
     if isinstance(a, WeightRef) and not isinstance(b, WeightRef) and not varies(b, 0):

@@ -278,6 +278,17 @@ def weight_norm(op: Operation) -> Result:
     return [WeightRef(ref.name, ref.dims, own=False), None]
 
 
+def fourier(op: Operation) -> Result:
+    """A transform along axes of a table that hold no channels, as the time of long kernels: all of them is needed."""
+    ref: WeightRef = op.ids[0]
+    over = {dim % len(ref.dims) for dim in op.args[1]}
+    if not any(axes for dim, axes in enumerate(ref.dims) if dim not in over):
+        return None
+    for axis in [axis for dim in over for axis in ref.dims[dim]]:
+        op.fix(axis.ids, "mixes all positions")
+    return WeightRef(ref.name, tuple(() if dim in over else axes for dim, axes in enumerate(ref.dims)), own=False)
+
+
 LATE = {"split", "split_with_sizes", "chunk", "roll"}  # whose dimension is the third argument
 OPERATIONS = table(
     (same, "detach alias clone contiguous _to_copy lift_fresh positive"),
@@ -292,4 +303,5 @@ OPERATIONS = table(
     (reduce, " ".join(reductions.STATISTICS)),
     (batch_norm, "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_functional cudnn_batch_norm"),
     (weight_norm, "_weight_norm_interface"),
+    (fourier, "_fft_c2c _fft_r2c _fft_c2r"),
 )

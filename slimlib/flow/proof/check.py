@@ -18,10 +18,22 @@ from slimlib.core.setting import set_width
 from slimlib.core.swapping import Gathers, gathered
 from slimlib.core.tolerance import Tolerance
 from slimlib.core.width import Width, WidthPlan
-from slimlib.flow.ids import AtomKey, Shadow, WeightRef, distinct, tracked
+from slimlib.flow.ids import AtomKey, Shadow, WeightRef, distinct
 from slimlib.flow.proof.axes import Axes
 from slimlib.flow.proof.known_ties import KnownTies, Mixture, active_ties
-from slimlib.flow.proof.replay import Beyond, Masked, Misfit, Record, Replay, Sliced, active_positions, select
+from slimlib.flow.proof.replay import (
+    Beyond,
+    Masked,
+    Misfit,
+    Record,
+    Replay,
+    Sliced,
+    active_positions,
+    by_moment,
+    copies,
+    select,
+    sums,
+)
 from slimlib.flow.proof.subject import Copy, Subject
 from slimlib.flow.sizes import LooksAtNumbers
 from slimlib.flow.solve import Solution
@@ -32,8 +44,8 @@ WIDTHS = (0.25, 0.5, 0.8)
 SHARES = (0.5, 0.75, 0.34)  # of groups in turn
 FURTHER = ((0.75, 0.25), (0.25, 0.25, 0.75, 0.75))
 """Groups that must agree may do so by chance in one plan; in these they are further apart, rounded as widths are."""
+OTHER_NUMBERS = "gives other numbers when fewer channels are active"
 END = sys.maxsize  # the progress of a run that does not fail
-LARGEST = 1e6  # number that is summed up as it is
 AHEAD = 100  # operations beyond a failure, after which a trial has passed
 
 
@@ -175,19 +187,25 @@ class Proof:
         return END if beyond else len(sliced.log) + deeper / 2, stopped or ""
 
     def agrees(self, failure: Failure, width: Width, held: Held) -> bool:
-        """Whether what runs gives the numbers of the masked network, as far as sums of all results show."""
+        """Whether what runs gives the numbers of the masked network, as far as sums of all results show.
+
+        Raises:
+            Failure: they differ already before the operation that failed.
+        """
         channels, training = self.channels(width), failure.training
         key, limit = (training, channels), failure.position + AHEAD
         if self.found.sums.get(key, (0, {}))[0] < limit:
-            sums = partial(_sums, self.found.solution.active(channels))
-            self.found.sums[key] = limit, _by_moment(self._masked(training, width, sums, limit))
+            of_active = partial(sums, self.found.solution.active(channels))
+            self.found.sums[key] = limit, by_moment(self._masked(training, width, of_active, limit))
         theirs = self.found.sums[key][1]
-        sliced, _ = self._trial(self._exact(), self.subject.exact, failure, width, held, partial(_sums, None))
-        return all(
-            ours is None or other is None or ours.alike(other, self.subject.exact.tolerance)
-            for moment, results in _by_moment(sliced).items()
-            for ours, other in zip(results, theirs.get(moment, ()), strict=False)
-        )
+        sliced, _ = self._trial(self._exact(), self.subject.exact, failure, width, held, partial(sums, None))
+        for position, (step, results) in enumerate(zip(sliced.log, sliced.results, strict=False)):
+            for ours, other in zip(results, () if step.copies else theirs.get(step.moment, ()), strict=False):
+                if ours is not None and other is not None and not ours.alike(other, self.subject.exact.tolerance):
+                    if position < failure.position:
+                        raise self._at(step, training)
+                    return False
+        return True
 
     def _trial(
         self, slim: Any, copied: Copy, failure: Failure, width: Width, held: Held, record: Record | None = None
@@ -267,7 +285,8 @@ class Proof:
         found, channels = self.found, self.channels(width)
         self._gather_now(slim, channels)
         if channels not in self._ties:
-            self._ties = {channels: active_ties(found.ties, found.units, found.layout, channels, self.shapes)}
+            slims = found.solution.slims
+            self._ties = {channels: active_ties(found.ties, found.units, found.layout, channels, self.shapes, slims)}
         ties = self._ties[channels]
         active = found.solution.active(channels)
         sliced = Sliced(slim, ties, self.choices, self.subject.origin, found.expected[training], active, record)
@@ -289,7 +308,8 @@ class Proof:
 
     def _masked(self, training: bool, width: Width, record: Record | None = None, limit: int = END) -> Any:
         active = self.found.solution.active(self.channels(width))
-        known, copied = KnownTies(self.found.ties, self.found.units), self.subject.exact
+        known = KnownTies(self.found.ties, self.found.units, self.found.solution.slims)
+        copied = self.subject.exact
         masked = Masked(copied.net.train(training), known, self.choices, self.subject.origin, active, record)
         masked.limit, masked.at = limit, (training, width)
         try:
@@ -335,10 +355,9 @@ class Proof:
 
     def _locate(self, training: bool, width: Width) -> Failure:
         """The first operation whose result is not that of the masked network."""
-        masked = self._masked(training, width, _copies)
-        sliced = self._sliced(self._exact(), training, width, _copies)
+        masked = self._masked(training, width, copies)
+        sliced = self._sliced(self._exact(), training, width, copies)
         self._attempt(sliced, self.subject.exact)
-        why = "gives other numbers when fewer channels are active"
         theirs = {step.moment: (step, results) for step, results in zip(masked.log, masked.results, strict=True)}
         for own, ours in zip(sliced.log, sliced.results, strict=True):
             step, expected = theirs.get(own.moment, (own, []))
@@ -350,41 +369,9 @@ class Proof:
                 picks = [] if ids is None else active_positions(ids, masked.active)
                 b = b if picks is None else select(b, picks)
                 if picks is not None and (ids is not None or a.shape == b.shape) and not self._close(a, b):
-                    return Failure(why, step, True, own.module, END)
-        return Failure(why, None, False, "", END)
+                    return Failure(OTHER_NUMBERS, step, True, own.module, END)
+        return Failure(OTHER_NUMBERS, None, False, "", END)
 
-
-@dataclass(frozen=True)
-class Sums:
-    """The sum of a result and of its absolute values, to know it by."""
-
-    shape: torch.Size
-    sum: float
-    size: float
-
-    def alike(self, other: Sums, tolerance: float) -> bool:
-        """Whether both may be sums of one result; of other shapes they cannot be compared."""
-        return self.shape != other.shape or abs(self.sum - other.sum) <= 10 * tolerance * (self.size + other.size)
-
-
-def _sums(active: Tensor | None, ids: Shadow | None, x: Any) -> Sums | None:
-    """Of the active channels of a result of the masked network; of the whole, in the sliced one."""
-    if not isinstance(x, Tensor) or not x.is_floating_point() or not isinstance(ids, Tensor) or not tracked(ids):
-        return None
-    picks = [] if active is None else active_positions(ids, active)
-    if picks is None:
-        return None
-    part = select(x, picks).double()
-    size = float(part.abs().sum())
-    if not size <= LARGEST:  # masks have infinities
-        part = part.nan_to_num(0.0, 0.0, 0.0).clamp(-LARGEST, LARGEST)
-        size = float(part.abs().sum())
-    return Sums(part.shape, float(part.sum()), size)
-
-
-def _copies(ids: Shadow | None, x: Any) -> Any:
-    return x.clone() if isinstance(x, Tensor) else x
-
-
-def _by_moment(run: Replay) -> dict[Moment, list[Any]]:
-    return {step.moment: made for step, made in zip(run.log, run.results, strict=False) if not step.copies}
+    def _at(self, own: Step, training: bool) -> Failure:
+        """The failure of an operation that ran, and gave other numbers."""
+        return Failure(OTHER_NUMBERS, self.found.expected[training].get(own.moment, own), True, own.module, END)

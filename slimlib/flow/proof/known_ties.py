@@ -28,10 +28,10 @@ class KnownTies(Ties):
 
     allows_all = False
 
-    def __init__(self, known: Ties, atoms: Mapping[AtomKey, Tensor]) -> None:
+    def __init__(self, known: Ties, atoms: Mapping[AtomKey, Tensor], slims: Tensor) -> None:
         super().__init__()
         labels = known.labels()
-        self.known, self._labels = known, torch.arange(len(labels))
+        self.known, self._slims, self._labels = known, slims, torch.arange(len(labels))
         self.atoms, self.inner, self.unequal = dict(atoms), set(known.inner), set(known.unequal)
         self._repeated = torch.zeros(len(labels), dtype=torch.bool)
         self._repeated[labels[torch.cat([torch.zeros(0, dtype=torch.long), *known.repeated])]] = True
@@ -53,10 +53,11 @@ class KnownTies(Ties):
             raise Mixture("channels of different layers or positions meet")
 
     def agree(self, a: Tensor, b: Tensor) -> bool:
-        """Whether ids of one shape may meet: of one unit, or with what is repeated for whole units."""
+        """Whether ids of one shape may meet: of one unit, what stays, or with what is repeated for whole units."""
         if torch.equal(a, b):
             return True
-        return bool(((a == 0) | (b == 0) | (a == b) | self._repeated[a] | self._repeated[b]).all())
+        stay = ~(self._slims[a] | self._slims[b])
+        return bool(((a == 0) | (b == 0) | (a == b) | stay | self._repeated[a] | self._repeated[b]).all())
 
     def leave_open(self, item: Undecided) -> None:
         pass
@@ -74,6 +75,7 @@ def active_ties(
     layout: Layout,
     channels: tuple[int, ...],
     shapes: Mapping[str, torch.Size],
+    slims: Tensor,
 ) -> KnownTies:
     """The ties as the sliced network sees them: only the ids of the active channels; `atoms`: as units."""
 
@@ -93,4 +95,4 @@ def active_ties(
             for d, axis in axes.items():
                 elements = index(axis, elements, d)
             active[name, dim] = elements.reshape(-1)
-    return KnownTies(known, active)
+    return KnownTies(known, active, slims)

@@ -38,7 +38,11 @@ def repair(net: nn.Module, proof: Proof, failure: Failure, choices: Choices) -> 
         FlowError: nothing is left to keep full.
     """
     before = copy.deepcopy(choices)
-    if failure.position < END and propose(proof, failure, choices):
+    try:
+        proposed = failure.position < END and propose(proof, failure, choices)
+    except Failure as other:  # of the full network, which no number mends
+        proposed, failure = False, other
+    if proposed:
         for kind in choices.partly - before.partly:
             _keep_instead(proof.found, failure, kind, before, choices)
         return [choices]

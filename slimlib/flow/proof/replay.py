@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -32,6 +33,7 @@ PRODUCTS = {
 """Operation -> the arguments whose channels are added up in it."""
 
 
+LARGEST = 1e6  # number that is summed up as it is
 Record: TypeAlias = Callable[[Shadow | None, Any], Any]
 
 
@@ -292,3 +294,39 @@ def select(x: Tensor, picks: Picks) -> Tensor:
     for dim, index in picks:
         x = x.index_select(dim, index.to(x.device))
     return x
+
+
+@dataclass(frozen=True)
+class Sums:
+    """The sum of a result and of its absolute values, to know it by."""
+
+    shape: torch.Size
+    sum: float
+    size: float
+
+    def alike(self, other: Sums, tolerance: float) -> bool:
+        """Whether both may be sums of one result; of other shapes they cannot be compared."""
+        return self.shape != other.shape or abs(self.sum - other.sum) <= 10 * tolerance * (self.size + other.size)
+
+
+def sums(active: Tensor | None, ids: Shadow | None, x: Any) -> Sums | None:
+    """Of the active channels of a result of the masked network; of the whole, in the sliced one."""
+    if not isinstance(x, Tensor) or not x.is_floating_point() or not isinstance(ids, Tensor) or not tracked(ids):
+        return None
+    picks = [] if active is None else active_positions(ids, active)
+    if picks is None:
+        return None
+    part = select(x, picks).double()
+    size = float(part.abs().sum())
+    if not size <= LARGEST:  # masks have infinities
+        part = part.nan_to_num(0.0, 0.0, 0.0).clamp(-LARGEST, LARGEST)
+        size = float(part.abs().sum())
+    return Sums(part.shape, float(part.sum()), size)
+
+
+def copies(ids: Shadow | None, x: Any) -> Any:
+    return x.clone() if isinstance(x, Tensor) else x
+
+
+def by_moment(run: Replay) -> dict[Moment, list[Any]]:
+    return {step.moment: made for step, made in zip(run.log, run.results, strict=False) if not step.copies}

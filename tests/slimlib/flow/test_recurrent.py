@@ -92,6 +92,29 @@ class Loop(Tagger):
         return self.label(torch.stack(outs, 1))
 
 
+class WithMemory(Tagger):
+    """A cell that reads what it asks for, from a memory that it writes to (as a neural Turing machine)."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        hidden = self.body.hidden_size
+        self.memory = nn.Parameter(torch.randn(6, hidden))
+        self.key, self.sharpness = nn.Linear(hidden, hidden), nn.Linear(hidden, 1)
+
+    def forward(self, x):
+        memory, state, outs = self.memory.expand(len(x), -1, -1), None, []
+        read = memory.mean(1)
+        for step in F.relu(self.features(x)).unbind(1):
+            state = self.body(step + read, state)
+            key = self.key(state[0])
+            alike = F.cosine_similarity(memory, key.unsqueeze(1), dim=-1)
+            weights = (F.softplus(self.sharpness(state[0])) * alike).softmax(-1)
+            read = torch.bmm(weights.unsqueeze(1), memory).squeeze(1)
+            memory = memory * (1 - weights.unsqueeze(-1) * torch.sigmoid(key).unsqueeze(1))
+            outs.append(state[0])
+        return self.label(torch.stack(outs, 1))
+
+
 def net(made, *args, **options):
     return pytest.param(lambda width: made(*args, width=width, **options), id=f"{made.__name__}-{args}-{options}")
 
@@ -112,6 +135,7 @@ NETS = [
     net(LearnedState, nn.GRU, batch_first=True),
     net(StateOfZeros, nn.LSTM, batch_first=True),
     *(net(Loop, cell) for cell in CELLS),
+    net(WithMemory, nn.LSTMCell),
 ]
 
 

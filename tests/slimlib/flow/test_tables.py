@@ -22,6 +22,11 @@ OF_TOKENS = {
     "embedding": (lambda net, x: x + net.table(torch.arange(x.shape[1])), nn.Embedding(40, 32)),
     "row of an embedding": (lambda net, x: x + net.table.weight[1], nn.Embedding(2, 32)),
     "mask token": (lambda net, x: torch.where((KINDS > 0)[None, :, None], net.table, x), parameter(1, 1, 32)),
+    "mean of rows": (lambda net, x: torch.cat([x, net.table.mean(0).expand(len(x), 1, -1)], 1), parameter(4, 32)),
+    "zeros before it": (
+        lambda net, x: x + torch.cat([torch.zeros(1, net.table.shape[1]), net.table[: x.shape[1] - 1]]),
+        parameter(40, 32),
+    ),
     "moved about": (lambda net, x: x + net.table.t().unsqueeze(0).transpose(1, 2)[:, : x.shape[1]], parameter(9, 32)),
 }
 
@@ -41,6 +46,27 @@ def test_a_longer_input_than_the_example_runs_at_every_width():
     for width in (0.25, 0.5, 1.0):
         slim.set_width(net, width)
         assert net(tokens(40)).shape == (2, 40, 3)
+
+
+def test_learned_tokens_that_are_normalised_first():
+    def middle(net, x):
+        tokens = net.table.unsqueeze(0).repeat(len(x), 1, 1)
+        return tokens + net.values(net.norm(tokens)) * x.mean(1, keepdim=True)
+
+    parts = {"norm": nn.LayerNorm(32), "values": nn.Linear(32, 32)}
+    assert share_left(between_linears(middle, table=parameter(6, 32), **parts), tokens()) < 0.45
+
+
+def test_kernels_as_long_as_time_by_their_transforms():
+    def middle(net, x):
+        x = x.transpose(1, 2)
+        time = x.shape[-1]
+        spectrum = torch.fft.rfft(x, n=2 * time) * torch.fft.rfft(net.table[:, :time], n=2 * time)
+        return torch.fft.irfft(spectrum, n=2 * time)[..., :time].transpose(1, 2)
+
+    net = between_linears(middle, table=parameter(32, 20))
+    assert share_left(net, tokens()) < 0.5
+    assert list(net.slim.layout.axes["table"]) == [0]
 
 
 def test_class_token_and_positions():
