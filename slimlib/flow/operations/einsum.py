@@ -13,6 +13,7 @@ from slimlib.flow.context import Context
 from slimlib.flow.ids import WeightRef
 from slimlib.flow.operations.operation import Operation, Result, table
 from slimlib.flow.operations.products import batched
+from slimlib.flow.operations.unknown import no_rule
 
 PRODUCT = re.compile(r"(\w+),(\w+)->(\w+)")
 
@@ -53,6 +54,11 @@ def einsum(op: Operation) -> Result:
     if ids is None:
         return None
     made = [*batch, *rows, *columns]
+    if isinstance(ids, WeightRef):
+        if len(rows) > 1 or len(columns) > 1:
+            return no_rule(op)
+        dims = dict(zip(made, ((),) * len(batch) + ids.dims[1:], strict=True))
+        return WeightRef(ids.name, tuple(dims[c] for c in out), own=False)
     return ids.reshape([size[c] for c in made]).permute([made.index(c) for c in out])
 
 

@@ -120,7 +120,8 @@ class Operation:
         along = [dim for dim, axes in enumerate(ids.dims) if axes]
         if len(along) == 1:  # the mean of a table's rows, say
             return self._along(ids, along[0], x)
-        why = "uses a weight that is computed so that its channels cannot be told apart"
+        computed = "uses a weight that is computed so that its channels cannot be told apart"
+        why = computed if ids.name else "takes each element of an outer product of channels by itself"
         self.fix_all(ids, why)
         return everywhere(self.stay(why), x.shape)
 
@@ -133,8 +134,11 @@ class Operation:
         return self._along(ids, x.dim() - 1, x)
 
     def _along(self, ids: WeightRef, dim: int, x: Tensor) -> Tensor:
-        """The ids of channels that one axis of a weight makes."""
+        """The ids of channels that one axis of a weight makes; of several the first that is longer than 1."""
+        first = next((axis for axis in ids.dims[dim] if len(axis.ids) > 1), None)
         for axis in ids.dims[dim]:
+            if first is not None and axis is not first:
+                self.fix(axis.ids, "lies within the channels of another axis")
             self.context.ties.producers.update(dict.fromkeys(axis.keys))
         return ids.column(dim, x.shape[dim]).view([-1 if d == dim else 1 for d in range(x.dim())]).expand(x.shape)
 

@@ -7,7 +7,18 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from slimlib.flow.ids import Dimension, Shadow, WeightRef, compact, distinct, everywhere, tracked, varies, varying
+from slimlib.flow.ids import (
+    Dimension,
+    Shadow,
+    WeightAxis,
+    WeightRef,
+    compact,
+    distinct,
+    everywhere,
+    tracked,
+    varies,
+    varying,
+)
 from slimlib.flow.operations.elementwise import meet
 from slimlib.flow.operations.operation import Operation, Result, table
 from slimlib.flow.operations.unknown import no_rule
@@ -204,6 +215,8 @@ def _product(op: Operation, a: Shadow, b: Shadow, x: Tensor, y: Tensor, bias: Te
         out = _contract(op, b, a, None, inputs=1, outputs=0, along=0)
     else:
         made = batched(op, a[None], b[None], torch.Size((1, *op.first.shape)))
+        if isinstance(made, WeightRef):
+            return WeightRef(made.name, made.dims[1:], own=False) if bias is None else no_rule(op)
         out = None if made is None else made[0]
     return out if bias is None or out is None else op.elementwise([out, bias], op.first.shape)
 
@@ -228,6 +241,8 @@ def baddbmm(op: Operation) -> Result:
     out = batched(op, op.ids[1], op.ids[2], op.first.shape)
     if out is None:
         return op.x.expand(op.first.shape)
+    if isinstance(out, WeightRef):
+        return no_rule(op)
     return meet(op, [(out, op.first), (op.x, op.args[0])])
 
 
@@ -241,12 +256,18 @@ def grouped(op: Operation) -> Result:
     return _contract(op, x, ref, None, inputs=1, outputs=2, along=1)
 
 
-def batched(op: Operation, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor | None:
-    """A product of two tensors that both follow channels, as attention has it."""
+def batched(op: Operation, x: Tensor, y: Tensor, shape: torch.Size) -> Shadow | None:
+    """A product of two tensors that both follow channels, as attention has it.
+
+    The outer product of channels, as of keys and values in linear attention, is known by its axes, as a weight is.
+    """
     ties = op.context.ties
     x, y = (_of_one(compact(ties.canonical(ids))) for ids in (x, y))
     if varies(x, 0) or varies(y, 0):
         return _heads(op, x, y, shape)
+    if varies(x, 1) and varies(y, 2) and not varies(x, 2) and not varies(y, 1):
+        axes = (WeightAxis((), op.column(ids, dim)) for ids, dim in ((x, 1), (y, 2)))
+        return WeightRef("", ((), *((axis,) for axis in axes)), own=False)
     if varies(x, 1) and varies(y, 2):
         why = "outer product of channels"
         op.fix(x, why)
