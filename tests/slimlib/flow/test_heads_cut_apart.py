@@ -98,3 +98,26 @@ def test_parts_that_forward_names_shrink_alike():
     assert {group.units for group in net.slim.layout.groups} == {32, 16}
     small = slim.extract(net, 0.5, x)
     assert small.blocks[0].q.weight.shape == (16, 16)
+
+
+class InALoop(Attention):
+    """Each head is a slice of a size that stays, at places that a loop counts."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v, made = self.q(x), self.k(x), self.v(x), []
+        for i in range(self.heads):
+            head = slice(i * self.size, (i + 1) * self.size)
+            made.append(self.attend(q[..., head], k[..., head], v[..., head], self.size**0.5))
+        return x + self.leave(torch.cat(made, -1))
+
+
+def test_heads_that_are_slices_stay_and_the_trunk_around_them_slims():
+    torch.manual_seed(0)
+    dense, x = Net(InALoop).eval(), torch.randn(2, 7, 5)
+    net = slim.convert(copy.deepcopy(dense), x)
+    assert set(net.slim.layout.kept) == {"leave", *(f"blocks.{i}.{layer}" for i in (0, 2) for layer in "qkv")}
+    small, twin = slim.extract(net, 0.5, x), Net(InALoop, 16).eval()
+    assert [p.shape for p in small.parameters()] == [p.shape for p in twin.parameters()]
+    twin.load_state_dict(small.state_dict())
+    slim.set_width(net, 0.5)
+    assert torch.allclose(net(x), twin(x), atol=1e-5)
