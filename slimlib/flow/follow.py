@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from slimlib.core.arguments import arguments
-from slimlib.core.layout import Layout, axis_size
+from slimlib.core.layout import Layout, Segment, axis_size
 from slimlib.flow import caches
 from slimlib.flow.example import refusal, smallest, twice
 from slimlib.flow.progress import Progress
@@ -191,7 +191,12 @@ class Search:
     def _numbered(self, found: Followed) -> Followed:
         """With the numbers that modules hold, as far as they are chosen."""
         found.ties.numbers |= numbers(found, self.choices)
-        found.layout = replace(found.layout, numbers=number_axes(found.ties, found.solution))
+        held = number_axes(found.ties, found.solution)
+        for name, attribute in sorted(self.choices.sizes):
+            if f"{name}.weight" in found.layout.axes:
+                full: int = getattr(self.net.get_submodule(name), attribute)
+                held.setdefault(name, {})[attribute] = (Segment(None, full),)
+        found.layout = replace(found.layout, numbers=held)
         return found
 
     def shows_nothing_new(self, found: Followed, args: tuple[Any, ...]) -> bool:

@@ -75,6 +75,7 @@ class Choices:
     modules: dict[str, str] = field(default_factory=dict)  # the layers of these modules stay full
     numbers: dict[tuple[str, str], Counted] = field(default_factory=dict)  # (class, attribute) -> what it counts
     disproved: dict[tuple[str, str], frozenset[Place]] = field(default_factory=dict)  # and what it does not
+    sizes: set[tuple[str, str]] = field(default_factory=set)  # (layer, its size) that forward computes with: it stays
     agree: list[Agreement] = field(default_factory=list)
     numbers_matter: bool = False  # forward looks at them, so that quick runs compute all products
     partly: set[str] = field(default_factory=set, compare=False)  # classes of which more numbers may be needed

@@ -186,33 +186,55 @@ class Proof:
         deeper = module != failure.module and is_inside(module, failure.module)
         return END if beyond else len(sliced.log) + deeper / 2, stopped or ""
 
-    def agrees(self, failure: Failure, width: Width, held: Held) -> bool:
+    def corrects(self, failure: Failure, held: Held) -> bool:
+        """Whether an operation that gave other numbers gives the right ones, where modules hold these."""
+        moments = self.found.moments(failure.training)
+        if failure.step is None or failure.step.moment not in moments:
+            return False
+        place = moments.index(failure.step.moment)
+        there = Failure(failure.reason, failure.step, True, failure.module, place)
+        there.training = failure.training
+        if self.progress(there, failure.width, held)[0] <= place:
+            return False
+        try:
+            return self.agrees(there, failure.width, held, ahead=1)
+        except Failure:
+            return False
+
+    def agrees(self, failure: Failure, width: Width, held: Held, ahead: int = AHEAD) -> bool:
         """Whether what runs gives the numbers of the masked network, as far as sums of all results show.
 
         Raises:
             Failure: they differ already before the operation that failed.
         """
         channels, training = self.channels(width), failure.training
-        key, limit = (training, channels), failure.position + AHEAD
+        key, limit = (training, channels), failure.position + ahead
         if self.found.sums.get(key, (0, {}))[0] < limit:
             of_active = partial(sums, self.found.solution.active(channels))
             self.found.sums[key] = limit, by_moment(self._masked(training, width, of_active, limit))
         theirs = self.found.sums[key][1]
-        sliced, _ = self._trial(self._exact(), self.subject.exact, failure, width, held, partial(sums, None))
+        sliced, _ = self._trial(self._exact(), self.subject.exact, failure, width, held, partial(sums, None), ahead)
         for position, (step, results) in enumerate(zip(sliced.log, sliced.results, strict=False)):
             for ours, other in zip(results, () if step.copies else theirs.get(step.moment, ()), strict=False):
                 if ours is not None and other is not None and not ours.alike(other, self.subject.exact.tolerance):
                     if position < failure.position:
-                        raise self._at(step, training)
+                        raise self._other_numbers(step, training, width)
                     return False
         return True
 
     def _trial(
-        self, slim: Any, copied: Copy, failure: Failure, width: Width, held: Held, record: Record | None = None
+        self,
+        slim: Any,
+        copied: Copy,
+        failure: Failure,
+        width: Width,
+        held: Held,
+        record: Record | None = None,
+        ahead: int = AHEAD,
     ) -> tuple[Sliced, str | None]:
         """Run the sliced network with these numbers in its modules; what stops it, None well beyond the failure."""
         sliced, channels = self._sliced(slim, failure.training, width, record), self.channels(width)
-        sliced.limit = failure.position + AHEAD
+        sliced.limit = failure.position + ahead
         before: list[tuple[nn.Module, dict[str, Any]]] = []
         for name, numbers in held.items():
             module = slim.get_submodule(name)
@@ -254,9 +276,7 @@ class Proof:
             self._compare_in_float32()
             right = self._is_right(training, width)
         if not right:
-            located = self._locate(training, width)
-            located.training, located.width = training, width
-            raise located
+            raise self._locate(training, width)
 
     def _is_right(self, training: bool, width: Width) -> bool:
         """Whether the sliced network gives the numbers of the masked one."""
@@ -369,9 +389,12 @@ class Proof:
                 picks = [] if ids is None else active_positions(ids, masked.active)
                 b = b if picks is None else select(b, picks)
                 if picks is not None and (ids is not None or a.shape == b.shape) and not self._close(a, b):
-                    return Failure(OTHER_NUMBERS, step, True, own.module, END)
-        return Failure(OTHER_NUMBERS, None, False, "", END)
+                    return self._other_numbers(step, training, width)
+        return self._other_numbers(None, training, width)
 
-    def _at(self, own: Step, training: bool) -> Failure:
-        """The failure of an operation that ran, and gave other numbers."""
-        return Failure(OTHER_NUMBERS, self.found.expected[training].get(own.moment, own), True, own.module, END)
+    def _other_numbers(self, own: Step | None, training: bool, width: Width) -> Failure:
+        """The failure of an operation that ran."""
+        step = own and self.found.expected[training].get(own.moment, own)
+        failure = Failure(OTHER_NUMBERS, step, step is not None, step.module if step else "", END)
+        failure.training, failure.width = training, width
+        return failure

@@ -16,6 +16,7 @@ from math import gcd
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from slimlib.core.width import WidthPlan
 from slimlib.flow.proof.axes import Axes, Option, within
@@ -26,6 +27,12 @@ from slimlib.flow.ties import Ties
 
 TRIALS = 60  # of several numbers of one module together, at one plan
 JOINTLY, FRONT = 3, 4  # numbers that are tried together, and how many of the best trials are tried with one more
+SIZES: Mapping[type[nn.Module], tuple[str, ...]] = {
+    nn.Embedding: ("embedding_dim",),
+    nn.Linear: ("out_features", "in_features"),
+    _ConvNd: ("out_channels", "in_channels"),
+}
+"""What layers tell of their size, and compute nothing with."""
 Options = Mapping[str, Sequence[Option]]  # attribute -> the channels whose number it may hold
 Chosen = Sequence[tuple[str, int]]  # attributes, and which of its options each holds
 Trial = tuple[float, str, Chosen]  # how far a run got, and what stopped it
@@ -56,6 +63,22 @@ def propose(proof: Proof, failure: Failure, choices: Choices) -> bool:
         for name in upwards(failure.module)
         for holder in (name, *axes.silent(name))
     )
+
+
+def sizes_that_stay(proof: Proof, failure: Failure, choices: Choices) -> bool:
+    """Add to `choices` the size of a layer that forward computes with: sqrt(embedding_dim) is that of the full one."""
+    found = proof.found
+    for child, layer in found.net.get_submodule(failure.module).named_children():
+        name = f"{failure.module}.{child}".lstrip(".")
+        for attribute in next((own for kind, own in SIZES.items() if isinstance(layer, kind)), ()):
+            if (name, attribute) in choices.sizes or f"{name}.weight" not in found.layout.axes:
+                continue
+            full = torch.zeros(getattr(layer, attribute), dtype=torch.long)  # ids of what stays
+            if proof.corrects(failure, {name: {attribute: full}}):
+                same = alike(found.net, failure.module)
+                choices.sizes |= {(f"{n}.{child}".lstrip("."), attribute) for n in same}
+                return True
+    return False
 
 
 def _agreements(kind: str, name: str, failure: Failure) -> list[Agreement]:

@@ -7,8 +7,8 @@ import copy
 from torch import Tensor, nn
 
 from slimlib.flow.operations.movement import is_split_axis, readings
-from slimlib.flow.proof.check import END, Failure, Followed, Proof
-from slimlib.flow.proof.proposals import propose
+from slimlib.flow.proof.check import END, OTHER_NUMBERS, Failure, Followed, Proof
+from slimlib.flow.proof.proposals import propose, sizes_that_stay
 from slimlib.flow.steps import (
     VIEWS,
     Choices,
@@ -45,6 +45,8 @@ def repair(net: nn.Module, proof: Proof, failure: Failure, choices: Choices) -> 
     if proposed:
         for kind in choices.partly - before.partly:
             _keep_instead(proof.found, failure, kind, before, choices)
+        return [choices]
+    if failure.reason == OTHER_NUMBERS and sizes_that_stay(proof, failure, choices):
         return [choices]
     kinds = [class_or_name(net, name) for name in upwards(failure.module)]
     if doubtful := [kind for kind in kinds if kind in choices.instead]:

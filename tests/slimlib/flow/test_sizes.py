@@ -1,5 +1,7 @@
-"""Numbers that a module reads out of lists, and heads of which there is one."""
+"""Sizes that forward reads: out of lists, off its layers, and of heads of which there is one."""
 
+import copy
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 import slimlib as slim
 from slimlib.core.width import WidthPlan
 from slimlib.flow.example import smallest
+from tests.slimlib.flow.judging import Net, share_left
 
 
 class Stages(nn.Module):
@@ -76,3 +79,45 @@ def test_the_scale_of_one_head_is_compared_over_several_places():
     slim.convert(net, x)
     assert {"q", "k", "v"} <= set(net.slim.layout.kept)
     assert "size" not in net.slim.layout.numbers.get("", {})
+
+
+def scaled_embedding(net: Net, x: Tensor) -> Tensor:
+    return net.last(net.second(net.first(x.long()) * net.first.embedding_dim**0.5).relu())
+
+
+def scaled_linear(net: Net, x: Tensor) -> Tensor:
+    return net.last(net.second(net.first(x) / net.first.out_features**0.5).relu())
+
+
+def scaled_and_viewed(net: Net, x: Tensor) -> Tensor:
+    x = net.first(x[..., None, None]).mean((2, 3)).view(-1, net.first.out_channels)
+    return net.last(net.second(x * net.second.in_features**-0.5).relu())
+
+
+READ: dict[str, tuple[Callable[[Net, Tensor], Tensor], nn.Module, dict[str, dict[str, int]]]] = {
+    "embedding": (scaled_embedding, nn.Embedding(7, 32), {"first": {"embedding_dim": 32}}),
+    "linear": (scaled_linear, nn.Linear(16, 32), {"first": {"out_features": 32}}),
+    "viewed by one, scaled by another": (scaled_and_viewed, nn.Conv2d(16, 32, 1), {"second": {"in_features": 32}}),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_size_that_forward_computes_with_is_that_of_the_full_layer(name):
+    compute, first, stays = READ[name]
+    net = Net(compute, first=copy.deepcopy(first), second=nn.Linear(32, 64), last=nn.Linear(64, 3))
+    x = torch.randint(0, 7, (4,)) if isinstance(first, nn.Embedding) else torch.randn(4, 16)
+    assert share_left(net, x) < 0.4
+    assert set(net.slim.layout.kept) == {"last"}
+    for layer, sizes in stays.items():
+        for small in (net, slim.extract(net, 0.5)):
+            assert {size: getattr(small.get_submodule(layer), size) for size in sizes} == sizes
+
+
+def test_attention_behind_an_embedding_that_is_scaled_by_its_size_slims():
+    def forward(net: Net, x: Tensor) -> Tensor:
+        y = net.table(x) * net.table.embedding_dim**0.5
+        return net.last(y + net.attention(net.norm(y), y, y)[0])
+
+    attention = nn.MultiheadAttention(32, 4, batch_first=True)
+    net = Net(forward, table=nn.Embedding(9, 32), norm=nn.LayerNorm(32), attention=attention, last=nn.Linear(32, 3))
+    assert share_left(net, torch.randint(0, 9, (2, 6))) < 0.4
