@@ -96,63 +96,83 @@ def _numbers(
 
     again: those that were chosen count something else, which had as many channels at the plan where they were.
     """
-    kind, source = axes.kinds[name], axes.kinds[failure.module]
-    options = {n: axes.options(n, source) for n in alike(axes.net, name)}
-    counted = {path: c.places for (k, path), c in choices.numbers.items() if k == kind}
-    held = _held(options[name], counted)
-    free = {path: known for path, known in options[name].items() if (path in held) == again}
-    wrong = {path: choices.disproved.get((kind, path), frozenset()) | counted.get(path, frozenset()) for path in held}
-    ranked = [
-        (path, rank)
-        for path, known in free.items()
-        for rank, option in enumerate(known)
-        if option.places.isdisjoint(wrong.get(path, ()))
-    ]
-    if not ranked:
+    trials = _Trials(axes, proof, failure, choices, name, plan, again)
+    if not trials.ranked:
         return False
-    left = name if name in upwards(failure.module) else failure.module
-    before, spare = proof.progress(failure, plan, {}, left), TRIALS + len(ranked)
-
-    def tried(chosen: Chosen) -> Trial:
-        proof.tell(f"tries numbers of '{name}'", before[0] / max(1, len(proof.found.logs[failure.training])))
-        return *proof.progress(failure, plan, trial_of(chosen), left), chosen
-
-    def trial_of(chosen: Chosen) -> Held:
-        places = {path: options[name][path][rank].places for path, rank in chosen}
-        return {n: _held(own, places) for n, own in options.items()}
-
-    def accepted(trial: Trial) -> bool:
-        if trial[0] <= before[0] or not proof.agrees(failure, plan, trial_of(trial[2])):
-            return False
-        for path, rank in trial[2]:
-            found = Counted(source, frozenset(options[name][path][rank].places))
-            if again:
-                choices.disproved[kind, path] = wrong[path]
-            elif (known := choices.numbers.get((kind, path))) is not None:
-                found = replace(known, places=known.places | found.places)
-            choices.numbers[kind, path] = found
-        if trial[0] < END:
-            choices.partly.add(kind)
-        return True
-
     longer: list[Trial] = []  # what got further than the run before, but not out of the module
     front: list[Chosen] = [()]
+    spare = TRIALS + len(trials.ranked)
     for _ in range(JOINTLY):
-        trials = []
-        lists = _whole_lists(free) if front == [()] and not again else []
-        for chosen in islice(chain(_grown(front, ranked), lists), spare):
-            trials.append(tried(chosen))
-            if trials[-1][0] == END and accepted(trials[-1]):
+        made = []
+        lists = _whole_lists(trials.free) if front == [()] and not again else []
+        for chosen in islice(chain(_grown(front, trials.ranked), lists), spare):
+            made.append(trials.run(chosen))
+            if made[-1][0] == END and trials.accept(made[-1]):
                 return True
-        spare -= len(trials)
-        further = sorted((trial for trial in trials if before[0] < trial[0] < END), key=lambda trial: -trial[0])
+        spare -= len(made)
+        further = sorted((trial for trial in made if trials.before[0] < trial[0] < END), key=lambda trial: -trial[0])
         longer += further
-        read = [trial[2] for trial in trials if trial[:2] != before]  # what changes nothing is not read before another
+        read = [trial[2] for trial in made if trial[:2] != trials.before]  # the others are not read before another is
         front = [trial[2] for trial in further[:FRONT]] or (read if front == [()] else [])
-    if (kind, shapes_of(axes.net.get_submodule(failure.module))) in choices.refused:
+    if (trials.kind, shapes_of(axes.net.get_submodule(failure.module))) in choices.refused:
         return False
-    longer.append(tried([(path, rank) for path, rank in ranked if not rank]))
-    return any(accepted(trial) for trial in sorted(longer, key=lambda trial: -trial[0]))
+    longer.append(trials.run([(path, rank) for path, rank in trials.ranked if not rank]))
+    return any(trials.accept(trial) for trial in sorted(longer, key=lambda trial: -trial[0]))
+
+
+class _Trials:
+    """Runs in which the modules of a class hold other numbers.
+
+    free: the attributes that may be chosen, and what each may hold.
+    ranked: each of them with each of its options, by the place of that.
+    before: how far the run gets without any, and what stops it.
+    """
+
+    def __init__(
+        self, axes: Axes, proof: Proof, failure: Failure, choices: Choices, name: str, plan: WidthPlan, again: bool
+    ) -> None:
+        self.proof, self.failure, self.choices, self.name, self.plan = proof, failure, choices, name, plan
+        self.kind, self.source, self.again = axes.kinds[name], axes.kinds[failure.module], again
+        self.options = {n: axes.options(n, self.source) for n in alike(axes.net, name)}
+        counted = {path: c.places for (kind, path), c in choices.numbers.items() if kind == self.kind}
+        held = _held(self.options[name], counted)
+        self.free = {path: known for path, known in self.options[name].items() if (path in held) == again}
+        self.wrong = {
+            path: choices.disproved.get((self.kind, path), frozenset()) | counted.get(path, frozenset())
+            for path in held
+        }
+        self.ranked = [
+            (path, rank)
+            for path, known in self.free.items()
+            for rank, option in enumerate(known)
+            if option.places.isdisjoint(self.wrong.get(path, ()))
+        ]
+        self.left = name if name in upwards(failure.module) else failure.module
+        self.before = proof.progress(failure, plan, {}, self.left) if self.ranked else (0.0, "")
+
+    def run(self, chosen: Chosen) -> Trial:
+        done = self.before[0] / max(1, len(self.proof.found.logs[self.failure.training]))
+        self.proof.tell(f"tries numbers of '{self.name}'", done)
+        return *self.proof.progress(self.failure, self.plan, self._holding(chosen), self.left), chosen
+
+    def accept(self, trial: Trial) -> bool:
+        """Choose what got further, if its numbers are right."""
+        if trial[0] <= self.before[0] or not self.proof.agrees(self.failure, self.plan, self._holding(trial[2])):
+            return False
+        for path, rank in trial[2]:
+            found = Counted(self.source, frozenset(self.options[self.name][path][rank].places))
+            if self.again:
+                self.choices.disproved[self.kind, path] = self.wrong[path]
+            elif (known := self.choices.numbers.get((self.kind, path))) is not None:
+                found = replace(known, places=known.places | found.places)
+            self.choices.numbers[self.kind, path] = found
+        if trial[0] < END:
+            self.choices.partly.add(self.kind)
+        return True
+
+    def _holding(self, chosen: Chosen) -> Held:
+        places = {path: self.options[self.name][path][rank].places for path, rank in chosen}
+        return {n: _held(own, places) for n, own in self.options.items()}
 
 
 def _grown(front: Sequence[Chosen], ranked: Chosen) -> Iterator[Chosen]:
