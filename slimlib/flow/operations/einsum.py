@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 
 import torch
 from torch import Tensor
 
 from slimlib.flow.context import Context
-from slimlib.flow.ids import WeightRef
+from slimlib.flow.ids import Dimension, WeightAxis, WeightRef, compact, varying
 from slimlib.flow.operations.operation import Operation, Result, table
 from slimlib.flow.operations.products import batched
-from slimlib.flow.operations.unknown import no_rule
 
 PRODUCT = re.compile(r"(\w+),(\w+)->(\w+)")
 
@@ -55,11 +54,18 @@ def einsum(op: Operation) -> Result:
         return None
     made = [*batch, *rows, *columns]
     if isinstance(ids, WeightRef):
-        if len(rows) > 1 or len(columns) > 1:
-            return no_rule(op)
-        dims = dict(zip(made, ((),) * len(batch) + ids.dims[1:], strict=True))
-        return WeightRef(ids.name, tuple(dims[c] for c in out), own=False)
+        dims = [*((),) * len(batch), *_spread(ids.dims[1], rows, size), *_spread(ids.dims[2], columns, size)]
+        return WeightRef(ids.name, tuple(dims[made.index(c)] for c in out), own=False)
     return ids.reshape([size[c] for c in made]).permute([made.index(c) for c in out])
+
+
+def _spread(axes: Dimension, letters: Sequence[str], size: Mapping[str, int]) -> list[Dimension]:
+    """The dimensions of letters that were grouped: the axis is that of the one along which its ids vary."""
+    (axis,) = axes
+    ids = compact(axis.ids.view([size[c] for c in letters]))
+    (along,) = varying(ids) or [0]
+    column = ids.movedim(along, 0).reshape(ids.shape[along], -1)[:, 0]
+    return [(WeightAxis(axis.keys, column),) if i == along else () for i in range(len(letters))]
 
 
 OPERATIONS = table((einsum, "einsum"))

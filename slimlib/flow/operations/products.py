@@ -277,10 +277,12 @@ def batched(op: Operation, x: Tensor, y: Tensor, shape: torch.Size) -> Shadow | 
         op.tie(x, x[..., :1])
     elif varies(y, 1) and varies(y, 2) and not varies(x, 2):
         op.tie(y, y[:, :1])
-    elif varies(x, 1) and varies(y, 1):  # for each channel of x, what has none is multiplied with those of y
-        ties.keep_apart(distinct(y), f"added up with what follows no channels: {op.context.here}")
+    elif varies(x, 1) and varies(y, 1):  # each channel, or whole head, of x with the same of y
+        op.tie(x, x[..., :1])
+        ties.keep_apart(distinct(y), f"the same for all heads: {op.context.here}")
     elif varies(y, 2) and varies(x, 2):
-        ties.keep_apart(distinct(x), f"added up with what follows no channels: {op.context.here}")
+        op.tie(y, y[:, :1])
+        ties.keep_apart(distinct(x), f"the same for all heads: {op.context.here}")
     elif varies(x, 2) or varies(y, 1):
         op.tie(op.column(x, 2), op.column(y, 1))
     if varies(x, 1):

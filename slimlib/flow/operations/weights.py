@@ -44,15 +44,28 @@ def regroup(op: Operation) -> Result:
         axes, taken = (), 1
         while pieces and taken < size:
             more, length = pieces.pop(0)
-            if not more and length > (need := size // taken) and length % need == 0:  # repeated: cut anywhere
-                pieces.insert(0, ((), length // need))
-                length = need
+            if 1 < (need := size // taken) < length and length % need == 0 and (parts := _apart(more, need)):
+                pieces.insert(0, (parts[1], length // need))
+                more, length = parts[0], need
             axes, taken = _merged(axes, taken, more, length), taken * length
         if taken != size or (axes and prod(len(axis.ids) for axis in axes) != size):
             return None
         dims.append(axes)
     rest = tuple(axis for more, _ in pieces for axis in more)  # of size 1
     return WeightRef(ref.name, (*dims[:-1], dims[-1] + rest), ref.own) if dims else None
+
+
+def _apart(axes: Dimension, count: int) -> tuple[Dimension, Dimension] | None:
+    """A dimension as two, the first of a size: what is repeated may be cut anywhere, an axis between repetitions."""
+    if not axes:
+        return (), ()
+    (axis,) = axes
+    blocks, every = axis.ids.view(count, -1), len(axis.ids) // count
+    if bool((blocks == blocks[:1]).all()):
+        return (), (axis.pick(torch.arange(every)),)
+    if bool((blocks == blocks[:, :1]).all()):
+        return (axis.pick(torch.arange(0, len(axis.ids), every)),), ()
+    return None
 
 
 def _merged(axes: Dimension, taken: int, more: Dimension, length: int) -> Dimension:
@@ -213,6 +226,8 @@ def _with_activations(op: Operation, refs: Sequence[WeightRef], others: Sequence
     out = op.elementwise(others, shape)
     for ref in refs:
         op.tie(op.column(out, dim % len(shape)), ref.column(dim, shape[dim]))
+        for axis in [axis for axes in ref.dims if axes is not ref.dims[dim] and not ref.name for axis in axes]:
+            op.fix(axis.ids, "the same for all heads")
     return _kernel(op, refs, others, dim, out) or out
 
 

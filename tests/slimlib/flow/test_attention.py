@@ -150,3 +150,58 @@ def test_one_head_that_is_left_may_be_multiplied_in_another_way(heads):
     with slim.at_width(net, heads / 4):
         assert torch.allclose(net(*x), twin(*x), atol=1e-5)
     assert torch.equal(net(*x), dense(*x))
+
+
+class SharedKeys(nn.Module):
+    """One key and value for all heads (Shazeer 2019), which no dimension of theirs tells."""
+
+    def __init__(self, trunk: int = 32, heads: int = 4, size: int = 8) -> None:
+        super().__init__()
+        self.heads, self.size = heads, size
+        self.q, self.kv, self.leave = (
+            nn.Linear(trunk, heads * size),
+            nn.Linear(trunk, 16),
+            nn.Linear(heads * size, trunk),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, T, C]
+        q, (k, v) = self.q(x).unflatten(-1, (self.heads, self.size)).transpose(1, 2), self.kv(x).split(8, -1)
+        weights = (torch.einsum("nhid,njd->nhij", q, k) * self.size**-0.5).softmax(-1)
+        return x + self.leave(torch.einsum("nhij,njd->nhid", weights, v).transpose(1, 2).flatten(2))
+
+
+class Relative(SharedKeys):
+    """Keys and values of distances, the same for all heads and images (Shaw et al. 2018, eq. 3 and 4)."""
+
+    def __init__(self, trunk: int = 32, heads: int = 4, size: int = 8) -> None:
+        super().__init__(trunk, heads, size)
+        del self.kv
+        self.of_keys, self.of_values = nn.Embedding(9, size), nn.Embedding(9, size)
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, T, C]
+        n, t = x.shape[:2]
+        apart = (torch.arange(t)[None] - torch.arange(t)[:, None]).clamp(-4, 4) + 4
+        q = self.q(x).view(n, t, self.heads, self.size).transpose(1, 2)
+        by_token = q.permute(2, 0, 1, 3).reshape(t, n * self.heads, self.size) @ self.of_keys(apart).mT
+        weights = by_token.transpose(0, 1).reshape(n, self.heads, t, t).softmax(-1)
+        by_token = weights.permute(2, 0, 1, 3).reshape(t, n * self.heads, t) @ self.of_values(apart)
+        values = weights @ q + by_token.transpose(0, 1).reshape(n, self.heads, t, self.size)
+        return x + self.leave(values.transpose(1, 2).reshape(n, t, -1))
+
+
+@pytest.mark.parametrize("kind", [SharedKeys, Relative])
+def test_heads_slim_that_share_what_they_are_multiplied_with(kind):
+    def built(trunk, heads):
+        return nn.Sequential(nn.Linear(16, trunk), kind(trunk, heads), kind(trunk, heads), nn.Linear(trunk, 3)).eval()
+
+    torch.manual_seed(0)
+    dense, x = built(32, 4), tokens()
+    net = slim.convert(copy.deepcopy(dense), x)
+    assert torch.equal(net(x), dense(x))
+    for heads in (1, 3):
+        plan = slim.WidthPlan([{4: heads, 32: 16}[group.units] for group in net.slim.layout.groups])
+        small, twin = slim.extract(net, plan, x), built(16, heads)
+        assert [p.shape for p in small.parameters()] == [p.shape for p in twin.parameters()]
+        twin.load_state_dict(small.state_dict())
+        with slim.at_width(net, plan), torch.no_grad():
+            assert torch.allclose(net(x), twin(x), atol=1e-5)
