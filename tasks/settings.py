@@ -169,7 +169,7 @@ def unknown(what: str, given: object, allowed: Iterable[object]) -> ValueError:
     same = [name for name in names if dot and name.rpartition(".")[0] == parent]
     ends = {name.rpartition(".")[2]: name for name in [*names, *same]} if same else {name: name for name in names}
     close = get_close_matches(end if same else str(given), ends, n=1, cutoff=0.5)
-    all_of_them = ", ".join(names)
+    all_of_them = ", ".join(f'"{name}"' if "," in name else name for name in names)  # as only=[...] takes them
     advice = f"choose one of {all_of_them}"
     if close:
         advice = f"did you mean '{ends[close[0]]}'?" + (f" (there are: {all_of_them})" if len(names) <= 10 else "")
