@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
 from slimlib.core.layout import Layout, axis_size
@@ -243,8 +242,7 @@ class Proof:
             before.append((module, {key: module.__dict__[key] for key in swaps}))
             module.__dict__.update(swaps)
         try:
-            with torch.random.fork_rng():
-                self._attempt(sliced, copied)
+            self._attempt(sliced, copied)
         except Beyond:
             pass
         except (Failure, FlowError) as error:
