@@ -64,9 +64,7 @@ class Choices:
     tried: set[tuple[str, int, int]] = field(default_factory=set)  # and all readings that were weighed
     copied: set[str] = field(default_factory=set)  # parameters that must lie together in memory, also a part of them
     proportional: set[Site] = field(default_factory=set)  # where unequal parts are cut that shrink in proportion
-    whole: set[Site] = field(
-        default_factory=set
-    )  # where one layer acts on heads, or a split cuts them apart, that slim whole
+    whole: set[Site] = field(default_factory=set)  # where a layer acts on heads that slim whole, or a split cuts them
     weighed: set[Site] = field(default_factory=set)  # and where that, or that heads shrink, was chosen
     parts: dict[Site, str] = field(default_factory=dict)  # what is cut out here stays, the rest slims
     keep: Kept = field(default_factory=dict)  # what enters here stays full

@@ -114,14 +114,13 @@ def _at_step(found: Followed, step: Step, reason: str, choices: Choices) -> bool
 
 def _scaled(found: Followed, step: Step, choices: Choices) -> bool:
     """Numbers are wrong in a module that splits, as the scale is of heads that shrink: whole ones may slim."""
-    steps = [other for log in found.logs.values() for other in log if other.module == step.module]
-    splits = [s for s in steps if s.site[2] in SPLITS and s.site not in choices.weighed]
+    splits = [s for s in found.axes.steps.get(step.module, []) if s.site[2] in SPLITS and s.site not in choices.weighed]
     return any(_as_heads(found, split, choices) for split in splits)
 
 
 def _as_heads(found: Followed, step: Step, choices: Choices) -> bool:
     """Read a split, and those like it, as one into heads, of which whole ones slim; or no more, where that failed."""
-    steps = [other for log in found.logs.values() for other in log if other.module == step.module]
+    steps = found.axes.steps.get(step.module, [])
     alike = {s.site for s in steps if s.site[2] == step.site[2] and s.settings == step.settings}
     if step.site in choices.weighed or not any(map(found.slims, step.inputs)):
         choices.whole -= alike
