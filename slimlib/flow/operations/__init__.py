@@ -26,11 +26,7 @@ __all__ = ["OPERATIONS", "Operation", "apply_rule", "each_tensor"]
 
 TABLES = (einsum, elementwise, movement, norms, reductions, spatial, unknown)
 OPERATIONS: dict[str, Rule] = {name: rule for table in TABLES for name, rule in table.OPERATIONS.items()}
-KNOW_WEIGHTS: dict[str, Rule] = {
-    **products.OPERATIONS,
-    **recurrent.OPERATIONS,
-    **norms.KNOW_WEIGHTS,
-}  # by their axes
+KNOW_WEIGHTS: dict[str, Rule] = {**products.OPERATIONS, **recurrent.OPERATIONS}  # by their axes
 
 
 def apply_rule(op: Operation) -> Result:

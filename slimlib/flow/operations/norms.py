@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from slimlib.flow.ids import WeightRef, compact, distinct, varies, varying
+from slimlib.flow.ids import compact, distinct, varies, varying
 from slimlib.flow.operations.operation import Operation, Result, table
 from slimlib.flow.undecided import Repeated
 
@@ -63,10 +63,6 @@ def _holds_shape(op: Operation, axes: int) -> None:
 def layer_norm(op: Operation) -> Result:
     """Normalises over the last axes, one of which may hold the channels."""
     axes = len(op.argument(1, "normalized_shape"))
-    if axes == 1 and isinstance(op.ids[0], WeightRef):
-        op.ids = [op.along_last(op.ids[0], op.args[0]), *op.ids[1:]]
-        del op.operands
-    op.see_as_data()
     parameters = [
         ids for ids in (*op.ids[2:4], op.kwids.get("weight"), op.kwids.get("bias")) if isinstance(ids, Tensor)
     ]
@@ -111,5 +107,5 @@ OPERATIONS = table(
     ),
     (instance_norm, "instance_norm"),
     (group_norm, "native_group_norm"),
+    (layer_norm, "native_layer_norm rms_norm"),
 )
-KNOW_WEIGHTS = table((layer_norm, "native_layer_norm rms_norm"))

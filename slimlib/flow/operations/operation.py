@@ -11,7 +11,18 @@ import torch
 from torch import Tensor
 
 from slimlib.flow.context import Context
-from slimlib.flow.ids import Shadow, WeightRef, compact, distinct, everywhere, tracked, untracked, varies, varying
+from slimlib.flow.ids import (
+    Dimension,
+    Shadow,
+    WeightRef,
+    compact,
+    distinct,
+    everywhere,
+    tracked,
+    untracked,
+    varies,
+    varying,
+)
 from slimlib.flow.undecided import Repeated
 
 DROPOUTS = {
@@ -133,13 +144,18 @@ class Operation:
             self.fix(axis.ids, "rows of a table")
         return self._along(ids, x.dim() - 1, x)
 
+    def hands_out(self, dim: Dimension) -> None:
+        """Remember that the channels of these weight axes are made here."""
+        for axis in dim:
+            self.context.ties.producers.update(dict.fromkeys(axis.keys))
+
     def _along(self, ids: WeightRef, dim: int, x: Tensor) -> Tensor:
         """The ids of channels that one axis of a weight makes; of several the first that is longer than 1."""
         first = next((axis for axis in ids.dims[dim] if len(axis.ids) > 1), None)
         for axis in ids.dims[dim]:
             if first is not None and axis is not first:
                 self.fix(axis.ids, "lies within the channels of another axis")
-            self.context.ties.producers.update(dict.fromkeys(axis.keys))
+        self.hands_out(ids.dims[dim])
         return ids.column(dim, x.shape[dim]).view([-1 if d == dim else 1 for d in range(x.dim())]).expand(x.shape)
 
     def column(self, ids: Tensor, dim: int) -> Tensor:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from slimlib.flow.ids import (
-    Dimension,
     Shadow,
     WeightAxis,
     WeightRef,
@@ -26,12 +25,6 @@ from slimlib.flow.undecided import Pair
 
 NO_ID = torch.iinfo(torch.long).max
 ANOTHER_AXIS = "acts along another axis than the channels"
-
-
-def _hands_out(op: Operation, dim: Dimension) -> None:
-    """Remember that the channels of these weight axes are made here."""
-    for axis in dim:
-        op.context.ties.producers.update(dict.fromkeys(axis.keys))
 
 
 def _column(op: Operation, ref: WeightRef, dim: int, size: int, arriving: Tensor | None = None) -> Tensor:
@@ -64,7 +57,7 @@ def convolution(op: Operation) -> Result:
     x = _by_ties(op, x)
     outputs = _column(op, ref, int(transposed), op.args[1].shape[int(transposed)])
     inputs = _column(op, ref, 1 - transposed, op.args[1].shape[1 - transposed])
-    _hands_out(op, ref.dims[int(transposed)])
+    op.hands_out(ref.dims[int(transposed)])
     if groups == 1 and varying(x) and not varies(x, 0) and not varies(x, 1):
         return _along_another_axis(op, x, [inputs, outputs, bias])
     arriving = op.column(x, 1)
@@ -135,7 +128,7 @@ def _transposed_groups(
         for axis in ref.dims[1]:
             for key in axis.keys:
                 op.context.ties.producers.pop(key, None)
-        _hands_out(op, ref.dims[0])
+        op.hands_out(ref.dims[0])
         return (inputs if ref.dims[0] else arriving).repeat_interleave(len(outputs))
     into = inputs.view(groups, -1)
     op.tie(into, into[:1])
@@ -159,7 +152,7 @@ def _contract(
     if _acts_on_each_head(op, x, along % x.dim()):
         return _of_whole_heads(op, x, ref, bias, along % x.dim())
     made = _column(op, ref, outputs, weight.shape[outputs])
-    _hands_out(op, ref.dims[outputs])
+    op.hands_out(ref.dims[outputs])
     if x.shape[along] > 1 and varying(x) and not varies(x, along):  # a mixer's tokens
         for ids in (ref.column(inputs, size), made, bias):
             if isinstance(ids, Tensor):
@@ -204,8 +197,7 @@ def _product(op: Operation, a: Shadow, b: Shadow, x: Tensor, y: Tensor, bias: Te
     vector = bias if bias is not None and bias.dim() == 1 else None
     if isinstance(a, WeightRef) and isinstance(b, WeightRef):
         if bias is None:
-            op.tie(_column(op, a, 1, x.shape[1]), _column(op, b, 0, y.shape[0]))
-            return WeightRef(a.name, (a.dims[0], b.dims[1]), own=False)
+            return _of_two_weights(op, a, b, x, y)
         a = op.data(a, x)
     if isinstance(b, WeightRef):
         assert isinstance(a, Tensor)
@@ -221,14 +213,21 @@ def _product(op: Operation, a: Shadow, b: Shadow, x: Tensor, y: Tensor, bias: Te
     return out if bias is None or out is None else op.elementwise([out, bias], op.first.shape)
 
 
+def _of_two_weights(op: Operation, a: WeightRef, b: WeightRef, x: Tensor, y: Tensor) -> WeightRef:
+    """x [..., M, K] @ y [..., K, N], which can be sliced as they can."""
+    rows, inner = x.dim() - 2, x.dim() - 1
+    op.tie(_column(op, a, inner, x.shape[inner]), _column(op, b, rows, y.shape[rows]))
+    batch = (one or other for one, other in zip(a.dims[:rows], b.dims, strict=False))
+    return WeightRef(a.name, (*batch, a.dims[rows], b.dims[inner]), own=False)
+
+
 def bmm(op: Operation) -> Result:
     """x [B, M, K] @ y [B, K, N]."""
     a, b = op.ids
     if isinstance(a, WeightRef) and isinstance(b, WeightRef):
         x, y = op.args
         op.tie(_column(op, a, 0, len(x)), _column(op, b, 0, len(y)))
-        op.tie(_column(op, a, 2, x.shape[2]), _column(op, b, 1, y.shape[1]))
-        return WeightRef(a.name, (a.dims[0] or b.dims[0], a.dims[1], b.dims[2]), own=False)
+        return _of_two_weights(op, a, b, x, y)
     if isinstance(b, WeightRef) and not isinstance(a, WeightRef) and not varies(a, 0):
         return _contract(op, a, b, None, inputs=1, outputs=2, along=2)
     if isinstance(a, WeightRef) and not isinstance(b, WeightRef) and not varies(b, 0):
@@ -325,7 +324,7 @@ def embedding(op: Operation) -> Result:
     if isinstance(ref, WeightRef):
         for axis in ref.dims[0]:
             op.fix(axis.ids, "rows of an embedding")
-        _hands_out(op, ref.dims[1])
+        op.hands_out(ref.dims[1])
         column = ref.column(1, weight.shape[1])
     else:
         column = op.column(ref, 1)

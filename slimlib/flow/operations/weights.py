@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from slimlib.flow.ids import Dimension, WeightAxis, WeightRef, kinds, tracked, untracked, varying
 from slimlib.flow.operations import elementwise as entrywise
-from slimlib.flow.operations import reductions
+from slimlib.flow.operations import norms, reductions
 from slimlib.flow.operations.operation import Operation, Result, table
 
 # A rule here returns None where the elements of the weight are but data, as those of a table of positions may be.
@@ -280,6 +281,15 @@ def batch_norm(op: Operation) -> Result:
     return [WeightRef(ref.name, ref.dims, own=False), None, None, None]
 
 
+def layer_norm(op: Operation) -> Result:
+    """Of a table of learned tokens, over the channels of its last axis."""
+    if not isinstance(op.ids[0], WeightRef) or len(op.argument(1, "normalized_shape")) > 1:
+        return None
+    of_tokens = replace(op, ids=[op.along_last(op.ids[0], op.args[0]), *op.ids[1:]])
+    of_tokens.see_as_data()
+    return norms.layer_norm(of_tokens)
+
+
 def weight_norm(op: Operation) -> Result:
     """v and g -> weight; g has one element for every channel along `dim`."""
     ref, g = op.ids[0], op.ids[1]
@@ -317,6 +327,7 @@ OPERATIONS = table(
     (elementwise, " ".join(entrywise.OPERATIONS)),
     (reduce, " ".join(reductions.STATISTICS)),
     (batch_norm, "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_functional cudnn_batch_norm"),
+    (layer_norm, "native_layer_norm rms_norm"),
     (weight_norm, "_weight_norm_interface"),
     (fourier, "_fft_c2c _fft_r2c _fft_c2r"),
 )
