@@ -159,7 +159,7 @@ class Search:
     def _share(self) -> None:
         """Give up the copy of the parameters where the runs so far have not changed it."""
         if self._versions == [p._version for p in self.copied.parameters()]:
-            self.copied = duplicate(self.net, self.tables, share=True)
+            self.copied = duplicate(self.net, self.tables, {id(p): p for p in self.net.parameters()})
             self._versions = []
 
     def analyse(self, args: tuple[Any, ...], choices: Choices) -> Followed:

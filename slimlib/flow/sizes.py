@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from slimlib.flow.operations.operation import Operation, each_tensor
+from slimlib.flow.operations.operation import Operation
 
 PRODUCTS = {"convolution", "linear", "mm", "addmm", "bmm", "baddbmm"}
 WORTHWHILE = 50_000  # elements of the factors, of which fewer are multiplied as soon as their size is known
@@ -38,9 +39,31 @@ def zeros_for(name: str, func: Callable[..., Any], args: Any, kwargs: Any) -> Te
     factors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
     if sum(x.numel() for x in factors) < WORTHWHILE or any(x.layout is not torch.strided for x in factors):
         return None
-    made: Tensor = func(*each_tensor(_without_numbers, args), **each_tensor(_without_numbers, kwargs))
-    return torch.zeros_like(made, device=factors[0].device)
+    shape, strides, dtype = _result(func, *map(_hashable, args), **{key: _hashable(x) for key, x in kwargs.items()})
+    return torch.empty_strided(shape, strides, dtype=dtype, device=factors[0].device).zero_()
 
 
-def _without_numbers(x: Tensor) -> Tensor:
-    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+class _Size(NamedTuple):
+    """Of a tensor, what the size of a product depends on."""
+
+    shape: torch.Size
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def _size(x: Tensor) -> _Size:
+    return _Size(x.shape, x.stride(), x.dtype)
+
+
+def _hashable(x: Any) -> Any:
+    return _size(x) if isinstance(x, Tensor) else tuple(x) if isinstance(x, list) else x
+
+
+@lru_cache(maxsize=1000)
+def _result(func: Callable[..., Any], *args: Any, **kwargs: Any) -> _Size:
+    """The size of a product. Layers of one size repeat in a network, and proofs run them again."""
+    return _size(func(*map(_without_numbers, args), **{key: _without_numbers(x) for key, x in kwargs.items()}))
+
+
+def _without_numbers(x: Any) -> Any:
+    return torch.empty_strided(x.shape, x.strides, dtype=x.dtype, device="meta") if isinstance(x, _Size) else x

@@ -176,10 +176,10 @@ class Masked(Replay):
             return False
         if varying(ids) != [dim % ids.dim()]:
             return False
-        index = self.active[distinct(ids)].reshape(-1).nonzero()[:, 0].to(args[0].device)
+        index = self.active[distinct(ids)].reshape(-1).nonzero()[:, 0]
         if len(index):
             given = 0 if op.name == "convolution" and args[6] else 1  # the axis of the weight; transposed
-            args[0], args[1] = args[0].index_select(dim, index), args[1].index_select(given, index)
+            args[0], args[1] = _part(args[0], dim, index), _part(args[1], given, index)
         return bool(len(index))
 
     def attention_scale(self, query: Tensor) -> float | None:
@@ -292,8 +292,15 @@ def distinct_along(ids: Tensor, picks: Picks) -> Tensor:
 
 def select(x: Tensor, picks: Picks) -> Tensor:
     for dim, index in picks:
-        x = x.index_select(dim, index.to(x.device))
+        x = _part(x, dim, index)
     return x
+
+
+def _part(x: Tensor, dim: int, index: Tensor) -> Tensor:
+    """These positions, in order, of a dimension; of a run of them no copy is made."""
+    if len(index) and int(index[-1]) - int(index[0]) + 1 == len(index):
+        return x.narrow(dim, int(index[0]), len(index))
+    return x.index_select(dim, index.to(x.device))
 
 
 @dataclass(frozen=True)

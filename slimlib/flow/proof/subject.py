@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,25 +48,42 @@ class Subject:
     def exact(self) -> Copy:
         """The copy whose numbers are compared; made when it is first needed."""
         if self._exact is None:
-            net, args = duplicate(self.origin, self.tables), self.quick.args
+            own = {id(p): type(p)(self._perturbed(p), p.requires_grad) for p in self.origin.parameters()}
+            net, args = duplicate(self.origin, self.tables, own), self.quick.args
             if not self.casts:
-                net = net._apply(_double)
-                args = map_tensors(_double, args)
-            _perturb(net)
+                net, args = net._apply(_double), map_tensors(_double, args)
+            for buffer in net.buffers():
+                buffer.data.copy_(self._perturbed(buffer))
             self._exact = Copy(net, args, 1e-3 if self.casts else 1e-7)
         return self._exact
 
     def compare_in_float32(self) -> None:
         self.casts, self._exact = True, None
 
+    def _perturbed(self, x: Tensor) -> Tensor:
+        """A copy with a little noise, where it has numbers that can be changed."""
+        if not (x.is_floating_point() or x.is_complex()) or x.layout is not torch.strided:
+            return x.detach().clone()
+        kind = x.dtype if self.casts else torch.complex128 if x.is_complex() else torch.float64
+        made = x.detach().to(kind, copy=True, memory_format=torch.contiguous_format)
+        noise = (torch.rand(NOISE, generator=torch.Generator().manual_seed(1)) * 0.02).to(made)
+        flat, whole = made.view(-1), made.numel() // NOISE * NOISE
+        flat[:whole].view(-1, NOISE).add_(noise)
+        flat[whole:].add_(noise[: len(flat) - whole])
+        return made
 
-def duplicate(net: nn.Module, tables: Sequence[str] = (), *, share: bool = False) -> nn.Module:
+
+def duplicate(
+    net: nn.Module, tables: Sequence[str] = (), parameters: Mapping[int, nn.Parameter] | None = None
+) -> nn.Module:
     """A deep copy, also where a module holds a tensor that was computed (as the older weight_norm leaves it).
 
-    `tables`: paths of plain attributes that are buffers in the copy. `share`: with the parameters of the network
-    itself, where no forward changes them.
+    Args:
+        net: any module.
+        tables: paths of plain attributes that are buffers in the copy.
+        parameters: id of a parameter of `net` -> that of the copy; others are copied.
     """
-    memo: dict[int, Any] = {id(p): p for p in net.parameters()} if share else {}
+    memo: dict[int, Any] = dict(parameters or {})
     for module in net.modules():
         for x in tree_leaves(list(module.__dict__.values())):
             if isinstance(x, Tensor) and not x.is_leaf:
@@ -78,11 +95,3 @@ def duplicate(net: nn.Module, tables: Sequence[str] = (), *, share: bool = False
 
 def _double(x: Tensor) -> Tensor:
     return x.double() if x.is_floating_point() else x.to(torch.complex128) if x.is_complex() else x
-
-
-def _perturb(net: nn.Module) -> None:
-    noise = torch.rand(NOISE, generator=torch.Generator().manual_seed(1)) * 0.02
-    for tensor in [*net.parameters(), *net.buffers()]:
-        if (tensor.is_floating_point() or tensor.is_complex()) and tensor.layout is torch.strided:
-            tiled = noise.expand(-(-tensor.numel() // NOISE), -1).reshape(-1)[: tensor.numel()]
-            tensor.data.add_(tiled.view(tensor.shape).to(tensor.device, tensor.dtype))
