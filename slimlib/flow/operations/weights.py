@@ -314,6 +314,19 @@ def fourier(op: Operation) -> Result:
     return WeightRef(ref.name, tuple(() if dim in over else axes for dim, axes in enumerate(ref.dims)), own=False)
 
 
+def as_complex(op: Operation) -> Result:
+    """[..., 2] -> [...]: the last axis holds the two parts of each number."""
+    ref: WeightRef = op.ids[0]
+    for axis in ref.dims[-1]:
+        op.fix(axis.ids, "the parts of complex numbers")
+    return WeightRef(ref.name, ref.dims[:-1], own=False) if any(ref.dims[:-1]) else None
+
+
+def as_real(op: Operation) -> Result:
+    """[...] -> [..., 2]."""
+    return WeightRef(op.ids[0].name, (*op.ids[0].dims, ()), own=False)
+
+
 LATE = {"split", "split_with_sizes", "chunk", "roll"}  # whose dimension is the third argument
 OPERATIONS = table(
     (same, "detach alias clone contiguous _to_copy lift_fresh positive"),
@@ -330,4 +343,6 @@ OPERATIONS = table(
     (layer_norm, "native_layer_norm rms_norm"),
     (weight_norm, "_weight_norm_interface"),
     (fourier, "_fft_c2c _fft_r2c _fft_c2r"),
+    (as_complex, "view_as_complex"),
+    (as_real, "view_as_real"),
 )

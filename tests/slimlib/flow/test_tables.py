@@ -69,6 +69,24 @@ def test_kernels_as_long_as_time_by_their_transforms():
     assert list(net.slim.layout.axes["table"]) == [0]
 
 
+def test_kernels_of_a_diagonal_state_space():
+    """S4D: complex states of each channel, written as two real tables, and their powers over time."""
+
+    def middle(net, x):
+        x = x.transpose(1, 2)
+        time = x.shape[-1]
+        state = torch.complex(-net.decay.exp(), net.turn) * net.step.exp().unsqueeze(-1)
+        powers = torch.exp(state.unsqueeze(-1) * torch.arange(time))
+        kernel = torch.einsum("hn,hnl->hl", torch.view_as_complex(net.table), powers).real
+        spectrum = torch.fft.rfft(x, n=2 * time) * torch.fft.rfft(kernel, n=2 * time)
+        return torch.fft.irfft(spectrum, n=2 * time)[..., :time].transpose(1, 2)
+
+    tables = {"table": parameter(32, 6, 2), "decay": parameter(32, 6), "turn": parameter(32, 6), "step": parameter(32)}
+    net = between_linears(middle, **tables)
+    assert share_left(net, tokens()) < 0.45
+    assert list(net.slim.layout.axes["table"]) == [0]
+
+
 def test_class_token_and_positions():
     def middle(net, x):
         return torch.cat([net.token.expand(len(x), -1, -1), x], 1) + net.table[:, : x.shape[1] + 1]
