@@ -8,6 +8,7 @@ still see the whole. Setting a width is one dict update a layer; nothing is deci
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,6 +82,13 @@ class SwapsOut:
         if self.recipe is None:
             return super().__reduce_ex__(protocol)
         return _new, (type(self).recipe,), self.__getstate__()
+
+    def __deepcopy__(self: Any, memo: dict[int, Any]) -> Any:
+        """In this way, too, where a class has one of its own: a GraphModule makes itself anew from its graph."""
+        make, args, state = self.__reduce_ex__(4)[:3]
+        made = memo[id(self)] = make(*args)
+        made.__setstate__(copy.deepcopy(state, memo))
+        return made
 
 
 class Gathers(SwapsOut):

@@ -32,6 +32,16 @@ def test_copy_equals_at_every_width(name, copier):
         assert torch.equal(twin(*args), net(*args))
 
 
+def test_copies_of_a_network_that_torch_fx_traced():
+    torch.manual_seed(0)
+    traced, (x,) = torch.fx.symbolic_trace(MobileNet()), image()
+    net = slim.convert(traced, (x,), norm="shared").eval()
+    slim.set_width(net, 0.5)
+    expected = net(x)
+    for other in (copy.deepcopy(net), slim.extract(net, 0.5, x), slim.freeze(net, [0.5])):
+        torch.testing.assert_close(other(x), expected)
+
+
 def test_copy_of_a_child_is_the_full_layer():
     net = slim.convert(Residual(), image())
     slim.set_width(net, 0.25)
