@@ -49,7 +49,7 @@ def propose(proof: Proof, failure: Failure, choices: Choices) -> bool:
                 return True
         for agreement in _agreements(axes.kinds[name], name, failure):
             meeting = axes.meeting(name, agreement)
-            plan = _in_proportion(found.solution, meeting, channels)
+            plan = _agreeing(axes, name, agreement, channels)
             alone = all(len(joint) == 1 for joint in meeting)
             if plan is None or plan.channels == channels or (agreement.joined and alone):
                 continue
@@ -206,11 +206,37 @@ def _held(options: Options, places: Mapping[str, Set[Place]]) -> dict[str, Tenso
     return {path: ids for path, ids in found.items() if ids is not None}
 
 
+def _agreeing(axes: Axes, name: str, agreement: Agreement, channels: tuple[int, ...]) -> WidthPlan | None:
+    """The channels, but in proportion where they must agree in a module, and in the others of its class."""
+    plan = None
+    meetings = {n: axes.meeting(n, agreement) for n in (name, *alike(axes.net, name))}
+    while meetings:
+        first = next(iter(meetings))
+        joints = meetings.pop(first)
+        met = {g for joint in joints for g in _groups(axes.solution, joint)}
+        for other, more in list(meetings.items()):
+            fresh = [joint for joint in more if met.isdisjoint(_groups(axes.solution, joint))]
+            if len(fresh) < len(more):  # of one trunk: they agree with each other
+                met |= {g for joint in fresh for g in _groups(axes.solution, joint)}
+                joints = joints + fresh
+                del meetings[other]
+        found = _in_proportion(axes.solution, joints, channels)
+        if first == name and found is None:
+            return None
+        plan, channels = (found, found.channels) if found else (plan, channels)
+    return plan
+
+
+def _groups(solution: Solution, joint: Sequence[Tensor]) -> dict[int, int]:
+    """The groups of a joint -> how many units each has."""
+    return {int(solution.group_of[units[0]]): len(units) for units in joint}
+
+
 def _in_proportion(
     solution: Solution, meeting: Sequence[Sequence[Tensor]], channels: tuple[int, ...]
 ) -> WidthPlan | None:
     """The channels, but of these groups in proportion to the smallest; None if they have no parts in common."""
-    joints = [{int(solution.group_of[units[0]]): len(units) for units in joint} for joint in meeting]
+    joints = [_groups(solution, joint) for joint in meeting]
     sizes = [sum(joint.values()) for joint in joints]
     parts = gcd(*sizes)
     if len(joints) < 2 or parts < 2:

@@ -205,3 +205,43 @@ def test_heads_slim_that_share_what_they_are_multiplied_with(kind):
         twin.load_state_dict(small.state_dict())
         with slim.at_width(net, plan), torch.no_grad():
             assert torch.allclose(net(x), twin(x), atol=1e-5)
+
+
+class Conditioned(nn.Module):
+    """A block of DiT: shifts, scales and gates come from a vector, heads are an attribute, `C // heads` is computed."""
+
+    def __init__(self, trunk: int = 32, heads: int = 4) -> None:
+        super().__init__()
+        self.heads, self.norm = heads, nn.LayerNorm(trunk, elementwise_affine=False)
+        self.condition = nn.Linear(trunk, 3 * trunk)
+        self.qkv, self.proj = nn.Linear(trunk, 3 * trunk), nn.Linear(trunk, trunk)
+        self.hidden = nn.Sequential(nn.Linear(trunk, 64), nn.ReLU(), nn.Linear(64, trunk))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:  # [N, T, C], [N, C]
+        shift, scale, gate = self.condition(condition).unsqueeze(1).chunk(3, 2)
+        n, t, c = x.shape
+        qkv = self.qkv(self.norm(x) * (1 + scale) + shift).reshape(n, t, 3, self.heads, c // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        made = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, c)
+        x = x + gate * self.proj(made)
+        return x + self.hidden(x)
+
+
+class Conditional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(16, 32), nn.Linear(32, 3)
+        self.condition = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32))
+        self.blocks = nn.ModuleList(Conditioned() for _ in range(3))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        x, condition = self.first(x), self.condition(condition)
+        for block in self.blocks:
+            x = block(x, condition)
+        return self.head(x)
+
+
+def test_blocks_of_which_the_first_agree_by_chance():
+    """In the first plan that is proved the trunk and the heads of one block are halved, those of another are not."""
+    torch.manual_seed(0)
+    assert share_left(Conditional(), (tokens(), torch.randn(2, 8))) < 0.33
