@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import slimlib as slim
 from benchmarks.settings.run import RunSettings
@@ -94,8 +94,8 @@ def _of_rule(recipe: Recipe, network: _Counted) -> float:
 
 
 def _expected(rule: Rule, network: _Counted) -> float:
-    drawn = [rule.draw() for _ in range(DRAWS)]
-    return fmean(sum(map(network.near, map(float, widths))) for widths in drawn)  # type: ignore[arg-type]
+    drawn = [float(width) for _ in range(DRAWS) for width in rule.draw()]  # type: ignore[arg-type]
+    return float(network.near(np.array(drawn)).sum()) / DRAWS
 
 
 class _Counted:
@@ -114,9 +114,9 @@ class _Counted:
             self._counts[width] = slim.cost(net, example).macs
         return self._counts[width]
 
-    def near(self, width: float) -> float:
-        """As the counts at a few widths have it."""
-        return float(self._fit(width))
+    def near(self, widths: NDArray[np.float64]) -> NDArray[np.float64]:
+        """As the counts at a few widths have them."""
+        return self._fit(widths)
 
 
 def _network(task: str, settings: Mapping[str, Any]) -> _Counted:

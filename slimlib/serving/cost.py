@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -87,21 +87,22 @@ def _count(net: nn.Module, args: tuple[Any, ...]) -> _Counter:
     tensors = [*net.parameters(), *net.buffers(), *tree_leaves(args)]
     if all(x.is_meta for x in tensors if isinstance(x, Tensor)):  # has shapes alone, and needs no fake tensors
         with suppress(RuntimeError, NotImplementedError):  # which tell what is wrong
-            return _counted_within(nullcontext(), net, args)
+            return _counted_within(nullcontext(), net, args, _Counter(shapes_alone=True))
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as fake:
             fakes = tree_map_only(Tensor, fake.from_tensor, args)
-        return _counted_within(fake, net, fakes)
+        return _counted_within(fake, net, fakes, _Counter(shapes_alone=True))
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise ValueError(
             f"cost follows shapes, but the forward of {type(net).__name__} looks at values: {error}"
         ) from error
     except (RuntimeError, NotImplementedError):  # some operations of torch run, but not on shapes alone
-        return _counted_within(nullcontext(), net, args)
+        return _counted_within(nullcontext(), net, args, _Counter(shapes_alone=False))
 
 
-def _counted_within(mode: AbstractContextManager[Any], net: nn.Module, args: tuple[Any, ...]) -> _Counter:
-    counter = _Counter()
+def _counted_within(
+    mode: AbstractContextManager[Any], net: nn.Module, args: tuple[Any, ...], counter: _Counter
+) -> _Counter:
     with torch.no_grad(), torch.compiler.set_stance("force_eager"), mode, counter:
         net(*args)
     return counter
@@ -141,16 +142,31 @@ def computing_clock(device: torch.device) -> Callable[[], float]:
     return time.thread_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
-class _Counter(TorchDispatchMode):
-    """Notes the multiply-adds and adds up the output bytes of every convolution and matrix product that runs."""
+KEEPING_SHAPE: Mapping[Any, Callable[[Tensor], Any]] = {
+    torch.ops.aten.native_batch_norm.default: lambda x: (torch.empty_like(x), x.new_empty(0), x.new_empty(0)),
+    torch.ops.aten.hardtanh.default: torch.empty_like,
+    torch.ops.aten.hardtanh_.default: lambda x: x,
+}
+"""What torch computes the shapes of by many other operations, a millisecond each; in eval mode."""
 
-    def __init__(self) -> None:
+
+class _Counter(TorchDispatchMode):
+    """Notes the multiply-adds and adds up the output bytes of every convolution and matrix product that runs.
+
+    Args:
+        shapes_alone: no tensor has values, so that an operation that keeps its input's shape need not run.
+    """
+
+    def __init__(self, *, shapes_alone: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.products: list[tuple[str, int]] = []
         self.activations = 0
+        self.keeping_shape = KEEPING_SHAPE if shapes_alone else {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if (shaped := self.keeping_shape.get(func)) is not None:
+            return shaped(args[0])
         count = flop_registry.get(func._overloadpacket)
         if count is None and func is not torch.ops.prim.device.default:
             with self:  # an operation made of others (attention, say) is counted by its parts

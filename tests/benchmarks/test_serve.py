@@ -68,8 +68,10 @@ def test_other_work_ends_with_the_block(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_short_stream_from_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, few in {"__main__.FITTED_ON": 1, "stream.QUALITIES": (0.0, 1.0), "stream.TOGETHER": 2}.items():
-        monkeypatch.setattr(f"benchmarks.serve.{name}", few)
+    small = ("task.features=8", "task.blocks=1")
+    few = {"__main__.NETWORK": small, "__main__.FITTED_ON": 1, "stream.QUALITIES": (0.0, 1.0), "stream.TOGETHER": 2}
+    for name, value in few.items():
+        monkeypatch.setattr(f"benchmarks.serve.{name}", value)
     threads = torch.get_num_threads()
     try:
         assert main(["--seconds", "0.3", "--steps", "2", "--results", str(tmp_path)]) == 0
