@@ -66,6 +66,7 @@ class Choices:
     proportional: set[Site] = field(default_factory=set)  # where unequal parts are cut that shrink in proportion
     whole: set[Site] = field(default_factory=set)  # where a layer acts on heads that slim whole, or a split cuts them
     weighed: set[Site] = field(default_factory=set)  # and where that, or that heads shrink, was chosen
+    scaled: dict[Site, set[Site]] = field(default_factory=dict)  # where numbers were wrong -> splits read so for it
     parts: dict[Site, str] = field(default_factory=dict)  # what is cut out here stays, the rest slims
     keep: Kept = field(default_factory=dict)  # what enters here stays full
     weights: Kept = field(default_factory=dict)  # the weights that are used here stay full

@@ -291,7 +291,10 @@ def batched(op: Operation, x: Tensor, y: Tensor, shape: torch.Size) -> Shadow | 
     outer = [ids[(0,) * ids.dim()] for ids in (x, y) if tracked(ids) and not varies(ids, 1) and not varies(ids, 2)]
     if len(outer) == 2:
         ties.leave_open(Pair(outer[0], outer[1], partial(ties.tie, here=op.context.here)))
-    return outer[0].expand(shape) if outer else None
+    if outer:
+        return outer[0].expand(shape)
+    op.context.sums[op.first] = x if tracked(x) else y
+    return None
 
 
 def _of_one(ids: Tensor) -> Tensor:
@@ -349,6 +352,7 @@ def distances(op: Operation) -> Result:
         for ids, x in zip(op.ids[:2], op.args[:2], strict=True)
     ]
     op.tie(*columns)
+    op.context.sums[op.first] = columns[0]
     return None
 
 

@@ -115,7 +115,14 @@ def _at_step(found: Followed, step: Step, reason: str, choices: Choices) -> bool
 def _scaled(found: Followed, step: Step, choices: Choices) -> bool:
     """Numbers are wrong in a module that splits, as the scale is of heads that shrink: whole ones may slim."""
     splits = [s for s in found.axes.steps.get(step.module, []) if s.site[2] in SPLITS and s.site not in choices.weighed]
-    return any(_as_heads(found, split, choices) for split in splits)
+    tried = choices.scaled.setdefault(step.site, set())
+    for split in splits:
+        before = set(choices.whole)
+        if _as_heads(found, split, choices):
+            tried |= choices.whole - before
+            return True
+    choices.whole -= tried  # none of them is why
+    return False
 
 
 def _as_heads(found: Followed, step: Step, choices: Choices) -> bool:

@@ -7,7 +7,7 @@ from torch import nn
 from slimlib.flow import follow
 from tests.networks import NETWORKS, Residual, image
 from tests.networks_with_quirks import Wrapped
-from tests.slimlib.flow.judging import between_convolutions, share_left
+from tests.slimlib.flow.judging import between_convolutions, conv, share_left
 
 
 @pytest.mark.parametrize(
@@ -230,3 +230,20 @@ def test_what_a_number_of_channels_scales_stays_and_the_trunk_around_it_slims():
     net = between_convolutions(lambda net, x: net.attention(x), attention=OfPixels())
     assert set(follow(net, image()).kept) == {"attention.q", "attention.k", "attention.v", "last"}
     assert share_left(net, image()) < 0.45
+
+
+def test_a_scale_by_all_channels_keeps_what_is_multiplied_and_nothing_else():
+    """RAFT divides how alike places are by the root of the channels, far from the halves that forward cuts."""
+
+    def middle(net, x):
+        state, more = net.halves(x).chunk(2, 1)
+        seen = net.features(x).flatten(2)
+        alike = (seen.transpose(1, 2) @ seen / seen.shape[1] ** 0.5).view(len(x), -1, *x.shape[2:])
+        more = torch.cat([more, net.alike(alike)], 1)
+        return torch.tanh(state) * torch.sigmoid(net.gate(more)) + state
+
+    layers = {"halves": conv(32, 64), "features": conv(32, 32), "alike": conv(256, 32), "gate": conv(64, 32)}
+    net = between_convolutions(middle, **layers)
+    assert share_left(net, image()) < 0.45
+    full = [layer for layer in net.slim.layout.kept if layer != "last"]
+    assert full == ["features"] and "div in the network's own forward" in net.slim.layout.kept["features"]
