@@ -54,14 +54,15 @@ def write(folder: Path, looked: Sequence[Looked], held_out: HeldOut, settings: F
 
 
 def _figures(looked: Sequence[Looked], held_out: HeldOut, settings: FeatureSettings) -> Iterator[Figure]:
+    shown = next((one for one in reversed(looked) if one.alike and one.trained.seed == looked[0].trained.seed), None)
+    last: list[Figure] = []
+    if shown is not None and held_out.pixels is not None:
+        last.append(_patches(shown, held_out, settings))  # first, as there may be no such layer
     yield _importance(looked)
     yield _kernels(looked)
-    shown = next((one for one in reversed(looked) if one.alike and one.trained.seed == looked[0].trained.seed), None)
-    if shown is None:
-        return
-    yield _correlations(looked)
-    if held_out.pixels is not None:
-        yield _patches(shown, held_out, settings)
+    if shown is not None:
+        yield _correlations(looked)
+    yield from last
 
 
 def _importance(looked: Sequence[Looked]) -> Figure:

@@ -14,7 +14,14 @@ from benchmarks.records.record import read_records
 from benchmarks.run import main
 from slimlib.saving import read_recipe
 
-RUN = ["task=classification", "ablation=calibration", "steps=3", "seeds=[0]", "task.widths=[0.5,1.0]"]
+RUN = [
+    "task=classification",
+    "task.model=resnet8",
+    "ablation=calibration",
+    "steps=3",
+    "seeds=[0]",
+    "task.widths=[0.5,1.0]",
+]
 ONLY = 'only=["16 batches","1 batch"]'
 
 

@@ -20,7 +20,7 @@ from slimlib.rl.on_policy import evaluate
 from tests.slimlib.rl.models import KINDS, WIDTHS, model, observations, plain_twin, same_parameters
 
 ALONE = {"widths": slim.Switches(1.0), "rule": "every"}
-STEPS = {"SAC": 256, "SAC, state-dependent noise": 128}  # 512 of the others: 32 rollouts
+STEPS = {"SAC": 96, "SAC, state-dependent noise": 64}  # 256 of the others: 16 rollouts
 SETTINGS = {
     "PPO": {"clip_range_vf": 0.2, "target_kl": 0.01, "ent_coef": 0.01},
     "PPO, continuous": {"learning_rate": 1e-3},
@@ -32,7 +32,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("name", KINDS)
 def test_single_full_width_trains_as_the_ordinary_algorithm(name):
-    steps, settings = STEPS.get(name, 512), SETTINGS.get(name, {})
+    steps, settings = STEPS.get(name, 256), SETTINGS.get(name, {})
     slimmable = model(name, **ALONE, **settings).learn(steps)
     plain = plain_twin(name, **settings).learn(steps)  # made last: making one seeds the global generators
     assert same_parameters(slimmable, plain)
@@ -41,8 +41,8 @@ def test_single_full_width_trains_as_the_ordinary_algorithm(name):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_rule_largest_trains_the_ordinary_policy_and_cuts_it(name):
-    slimmable = model(name, rule="largest").learn(128)
-    plain = plain_twin(name).learn(128)
+    slimmable = model(name, rule="largest").learn(64)
+    plain = plain_twin(name).learn(64)
     assert same_parameters(slimmable, plain)
     slim.set_width(slimmable.policy, 0.25)
     slimmable.predict(observations(slimmable))
@@ -52,7 +52,7 @@ def test_log_has_what_the_ordinary_algorithm_writes():
     for name in KINDS:
         written = []
         for made in (model(name, distill=False), plain_twin(name)):
-            made.learn(64, log_interval=None)
+            made.learn(32, log_interval=None)
             written.append(set(made.logger.name_to_value))
         assert {key for key in written[1] if key.startswith("train/")} <= written[0], name
         assert written[0] - written[1] == {"train/loss_of_narrow_widths"}, name
@@ -118,7 +118,7 @@ def test_gradient_is_the_sum_over_the_widths(name, distill_values):
 
 def test_narrow_means_learn_towards_the_largest_and_leave_the_deviation_alone():
     slimmable = model("PPO, continuous", max_grad_norm=1e9)
-    slimmable.learn(64)
+    slimmable.learn(32)
     seen, actions = torch.from_numpy(observations(slimmable)), torch.zeros(5, 1)
     with slim.at_width(slimmable.policy, 1.0):
         teacher = evaluate(slimmable.policy, seen, actions)
@@ -213,7 +213,7 @@ def test_default_rule_fits_the_widths():
 @pytest.mark.parametrize("name", KINDS)
 def test_loaded_model_goes_on_as_the_saved_one(name, tmp_path):
     saved = model(name, widths=slim.WidthRange(0.25, 1.0), rule="sandwich", samples=3, behaviour="sampled")
-    saved.learn(64)
+    saved.learn(32)
     saved.save(tmp_path / "model")
     loaded = type(saved).load(tmp_path / "model", device="cpu")
     assert same_parameters(saved, loaded)
@@ -226,13 +226,13 @@ def test_loaded_model_goes_on_as_the_saved_one(name, tmp_path):
             slim.set_width(each.policy, width)
         np.testing.assert_array_equal(*[m.predict(seen, deterministic=True)[0] for m in (saved, loaded)])
     loaded.set_env(saved.env)
-    loaded.learn(64)
+    loaded.learn(32)
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_plain_model_becomes_slimmable(name, tmp_path):
     plain = plain_twin(name)
-    plain.learn(64)
+    plain.learn(32)
     plain.save(tmp_path / "plain")
     widths = slim.Switches(0.5, 1.0)
     loaded = KINDS[name][0].load(tmp_path / "plain", device="cpu", widths=widths, rule="every", distill=False)
@@ -240,7 +240,7 @@ def test_plain_model_becomes_slimmable(name, tmp_path):
     assert (loaded.widths, loaded.distill) == (widths, False)
     slim.set_width(loaded.policy, 0.5)
     loaded.set_env(plain.env)
-    loaded.learn(64)
+    loaded.learn(32)
     by_default = KINDS[name][0].load(tmp_path / "plain", device="cpu")
     assert by_default.widths == slim.WidthRange(0.25, 1.0)
 
@@ -249,7 +249,7 @@ def test_models_load_without_slimlib(tmp_path):
     """All in one process, which takes seconds to import stable-baselines3."""
     models = {name: model(name) for name in ("PPO", "DQN", "SAC")}
     for name, slimmable in models.items():
-        slimmable.learn(64)
+        slimmable.learn(32)
         slimmable.save(tmp_path / f"{name} slim")
         slimmable.extract(0.25).save(tmp_path / f"{name} narrow")
         np.save(tmp_path / f"{name} seen.npy", observations(slimmable))

@@ -53,7 +53,7 @@ def batch(head: str = "boxes") -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     ("model", "norm"),
     [
         ("resnet18", "batch"),
-        ("resnet18", "group"),
+        at_night("resnet18", "group"),
         at_night("resnet50", "batch"),
         at_night("resnet50", "group"),
     ],
@@ -74,7 +74,7 @@ def test_a_detector_at_a_width_is_the_dense_one_of_that_width(model: str, norm: 
                     torch.testing.assert_close(own[key], value, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("head", ["boxes", "masks", "keypoints"])
+@pytest.mark.parametrize("head", [at_night("boxes"), "masks", "keypoints"])  # the others have its heads, too
 def test_only_the_backbone_and_the_inputs_of_the_pyramid_slim(head: str) -> None:
     net = converted(detector(head, norm="group"))
     narrow = {name: parameter.shape for name, parameter in slim.extract(net, 0.25).named_parameters()}
@@ -168,6 +168,7 @@ def test_detectors_of_other_kinds_slim_by_convert_alone(name: str) -> None:
     assert slimming_of(net).width == 0.5
 
 
+@pytest.mark.nightly  # the refusal of what looks at values is tested with the exports
 def test_what_torch_cannot_export_is_named(tmp_path: Path) -> None:
     """The number of boxes that non-maximum suppression keeps decides how a detector goes on."""
     net = converted(detector(norm="group")).eval()

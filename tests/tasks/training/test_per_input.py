@@ -20,11 +20,15 @@ from tasks.training.run import Interrupted, TrainingRun, Watch
 from tests.extent import NIGHTLY, at_night
 
 SHORT = ("scale=tiny", "steps=40")
+SMALL = {
+    "classification": ("task.model=resnet8", "task.multiplier=0.5"),
+    "sr": ("task.features=8", "task.blocks=1"),
+}
 
 
 @cache
 def task_of(name: str, ablation: str) -> tuple[Any, Mapping[str, Recipe]]:
-    settings = read_settings([f"task={name}", f"ablation={ablation}", *SHORT])
+    settings = read_settings([f"task={name}", f"ablation={ablation}", *SHORT, *SMALL[name]])
     return make_task(settings.task, settings.task_settings), {r.name: r for r in settings.recipes}
 
 
