@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,52 +16,49 @@ import torch
 from torch import nn
 
 import slimlib as slim
+from slimlib.search import plan_file
+from tests.faults.crash_points import forked
 from tests.slimlib.search.searched import CALIBRATION, IMAGES, chain, four_groups, loss
 from tests.slimlib.search.test_search import X, priced
 
-ROOT = Path(__file__).parents[3]
 BUDGETS = [0.7, 0.4]
 
 
-def whole(method: str = "greedy", path: Path | None = None, **more: Any) -> slim.FoundPlans:
+def whole(
+    method: str = "greedy", path: Path | None = None, *, score: Callable[[nn.Module], Any] = loss, **more: Any
+) -> slim.FoundPlans:
     arguments = {"example": IMAGES[:1], "calibrate": CALIBRATION, "evaluations": 8, "population": 4, **more}
-    return slim.search(chain(), loss, BUDGETS, method=method, path=path, **arguments)
+    return slim.search(chain(), score, BUDGETS, method=method, path=path, **arguments)
 
 
-KILLED = """
-import os, signal, sys
-from tests.slimlib.search.searched import *
-from slimlib.search import plan_file
-import slimlib as slim
-plan_file.SECONDS_BETWEEN_WRITES = float(sys.argv[4])
-left = int(sys.argv[3])
+def killed(method: str, path: Path, after: int, seconds: float) -> int:
+    """Search, and die in the score after so many; a process of its own."""
+    plan_file.SECONDS_BETWEEN_WRITES = seconds
+    left = after
 
-def dying(net):
-    global left
-    left -= 1
-    if left < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return loss(net)
+    def dying(net: nn.Module) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return loss(net)
 
-slim.search(chain(), dying, [0.7, 0.4], example=IMAGES[:1], calibrate=CALIBRATION, evaluations=8, population=4,
-            method=sys.argv[1], path=sys.argv[2])
-"""
+    whole(method, path, score=dying)
+    return 0
 
 
 @pytest.mark.parametrize(("method", "after"), [("greedy", 4), ("greedy", 9), ("evolution", 6)])
 def test_a_killed_search_goes_on_to_the_same_result(method: str, after: int, tmp_path: Path) -> None:
     path = tmp_path / "plans.json"
-    seconds = "1000" if after == 9 else "0"  # nothing since the beginning was written, or everything
-    command = [sys.executable, "-c", KILLED, method, str(path), str(after), seconds]
-    ended = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    assert ended.returncode == -signal.SIGKILL
+    seconds = 1000.0 if after == 9 else 0.0  # nothing since the beginning was written, or everything
+    assert forked(partial(killed, method, path, after, seconds)) == -signal.SIGKILL
     with pytest.raises(ValueError, match=r"a search that has not ended.*call slimlib.search with this path to go on"):
         slim.load_plans(path)
     held = json.loads(path.read_text())["scores"]
     assert len(held) == (0 if after == 9 else after - 1)  # the first call measures a plain forward
-    resumed = whole(method, path)
-    assert resumed.plans == whole(method).plans
-    assert resumed.evaluations == whole(method).evaluations
+    resumed, expected = whole(method, path), whole(method)
+    assert resumed.plans == expected.plans
+    assert resumed.evaluations == expected.evaluations
     assert list(tmp_path.iterdir()) == [path]
 
 
