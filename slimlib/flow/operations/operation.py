@@ -158,6 +158,13 @@ class Operation:
         self.hands_out(ids.dims[dim])
         return ids.column(dim, x.shape[dim]).view([-1 if d == dim else 1 for d in range(x.dim())]).expand(x.shape)
 
+    @staticmethod
+    def gives_channels(x: Tensor, dim: int, inputs: Tensor) -> None:
+        """What forward made beside other channels, as the first state of a loop, has those of the weight it enters."""
+        few = distinct(x)
+        if varying(x) == [dim] and bool((few == 0).any()):
+            few.copy_(torch.where(few == 0, inputs.view(few.shape), few))
+
     def column(self, ids: Tensor, dim: int) -> Tensor:
         """One id for every position of `dim`; ids that vary along other dimensions are tied."""
         size = ids.shape[dim]

@@ -15,6 +15,7 @@ from slimlib.flow.ids import (
     distinct,
     everywhere,
     tracked,
+    untracked,
     varies,
     varying,
 )
@@ -59,14 +60,16 @@ def convolution(op: Operation) -> Result:
     inputs = _column(op, ref, 1 - transposed, op.args[1].shape[1 - transposed])
     op.hands_out(ref.dims[int(transposed)])
     if groups == 1 and varying(x) and not varies(x, 0) and not varies(x, 1):
-        return _along_another_axis(op, x, [inputs, outputs, bias])
+        if all(x.shape[dim] == op.first.shape[dim] for dim in varying(x)):
+            return _along_another_axis(op, x, [inputs, outputs, bias])
+        x = _channels_in_space(op, x, ref, inputs)
     arriving = op.column(x, 1)
     if groups > 1:
         in_groups = _transposed_groups if transposed else _groups
         outputs = in_groups(op, ref, arriving, inputs, outputs, groups)
     else:
         op.tie(arriving, inputs)
-        _gives_channels(x, 1, inputs)
+        op.gives_channels(x, 1, inputs)
     if isinstance(bias, Tensor):
         op.tie(bias, outputs)
     return outputs.view(1, -1, *[1] * (op.first.dim() - 2)).expand(op.first.shape)
@@ -77,13 +80,6 @@ def _by_ties(op: Operation, x: Tensor) -> Tensor:
     return compact(op.context.ties.canonical(x)) if len(varying(x)) > 1 else x
 
 
-def _gives_channels(x: Tensor, dim: int, inputs: Tensor) -> None:
-    """What forward made beside other channels, as the first state of a loop, has those of the weight that it enters."""
-    few = distinct(x)
-    if varying(x) == [dim] and bool((few == 0).any()):
-        few.copy_(torch.where(few == 0, inputs.view(few.shape), few))
-
-
 def _fixed_kernel(op: Operation, x: Tensor, kernel: Tensor, groups: int) -> Result:
     """A kernel made in forward: the same for every channel, each by itself, or else without a rule."""
     if tracked(kernel) or not groups == x.shape[1] == op.first.shape[1]:
@@ -92,14 +88,22 @@ def _fixed_kernel(op: Operation, x: Tensor, kernel: Tensor, groups: int) -> Resu
 
 
 def _along_another_axis(op: Operation, x: Tensor, of_weight: list[object]) -> Result:
-    """A convolution over tokens, whose channels lie in space: it stays, and they pass where each keeps its place."""
+    """A convolution over tokens, whose channels lie in space: it stays, and they pass, since each keeps its place."""
     for ids in of_weight:
         if isinstance(ids, Tensor):
             op.fix(ids, ANOTHER_AXIS)
-    if all(x.shape[dim] == op.first.shape[dim] for dim in varying(x)):  # beyond the last one are zeros at any width
-        return compact(x[:, :1].expand(op.first.shape))
-    op.fix(x, ANOTHER_AXIS)
-    return everywhere(op.stay(ANOTHER_AXIS), op.first.shape)
+    return compact(x[:, :1].expand(op.first.shape))  # beyond the last one are zeros at any width
+
+
+def _channels_in_space(op: Operation, x: Tensor, ref: WeightRef, inputs: Tensor) -> Tensor:
+    """Channels along a side of what is taken for an image: a kernel over all of them is a product, others mix them."""
+    (side, *others), (_, weight, _, _, padding, _, transposed, *_) = varying(x), op.args
+    if others or transposed or weight.shape[side] != x.shape[side] or padding[side - 2]:
+        op.fix(x, ANOTHER_AXIS)
+    else:
+        op.tie(op.column(x, side), _column(op, ref, side, x.shape[side]))
+    op.fix(inputs, ANOTHER_AXIS)
+    return untracked(x.shape)
 
 
 def _groups(op: Operation, ref: WeightRef, arriving: Tensor, inputs: Tensor, outputs: Tensor, groups: int) -> Tensor:
@@ -161,7 +165,7 @@ def _contract(
     arriving = op.column(x, along % x.dim())
     entering = _column(op, ref, inputs, size, arriving)
     op.tie(arriving, entering)
-    _gives_channels(x, along % x.dim(), entering)
+    op.gives_channels(x, along % x.dim(), entering)
     if isinstance(bias, Tensor):
         op.tie(bias, made)
     return made.view([-1 if dim == along % len(shape) else 1 for dim in range(len(shape))]).expand(shape)

@@ -79,6 +79,8 @@ def recurrent(op: Operation) -> Result:
     for other, its_out in ran[1:]:
         op.tie(other, hidden)
         op.tie(its_out, out)
+    size, last = op.args[0].shape[-1], op.x.dim() - 1
+    op.gives_channels(op.x, last, op.context.ties.fresh((layers[0].inner.name, 1), size))
     _states(op, hidden, out)
     _numbers(op, entering, hidden, out)
     results = [out, hidden] if op.name in CELLS else [column, out, hidden]

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import slimlib as slim
+from tests.slimlib.flow.judging import Net, share_left
 
 GATES = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1, nn.LSTMCell: 4, nn.GRUCell: 3, nn.RNNCell: 1}
 
@@ -238,3 +239,22 @@ def test_a_state_that_the_user_gives_keeps_the_hidden_units_full():
     slim.set_width(net, 0.5)
     assert net(sequences(), torch.zeros(1, 3, 32)).shape == (3, 5, 3)
     assert net.body.weight_ih_l0.shape == (96, 16)
+
+
+def test_context_that_is_zeros_at_first():
+    """A decoder is fed what it attended to, of both directions, beside each token."""
+
+    def decode(net, x):
+        seen, last = net.encoder(net.first(x))
+        state, context, made = net.bridge(torch.cat([last[0], last[1]], 1)), seen.new_zeros(len(x), seen.shape[2]), []
+        for token in net.second(x).unbind(1):
+            state = net.cell(torch.cat([token, context], 1), state)
+            weights = (net.keys(seen) @ state.unsqueeze(2)).softmax(1)
+            context = (weights * seen).sum(1)
+            made.append(net.head(torch.cat([state, context], 1)))
+        return torch.stack(made, 1)
+
+    layers = {"first": nn.Linear(16, 32), "second": nn.Linear(16, 24)}
+    layers |= {"encoder": nn.GRU(32, 32, batch_first=True, bidirectional=True)}
+    layers |= {"bridge": nn.Linear(64, 32), "keys": nn.Linear(64, 32), "cell": nn.GRUCell(88, 32)}
+    assert share_left(Net(decode, **layers, head=nn.Linear(96, 3)), torch.randn(2, 4, 16)) < 0.36

@@ -215,3 +215,28 @@ def test_a_pool_along_one_axis_leaves_the_channels_along_the_other_alone(pool):
     net = between_linears(middle)
     assert share_left(net, tokens(5)) < 0.35
     assert set(net.slim.layout.kept) == {"last"}
+
+
+def test_kernels_over_whole_embeddings():
+    """Sentences taken for images, as TextCNN and DPCNN do: a kernel of some words by all channels is a product."""
+
+    def forward(net, words):
+        x = net.words(words).unsqueeze(1)
+        x = torch.cat([F.relu(net.two(x)).amax(2), F.relu(net.three(x)).amax(2)], 1)
+        return net.head(x.flatten(1))
+
+    layers = {"two": nn.Conv2d(1, 16, (2, 32)), "three": nn.Conv2d(1, 32, (3, 32)), "head": nn.Linear(48, 3)}
+    assert share_left(Net(forward, words=nn.Embedding(30, 32), **layers), torch.randint(0, 30, (2, 8))) < 0.36
+
+
+def test_kernels_over_some_of_the_channels_mix_them():
+    """ConvE takes vectors for images: these stay, what the kernels make slims."""
+
+    def forward(net, x):
+        return net.head(F.relu(net.kernels(net.first(x).unsqueeze(1))).flatten(1))
+
+    layers = {"first": nn.Linear(16, 32), "kernels": nn.Conv2d(1, 16, 3), "head": nn.Linear(16 * 3 * 30, 3)}
+    net = Net(forward, **layers)
+    share_left(net, tokens())
+    kept = net.slim.layout.kept
+    assert "acts along another axis than the channels" in kept["first"] and set(kept) == {"first", "head"}
