@@ -136,13 +136,13 @@ class Operation:
         self.fix_all(ids, why)
         return everywhere(self.stay(why), x.shape)
 
-    def along_last(self, ids: Shadow, x: Tensor) -> Tensor:
-        """The ids of channels that lie on the last axis; also of a weight, as a table of queries, which makes them."""
-        if isinstance(ids, Tensor) or not ids.dims[-1]:
+    def along(self, ids: Shadow, x: Tensor, dim: int) -> Tensor:
+        """The ids of channels that lie on an axis; also of a weight, as a table of queries, which makes them."""
+        if isinstance(ids, Tensor) or not ids.dims[dim]:
             return self.data(ids, x)
-        for axis in [axis for dim in ids.dims[:-1] for axis in dim]:
+        for axis in [axis for axes in ids.dims if axes is not ids.dims[dim] for axis in axes]:
             self.fix(axis.ids, "rows of a table")
-        return self._along(ids, x.dim() - 1, x)
+        return self._along(ids, dim % x.dim(), x)
 
     def hands_out(self, dim: Dimension) -> None:
         """Remember that the channels of these weight axes are made here."""

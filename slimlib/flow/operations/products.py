@@ -51,7 +51,8 @@ def _column(op: Operation, ref: WeightRef, dim: int, size: int, arriving: Tensor
 
 def convolution(op: Operation) -> Result:
     """x [N, C, ...] and weight [O, C/groups, ...], or [C, O/groups, ...] where transposed."""
-    x, ref, bias = op.data(op.ids[0], op.args[0]), op.ids[1], op.ids[2]
+    ids, ref, bias = op.ids[:3]
+    x = op.along(ids, op.args[0], 1) if isinstance(ids, WeightRef) and not ids.own else op.data(ids, op.args[0])
     transposed, groups = op.args[6], op.args[8]
     if not isinstance(ref, WeightRef):
         return _fixed_kernel(op, x, ref, groups)
@@ -141,7 +142,7 @@ def _transposed_groups(
 
 def linear(op: Operation) -> Result:
     """x [..., C], weight [O, C], bias [O]."""
-    x, ref, bias = op.along_last(op.ids[0], op.args[0]), op.ids[1], op.argument_ids(2, "bias")
+    x, ref, bias = op.along(op.ids[0], op.args[0], -1), op.ids[1], op.argument_ids(2, "bias")
     if not isinstance(ref, WeightRef):
         return no_rule(op)
     return _contract(op, x, ref, bias, inputs=1, outputs=0, along=-1)

@@ -285,7 +285,7 @@ def layer_norm(op: Operation) -> Result:
     """Of a table of learned tokens, over the channels of its last axis."""
     if not isinstance(op.ids[0], WeightRef) or len(op.argument(1, "normalized_shape")) > 1:
         return None
-    of_tokens = replace(op, ids=[op.along_last(op.ids[0], op.args[0]), *op.ids[1:]])
+    of_tokens = replace(op, ids=[op.along(op.ids[0], op.args[0], -1), *op.ids[1:]])
     of_tokens.see_as_data()
     return norms.layer_norm(of_tokens)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import slimlib as slim
 from tests.networks_of_attention import BLOCKS, Tokens
-from tests.slimlib.flow.judging import share_left
+from tests.slimlib.flow.judging import between_convolutions, conv, image, share_left
 
 
 def tokens(batch=2):
@@ -245,3 +245,20 @@ def test_blocks_of_which_the_first_agree_by_chance():
     """In the first plan that is proved the trunk and the heads of one block are halved, those of another are not."""
     torch.manual_seed(0)
     assert share_left(Conditional(), (tokens(), torch.randn(2, 8))) < 0.33
+
+
+def test_pooled_by_the_maps_of_each_class():
+    """OCRNet: what each class sees, [N, K, C], is taken for an image of C channels; the trunk slims, classes stay."""
+
+    def middle(net, x):
+        maps = net.classes(x).flatten(2)
+        regions = (maps.softmax(-1) @ x.flatten(2).transpose(1, 2)).transpose(1, 2)
+        q, k, v = net.q(x).flatten(2).transpose(1, 2), net.k(regions), net.v(regions)
+        seen = (q @ k * 16**-0.5).softmax(-1) @ v.transpose(1, 2)
+        return torch.cat([net.up(seen.transpose(1, 2).reshape(len(x), -1, *x.shape[2:])), x], 1)
+
+    layers = {"classes": conv(32, 5, 1), "q": conv(32, 16, 1), "k": nn.Conv1d(32, 16, 1), "v": nn.Conv1d(32, 16, 1)}
+    net = between_convolutions(middle, **layers, up=conv(16, 32, 1))
+    net.second = conv(64, 32)
+    assert share_left(net, image()) < 0.36
+    assert set(net.slim.layout.kept) == {"classes", "last"}
