@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 import slimlib as slim
 from slimlib.training.sandwich import Rule
+from tests.converting import made_slimmable
 from tests.networks import NETWORKS
 
 RANGE = slim.WidthRange(0.25, 1.0)
@@ -29,7 +30,7 @@ Case = tuple[nn.Module, tuple[Any, ...]]  # a slimmable network and its argument
 def network(name: str = "residual", **options: Any) -> Case:
     torch.manual_seed(0)
     dense, args = NETWORKS[name]()
-    return slim.convert(dense, args, **options), args
+    return made_slimmable(name, dense, args, **options), args
 
 
 def loss(output: Any) -> Tensor:
