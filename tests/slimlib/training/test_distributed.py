@@ -12,6 +12,7 @@ import torch.distributed.nn  # before there is a group: imported later, its defa
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed import barrier, destroy_process_group, init_process_group
+from torch.multiprocessing import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 import slimlib as slim
@@ -148,7 +149,7 @@ def on_rank(index: int, folder: str) -> None:
 def of_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of the two ranks found in each of the cases."""
     folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(on_rank, (str(folder),), nprocs=2)
+    start_processes(on_rank, (str(folder),), nprocs=2, start_method="fork")  # importing takes long
     return [torch.load(folder / f"{index}.pt") for index in range(2)]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing import start_processes
 
 from tasks.points import PointResult
 from tasks.training.checkpoint import Checkpoint
@@ -172,7 +173,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def found(folder: Path) -> Iterator[Found]:
     """What each of the two ranks had in each of the cases."""
     killed(GROUP, folder / "of-one.pt", at=4, task=PlainTask())
-    torch.multiprocessing.spawn(on_rank, (folder, free_port()), nprocs=2)
+    start_processes(on_rank, (folder, free_port()), nprocs=2, start_method="fork")  # importing takes long
     return [pickle.loads((folder / f"{index}.pickle").read_bytes()) for index in range(2)]
 
 
