@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,21 @@ class NotRepeated(RuntimeError):
     """A forward did not run the modules of the chain in order, or on other inputs than before."""
 
 
+class Kept(NamedTuple):
+    """An activation, and its version; None: of a copy, since modules write into the activation itself."""
+
+    x: Tensor
+    version: int | None
+
+    @property
+    def intact(self) -> bool:
+        return self.version is None or self.version == self.x._version
+
+    @property
+    def passed_on(self) -> Tensor:
+        return self.x.clone() if self.version is None else self.x
+
+
 class Reuse:
     """Takes the place of the modules of a chain: those before a boundary give back what was kept there.
 
@@ -33,8 +48,9 @@ class Reuse:
     def __init__(self, chain: Chain) -> None:
         self.chain = chain
         self.start = 0
-        self._kept: dict[int, dict[str, list[Tensor]]] = {}  # boundary -> phase -> activations of each forward
-        self._keeping: dict[int, dict[str, list[Tensor]]] = {}
+        self._kept: dict[int, dict[str, list[Kept]]] = {}  # boundary -> phase -> activations of each forward
+        self._keeping: dict[int, dict[str, list[Kept]]] = {}
+        self._written: set[int] = set()  # boundaries of which later modules write into what passes
         self._inputs: dict[str, list[tuple[Tensor, int]]] = {}
         self._phase = ""
         self._forward = self._next = 0
@@ -47,6 +63,7 @@ class Reuse:
         self._kept = {}
         for position, plan in enumerate(plans):
             before = shared[position - 1]
+            self._drop_what_was_written_to()
             self.start = max((boundary for boundary in self._kept if boundary <= before), default=0)
             wanted = _boundaries_to_keep(shared[position:])
             self._keeping = {boundary: {} for boundary in wanted if boundary > self.start}
@@ -54,6 +71,12 @@ class Reuse:
             kept = {**self._kept, **self._keeping}
             self._kept = {boundary: kept[boundary] for boundary in wanted if boundary in kept}
         self._kept = {}
+
+    def _drop_what_was_written_to(self) -> None:
+        for boundary, phases in list(self._kept.items()):
+            if not all(kept.intact for activations in phases.values() for kept in activations):
+                self._written.add(boundary)
+                del self._kept[boundary]
 
     @property
     def reused(self) -> set[nn.Module]:
@@ -82,7 +105,7 @@ class Reuse:
     def begins_again(self, run: Callable[[], Any]) -> bool:
         """Whether a forward that begins at the last boundary gives what a whole one does."""
         last = len(self.chain.modules)
-        self._keeping = {last: {}}
+        self._keeping, self._written = {last: {}}, {last}
         with self.phase("trial"):
             whole = run()
         if last not in self._keeping:  # too large
@@ -111,7 +134,7 @@ class Reuse:
         if number >= self.start:
             x = compute(x)
         elif number == self.start - 1:
-            x = self._kept[self.start][self._phase][self._forward].clone()  # the next module may write into it
+            x = self._kept[self.start][self._phase][self._forward].passed_on
         if number + 1 in self._keeping:
             self._keep(number + 1, x)
         self._passed = x
@@ -132,8 +155,9 @@ class Reuse:
 
     def _keep(self, boundary: int, x: Tensor) -> None:
         of_phase = self._keeping[boundary].setdefault(self._phase, [])
-        of_phase.append(x.clone())
-        if sum(t.nbytes for tensors in self._keeping[boundary].values() for t in tensors) > KEPT_BYTES:
+        copied = boundary in self._written or x.is_inference()
+        of_phase.append(Kept(x.clone(), None) if copied else Kept(x, x._version))
+        if sum(kept.x.nbytes for activations in self._keeping[boundary].values() for kept in activations) > KEPT_BYTES:
             del self._keeping[boundary]
 
 

@@ -61,11 +61,28 @@ class Inner(nn.Module):
         return self.model(x).log_softmax(1)
 
 
+class WritesFirst(nn.Module):
+    """Writes into what it is given, which is where a plan may begin."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x.sigmoid_())
+
+
+def written_to() -> nn.Module:
+    blocks = [WritesFirst(16, 24), WritesFirst(24, 32), WritesFirst(32, 16)]
+    return nn.Sequential(nn.Conv2d(3, 16, 3), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+
+
 CHAINS: dict[str, tuple[Callable[[], nn.Module], int]] = {  # how many modules follow one another
     "sequence": (MobileNet, 15),
     "then a function": (Residual, 2),
     "nested, in place": (Nested, 6),
     "inside of another": (Inner, 6),
+    "written to": (written_to, 7),
 }
 
 
@@ -123,6 +140,14 @@ def test_the_shared_part_runs_once() -> None:
     # the first two plans run whole (the second differs from the first in its first layer); the third begins where
     # the second has its own channels, at the second group's layer
     assert shared == 4 * (5 + 5 + 3)
+
+
+def test_what_modules_write_into_is_copied_once_that_was_seen() -> None:
+    torch.manual_seed(0)
+    net = slim.convert(written_to(), IMAGES[:2])
+    scoring, plans = evaluation(net), one_step_less(net)
+    runs = [convolutions_run(net, lambda: list(scoring.scores(plans))) for _ in range(3)]
+    assert runs[0] > runs[1] == runs[2]
 
 
 class Skip(nn.Module):
