@@ -84,8 +84,8 @@ REASONS = (
     Reason(
         "plan evaluation",
         "shared",
-        "By the order in which plans are run, each begins one layer before the one that it changes: little is kept at "
-        "a time. The other order would save that layer, and keep the activations of all layers at once.",
+        "The first of the plans runs whole, and each of the others from the layer that the one before it changed: "
+        "by multiply-adds that is .65 of a forward on the average, by time less, since the first layers are slow.",
     ),
 )
 
