@@ -10,9 +10,11 @@ must agree.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, islice
 from math import gcd
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -124,7 +126,7 @@ class _Trials:
     """Runs in which the modules of a class hold other numbers.
 
     free: the attributes that may be chosen, and what each may hold.
-    ranked: each of them with each of its options, by the place of that.
+    read: those of which runs so far asked for the value; the others change nothing.
     before: how far the run gets without any, and what stops it.
     """
 
@@ -141,19 +143,28 @@ class _Trials:
             path: choices.disproved.get((self.kind, path), frozenset()) | counted.get(path, frozenset())
             for path in held
         }
-        self.ranked = [
+        self._ranked = [
             (path, rank)
             for path, known in self.free.items()
             for rank, option in enumerate(known)
             if option.places.isdisjoint(self.wrong.get(path, ()))
         ]
         self.left = name if name in upwards(failure.module) else failure.module
-        self.before = proof.progress(failure, plan, {}, self.left) if self.ranked else (0.0, "")
+        self.read: set[str] = set()
+        self.before: tuple[float, str] = (0.0, "")
+        if self._ranked:
+            self.before = self.run([])[:2]
+
+    @property
+    def ranked(self) -> Chosen:
+        """Each of the attributes that are read with each of its options, by the place of that."""
+        return [(path, rank) for path, rank in self._ranked if path.partition(".")[0] in self.read]
 
     def run(self, chosen: Chosen) -> Trial:
         done = self.before[0] / max(1, len(self.proof.found.logs[self.failure.training]))
         self.proof.tell(f"tries numbers of '{self.name}'", done)
-        return *self.proof.progress(self.failure, self.plan, self._holding(chosen), self.left), chosen
+        with _noting_reads([self.proof.slim.get_submodule(name) for name in self.options], self.read):
+            return *self.proof.progress(self.failure, self.plan, self._holding(chosen), self.left), chosen
 
     def accept(self, trial: Trial) -> bool:
         """Choose what got further, if its numbers are right."""
@@ -173,6 +184,28 @@ class _Trials:
     def _holding(self, chosen: Chosen) -> Held:
         places = {path: self.options[self.name][path][rank].places for path, rank in chosen}
         return {n: _held(own, places) for n, own in self.options.items()}
+
+
+@contextmanager
+def _noting_reads(modules: Sequence[nn.Module], read: set[str]) -> Iterator[None]:
+    """Within the block `read` is told which attributes of the modules are asked for."""
+    before = [type(module) for module in modules]
+    noting = {kind: _noting(kind, read) for kind in set(before)}
+    try:
+        for module, kind in zip(modules, before, strict=True):
+            module.__class__ = noting[kind]
+        yield
+    finally:
+        for module, kind in zip(modules, before, strict=True):
+            module.__class__ = kind
+
+
+def _noting(kind: type[nn.Module], read: set[str]) -> type[nn.Module]:
+    def ask(module: nn.Module, name: str) -> Any:
+        read.add(name)
+        return kind.__getattribute__(module, name)
+
+    return type(kind.__name__, (kind,), {"__getattribute__": ask, "__module__": kind.__module__})
 
 
 def _grown(front: Sequence[Chosen], ranked: Chosen) -> Iterator[Chosen]:
