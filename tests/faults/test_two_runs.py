@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,9 @@ from benchmarks.settings.run import RunSettings
 from tests.benchmarks.running.toy_run import toy_run, toy_settings
 from tests.faults.crash_points import SHARED
 from tests.faults.outcome import files_below, records_below, tables_below
-from tests.faults.processes import TOY, start
 from tests.tasks.training.toy import ToyTask
 
+FORK = get_context("fork")
 NAMES = ("one", "other")
 
 
@@ -47,7 +48,8 @@ def test_a_second_run_in_the_folder_is_refused_and_touches_nothing(
 
 def test_the_lock_of_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
     folder = ResultsFolder(toy_settings(tmp_path).folder)
-    process = start((*TOY[:-2], "5", "serial"), tmp_path)
+    process = FORK.Process(target=toy_run, args=(toy_settings(tmp_path),), kwargs={"slow": 5.0})
+    process.start()
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         try:
@@ -59,7 +61,7 @@ def test_the_lock_of_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
     else:
         pytest.fail("the process never held the folder")
     process.kill()
-    process.communicate()
+    process.join()
     with folder.locked():
         pass
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
+import resource
+import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from benchmarks.report.__main__ import main
 from benchmarks.running.command import DONE, FAILED, WRONG_SETTINGS
 from tests.benchmarks.report.small_results import sr_records, write_all
+from tests.faults.crash_points import forked
 
 WRONG = [
     ("result={here}", "unknown key 'result'; did you mean 'results'?"),
@@ -57,15 +60,22 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.
     assert "report.html" in capsys.readouterr().err
 
 
+def limited(results: Path) -> int:
+    """Make the page where no file may grow large; what is said goes to a file beside the results."""
+    sys.stderr = results.with_name("told").open("w")
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    try:
+        return main([f"results={results}"])
+    finally:
+        sys.stderr.close()
+
+
 def test_a_page_that_cannot_be_finished_leaves_the_old_one(tmp_path: Path) -> None:
-    write_all(sr_records(), tmp_path)
-    (tmp_path / "report.html").write_text("old")
-    limited = (
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
-        "from benchmarks.report.__main__ import main; sys.exit(main(sys.argv[1:]))"
-    )
-    done = subprocess.run([sys.executable, "-c", limited, f"results={tmp_path}"], capture_output=True, text=True)
-    assert done.returncode == FAILED and done.stderr.startswith("error: Cannot write report.html: File too large")
-    assert (tmp_path / "report.html").read_text() == "old"
-    assert not list(tmp_path.glob(".*"))
+    results = tmp_path / "results"
+    write_all(sr_records(), results)
+    (results / "report.html").write_text("old")
+    assert forked(partial(limited, results)) == FAILED
+    assert (tmp_path / "told").read_text().startswith("error: Cannot write report.html: File too large")
+    assert (results / "report.html").read_text() == "old"
+    assert not list(results.glob(".*"))

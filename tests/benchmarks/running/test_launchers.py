@@ -25,15 +25,17 @@ from benchmarks.running.jobs import chains, plan, run_job
 from benchmarks.running.launchers.work import Assigned, Stamp, Work, record_file, stamp
 from benchmarks.running.progress import LineReporter
 from benchmarks.settings.launcher import Ray, Slurm
+from benchmarks.settings.tracker import TensorBoard
 from tests.benchmarks.running.playing_slurm import write_commands
 from tests.benchmarks.running.tasks_of_workers import SaysWhere
+from tests.benchmarks.running.test_trackers import points_of
 from tests.benchmarks.running.toy_run import RECIPES, toy_run, toy_settings
 from tests.benchmarks.test_runner import folder_of, records_of, start_process, wait_for_steps
 from tests.extent import one_by_day
 from tests.tasks.training.toy import ToyTask
 
 TIMEOUT = 400
-SETTINGS: dict[str, Any] = {"seeds": (0,), "recipes": RECIPES[:2]}
+SETTINGS: dict[str, Any] = {"seeds": (0,), "recipes": RECIPES[:2], "tracker": TensorBoard(seconds=0)}
 PACKAGES = {"joblib": "joblib", "ray": "ray", "slurm": "submitit"}
 MANY = [
     pytest.param(name, marks=pytest.mark.skipif(find_spec(package) is None, reason=f"{package} is not installed"))
@@ -79,6 +81,8 @@ def test_a_killed_worker_costs_no_record_and_changes_no_table(launcher: str, tmp
     assert records_of(tmp_path) == records_of(serial) and len(records_of(tmp_path)) == len(RECIPES[:2])
     assert (folder_of(tmp_path) / "table.csv").read_bytes() == (folder_of(serial) / "table.csv").read_bytes()
     assert nothing_is_left_over(tmp_path)
+    told = {name.split("-")[0]: len(tags["loss"]) for name, tags in points_of(folder_of(tmp_path) / "cache").items()}
+    assert told.keys() == {"individual", "random"} and min(told.values()) > 0, "workers track, too"
 
 
 @pytest.mark.skipif(find_spec("submitit") is None, reason="submitit is not installed")
@@ -241,6 +245,12 @@ if __name__ == "__main__":
     task = partial(SaysWhere, Path(place) / "workers", slow=float(seconds))
     settings = toy_settings(Path(place), launcher="serial" if name == "array" else name, **SETTINGS)
     if name == "array":
+        import submitit  # an extra
+
+        from benchmarks.running.launchers import on_slurm
+
+        on_slurm.ASKED_EVERY = 1.0  # seconds: the Slurm that is played answers at once
+        submitit.SlurmJob._results_timeout_s = 1  # of waiting for a result that a job may have left
         array = Slurm(jobs=2, partition="gpu", timeout_min=5, mem_gb=2, options={"account": "vision"})
         settings = settings.replace(launcher=array)
     sys.exit(run(settings, task, Console(width=300)))

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -90,21 +91,15 @@ def test_tensorboard_reads_back_every_step_and_every_score(tmp_path: Path, untra
     assert {tag: points for tag, points in tags.items() if not tag.startswith("_")} == scores
 
 
-def test_workers_track_too(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    recipes = {"recipes": RECIPES[:2], "seeds": (0,)}
-    assert toy_run(toy_settings(tmp_path, tracker=TensorBoard(seconds=0), launcher="joblib", **recipes)) == 0
-    points = points_of(folder_of(tmp_path) / "cache")
-    assert {name.split("-")[0]: len(tags["loss"]) for name, tags in points.items()} == {"individual": 18, "random": 6}
-
-
 def test_a_killed_run_goes_on_in_the_same_one_and_tells_no_point_twice(tmp_path: Path, untracked: Path) -> None:
     pytest.importorskip("tensorboard")
-    process = start("tensorboard", tmp_path, slow=0.3)
+    settings = toy_settings(tmp_path, tracker=TensorBoard(seconds=0), **ONE)
+    process = get_context("fork").Process(target=toy_run, args=(settings,), kwargs={"slow": 0.3})
+    process.start()
     wait_for_steps(tmp_path, 3)
     process.kill()
-    process.communicate()
-    assert toy_run(toy_settings(tmp_path, tracker=TensorBoard(seconds=0), **ONE)) == 0
+    process.join()
+    assert toy_run(settings) == 0
     ((_, tags),) = points_of(folder_of(tmp_path) / "cache").items()
     steps = sorted(step for step, _ in tags["loss"])
     assert steps == sorted(set(steps)) and steps[0] == 1 and steps[-1] == 6 and len(steps) >= 5
