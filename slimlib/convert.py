@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 
 from slimlib.core.apply import EVERY_WIDTH, apply_layout
 from slimlib.core.heads import bounds_of, check_heads
@@ -55,6 +57,7 @@ def convert(
     Raises:
         ValueError: something cannot be followed and cannot be kept full, nothing slims, or an argument is wrong.
             The network is then untouched.
+        TypeError: `net` is no module.
 
     Source: Yu et al. 2019 (Slimmable Neural Networks); Yu & Huang 2019 (US-Nets).
     """
@@ -76,7 +79,18 @@ def convert(
 
 
 def check_network(net: nn.Module) -> None:
-    """Raise ValueError for a network that `convert` cannot work with."""
+    """Raise ValueError, or TypeError, for a network that `convert` cannot work with."""
+    if not isinstance(net, nn.Module):
+        given = f"the class {net.__name__}; make a network of it first" if isinstance(net, type) else type(net).__name__
+        raise TypeError(f"net must be a torch.nn.Module, and is {given}")
+    if isinstance(net, torch.jit.ScriptModule):
+        raise ValueError("the network was compiled by torch.jit; convert the module that it was made from")
+    tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    for name, tensor in tensors.items():
+        if is_lazy(tensor):
+            raise ValueError(f"'{name}' has no size yet; call the network once on an example, then convert it")
+        if tensor.is_meta:
+            raise ValueError(f"'{name}' has no numbers, on the meta device; load the network on another device first")
     if isinstance(net, DistributedDataParallel) or "_orig_mod" in net._modules:
         raise ValueError(f"convert the network first, then wrap it; this one is inside {type(net).__name__} already")
     for name, module in net.named_modules():

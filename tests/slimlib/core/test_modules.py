@@ -295,3 +295,18 @@ def test_adopting_twice_and_widths_outside_are_refused():
         slim.adopt(net)
     with pytest.raises(ValueError, match="nothing in this Linear is slimmable; .*slimlib.convert"):
         slim.current_width(nn.Linear(3, 3))
+
+
+UNFIT = {
+    "no module": (lambda: torch.relu, TypeError, "net must be a torch.nn.Module, and is builtin_function_or_method"),
+    "a class": (lambda: nn.Linear, TypeError, "is the class Linear; make a network of it first"),
+    "scripted": (lambda: torch.jit.script(nn.Sequential(nn.Linear(8, 8))), ValueError, "compiled by torch.jit"),
+    "lazy": (lambda: nn.Sequential(nn.LazyLinear(8)), ValueError, "'0.weight' has no size yet; call the network once"),
+    "meta": (lambda: MLP().to("meta"), ValueError, "has no numbers, on the meta device; load the network on another"),
+}
+
+
+@pytest.mark.parametrize(("make", "error", "message"), UNFIT.values(), ids=UNFIT)
+def test_what_is_no_network_yet_is_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        slim.convert(make(), torch.randn(2, 8))
