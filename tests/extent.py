@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -22,3 +22,8 @@ def one_by_day(values: Iterable[Any]) -> list[Any]:
     """The values of a parametrized test of one kind: the first always, the others in the long form alone."""
     first, *others = values
     return [first, *map(at_night, others)]
+
+
+def each_once_by_day(one: Sequence[Any], other: Sequence[Any]) -> list[Any]:
+    """All pairs of values of two kinds, as many of each: each value in one pair always, in the others at night."""
+    return [(a, b) if i == k else at_night(a, b) for i, a in enumerate(one) for k, b in enumerate(other)]

@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 import slimlib as slim
 from slimlib.core.width import round_channels
 from tests.converting import made_slimmable
+from tests.extent import NIGHTLY
 from tests.networks import NETWORKS
 from tests.twins import TWINS, dense_twin, slices
 
@@ -54,14 +55,14 @@ def test_every_width_equals_the_dense_network_of_the_slices(name):
         assert_same(name, net, args, width, 8)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=200 if NIGHTLY else 20, deadline=None)
 @given(name=st.sampled_from(sorted(TWINS)), width=st.floats(0.02, 1.0), divisor=st.sampled_from([1, 2, 3, 4, 8, 16]))
 def test_any_width_and_divisor_equals_the_dense_network(name, width, divisor):
     net, args = in_double(name, divisor)
     assert_same(name, net, args, width, divisor)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=200 if NIGHTLY else 20, deadline=None)
 @given(
     sizes=st.lists(st.integers(2, 70), min_size=1, max_size=4),
     plan=st.data(),

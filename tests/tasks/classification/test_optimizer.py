@@ -10,6 +10,7 @@ import slimlib as slim
 from slimlib import models
 from tasks.classification.optimizer import make_optimizer, parameter_groups, schedule
 from tasks.classification.settings import ClassificationSettings
+from tests.extent import at_night
 
 NORMS = (nn.BatchNorm2d, nn.GroupNorm)
 
@@ -46,7 +47,7 @@ def test_depthwise_kernels_norms_and_biases_do_not_decay(model, norm):
     assert names_of(net, decayed)
 
 
-@pytest.mark.parametrize("model", ["mobilenet_v2", "resnet18", "shufflenet_v1"])
+@pytest.mark.parametrize("model", [at_night("mobilenet_v2"), "resnet18", "shufflenet_v1"])
 def test_nor_do_the_private_norms_of_switches(model):
     net = models.build(model, classes=10, size=32, multiplier=0.5)
     decayed, free = parameter_groups(net, 0.1)

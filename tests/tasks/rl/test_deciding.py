@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,21 @@ from slimlib.rl import SlimDQN, SlimPPO, SlimSAC
 from tasks.points import OperatingPoint
 from tasks.rl.deciding import States
 from tasks.rl.models import Scores
+from tasks.training import per_input
 from tasks.training.checkpoint import Checkpoint
 from tasks.training.run import TrainingRun, Watch
 from tasks.training.width_rules import Constant
 from tests.extent import one_by_day
 
 WIDTHS = slim.WidthRange(0.25, 1.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def briefly() -> Iterator[None]:
+    """How often a pass is timed decides nothing here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(per_input, "ROUNDS", 1)
+        yield
 
 
 @pytest.mark.parametrize("kind", [SlimPPO, SlimDQN])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,15 @@ def trained(algorithm: str, recipe: Recipe, **run: Any) -> list[PointResult]:
     return ReinforcementLearning(SETTINGS[algorithm]).train(recipe, TrainingRun(STEPS, 0, **run))
 
 
+@cache
+def greedy(algorithm: str) -> list[PointResult]:
+    return trained(algorithm, GREEDY)
+
+
 @pytest.mark.parametrize("algorithm", one_by_day(["ppo", "dqn", "sac"]))
 def test_plans_cost_what_acting_may(algorithm: str) -> None:
     full = trained(algorithm, Recipe("one", kind="individual"))[-1]
-    results = trained(algorithm, GREEDY)
+    results = greedy(algorithm)
     assert [result.point for result in results] == ["budget 0.3", "budget 0.6"]
     assert all(r.macs <= share * full.macs for r, share in zip(results, (0.3, 0.6), strict=True))
     assert all(result.found["evaluations"] > 1 and not result.curve for result in results)
@@ -61,5 +67,5 @@ def test_recipes_share_the_policy(tmp_path: Path) -> None:
 
     once = run(GREEDY)
     steps.clear()
-    assert run(GREEDY) == once == trained("ppo", GREEDY)
+    assert run(GREEDY) == once == greedy("ppo")
     assert not steps, "the policy is not trained again"

@@ -19,6 +19,7 @@ CPU = torch.device("cpu")
 ON_POLICY = {"n_steps": 16, "policy_kwargs": {"net_arch": [16, 16]}}
 OFF_POLICY = {"learning_starts": 40, "batch_size": 16, "buffer_size": 300, "policy_kwargs": {"net_arch": [16, 16]}}
 SHORT = {"episodes": 3, "curve_points": 4, "curve_episodes": 2, "widths": (0.25, 1.0)}
+LONG_EPISODES = SHORT | {"episodes": 2, "curve_points": 2, "curve_episodes": 1}  # of 200 steps
 SETTINGS = {
     "ppo": RlSettings(environments=2, hyperparameters=ON_POLICY | {"batch_size": 16, "n_epochs": 2}, **SHORT),
     "ppo normalised": RlSettings(
@@ -26,13 +27,13 @@ SETTINGS = {
         environments=2,
         normalize=True,
         hyperparameters=ON_POLICY | {"batch_size": 16, "n_epochs": 2},
-        **SHORT,
+        **LONG_EPISODES,
     ),
     "ppo with noise": RlSettings(
         environment="Pendulum-v1",
         environments=2,
         hyperparameters=ON_POLICY | {"batch_size": 16, "n_epochs": 2, "use_sde": True, "sde_sample_freq": 4},
-        **SHORT,
+        **LONG_EPISODES,
     ),
     "a2c": RlSettings(algorithm="a2c", environments=2, hyperparameters=ON_POLICY, **SHORT),
     "dqn": RlSettings(
@@ -43,7 +44,7 @@ SETTINGS = {
         environment="Pendulum-v1",
         environments=1,
         hyperparameters=OFF_POLICY | {"learning_rate": "lin_0.003"},
-        **SHORT,
+        **LONG_EPISODES,
     ),
 }
 SAMPLED = Recipe("sampled", range=(0.25, 1.0), rule="sandwich", samples=3, distill="outputs", behaviour="sampled")

@@ -7,6 +7,7 @@ import slimlib as slim
 from tasks.sr.networks import Edsr, wdsr_a, wdsr_b
 from tasks.sr.settings import SrSettings
 from tasks.sr.task import SuperResolution
+from tests.extent import each_once_by_day
 
 MODELS = ("wdsr-a", "wdsr-b", "edsr")
 SMALL = {
@@ -47,9 +48,9 @@ def _randomise(net):
             p.add_(0.02 * torch.randn(p.shape, generator=generator))
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize(("features", "divisor"), [(32, 8), (20, 4), (24, 2)])
-def test_a_width_has_the_channels_of_the_individual_network(model, features, divisor):
+@pytest.mark.parametrize(("model", "size"), each_once_by_day(MODELS, [(32, 8), (20, 4), (24, 2)]))
+def test_a_width_has_the_channels_of_the_individual_network(model, size):
+    features, divisor = size
     task = SuperResolution(SrSettings(model=model, features=features, blocks=2, divisor=divisor))
     net = slim.convert(task.build(), task.example(), divisor=divisor)
     for width in (0.25, 0.4, 0.66, 0.75, 0.9, 1.0):
@@ -58,8 +59,7 @@ def test_a_width_has_the_channels_of_the_individual_network(model, features, div
         assert slim.cost(net, task.example(), width) == slim.cost(individual, task.example())
 
 
-@pytest.mark.parametrize("scale", [2, 3, 4])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("model", "scale"), each_once_by_day(MODELS, [2, 3, 4]))
 def test_a_width_computes_what_its_individual_network_does(model, scale):
     task = SuperResolution(SrSettings(model=model, features=16, blocks=2, divisor=4, scale=scale, patch=12))
     dense = task.build()

@@ -13,6 +13,7 @@ import slimlib as slim
 from benchmarks.settings.run import read_settings
 from benchmarks.settings.task import make_task
 from tasks.points import PointResult
+from tasks.sr import routing
 from tasks.training import per_input
 from tasks.training.checkpoint import Checkpoint
 from tasks.training.recipe import Recipe
@@ -44,6 +45,7 @@ def briefly() -> Iterator[None]:
     """How often a pass is timed, and how many batches a search looks at, decides nothing here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(per_input, "ROUNDS", 1)
+        patch.setattr(routing, "ROUNDS", 1)
         patch.setattr(per_input, "SEARCHED_ON", 2)
         yield
 
