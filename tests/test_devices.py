@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 import slimlib as slim
 from slimlib import models
+from slimlib.core.layout import Layout
+from slimlib.core.setting import slimming_of
 from tests.networks import NETWORKS
 
 WIDTHS = [0.25, 0.5, 0.75, 1.0]
@@ -47,9 +49,15 @@ def built(kind: str, device: torch.device) -> tuple[nn.Module, tuple[Any, ...], 
     return net.to(device, torch.float64), tuple(move(arg) for arg in args), rule
 
 
+LAYOUTS: dict[str, Layout] = {}
+
+
 def slimmable(kind: str, device: torch.device) -> tuple[nn.Module, tuple[Any, ...]]:
+    """Its channels are followed once in a process."""
     net, args, rule = built(kind, device)
-    slim.convert(net, args, widths=slim.WidthRange(0.25, 1.0), **rule)
+    known = {"layout": LAYOUTS[kind]} if kind in LAYOUTS else rule
+    slim.convert(net, args, widths=slim.WidthRange(0.25, 1.0), **known)
+    LAYOUTS[kind] = slimming_of(net).layout
     slim.calibrate(net, [args], WIDTHS)
     return net.eval(), args
 

@@ -70,7 +70,7 @@ SR = Band(
 DIGITS = Band(
     "classification",
     ("ablation=calibration", "steps=100"),
-    ("individual", "none", "16 batches"),
+    ("none", "16 batches"),
     "top1_error",
     "held-out",
     {"top1_error": 6.0, "top5_error": 2.5},

@@ -83,29 +83,32 @@ def test_any_plan_of_an_mlp_equals_the_dense_network(sizes, plan):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
-def test_full_width_is_the_original_bit_for_bit(name, training):
+def test_full_width_is_the_original_bit_for_bit(name):
+    """In eval mode, and in training, whose statistics are compared too."""
     torch.manual_seed(0)
     dense, args = NETWORKS[name]()
     torch.manual_seed(0)
     net = slim.convert(NETWORKS[name]()[0], args)
-    dense.train(training)
-    net.train(training)
+    for training in (False, True):
+        ours, theirs = (ran(each.train(training), args) for each in (net, dense))
+        assert len(ours) == len(theirs) > 0
+        for a, b in zip(ours, theirs, strict=True):
+            assert torch.equal(a, b)
+        expected = dict(dense.named_parameters())
+        for key, p in net.named_parameters():
+            assert (p.grad is None) == (expected[key].grad is None), key
+            assert p.grad is None or torch.equal(p.grad, expected[key].grad), key
+        for key, buffer in net.named_buffers():
+            assert torch.equal(buffer, dict(dense.named_buffers())[key]), key
+
+
+def ran(net, args):
+    """The outputs of a network, whose gradients are then those of their sum."""
+    net.zero_grad(set_to_none=True)
     torch.manual_seed(1)
-    theirs = [t for t in tree_leaves(dense(*args)) if isinstance(t, torch.Tensor)]
-    torch.manual_seed(1)
-    ours = [t for t in tree_leaves(net(*args)) if isinstance(t, torch.Tensor)]
-    assert len(ours) == len(theirs) > 0
-    for a, b in zip(ours, theirs, strict=True):
-        assert torch.equal(a, b)
-    sum(t.float().sum() for t in ours).backward()
-    sum(t.float().sum() for t in theirs).backward()
-    expected = dict(dense.named_parameters())
-    for key, p in net.named_parameters():
-        assert (p.grad is None) == (expected[key].grad is None), key
-        assert p.grad is None or torch.equal(p.grad, expected[key].grad), key
-    for key, buffer in net.named_buffers():
-        assert torch.equal(buffer, dict(dense.named_buffers())[key]), key
+    outputs = [t for t in tree_leaves(net(*args)) if isinstance(t, torch.Tensor)]
+    sum(t.float().sum() for t in outputs).backward()
+    return outputs
 
 
 @pytest.mark.parametrize("name", ["mobilenet", "concatenating", "wdsr", "mlp"])
@@ -130,7 +133,7 @@ def test_full_width_is_the_original_where_channels_are_no_multiple(name):
 def test_names_shapes_and_count_of_parameters_stay(name):
     dense, args = NETWORKS[name]()
     before = {key: tensor.shape for key, tensor in dense.state_dict().items()}
-    net = slim.convert(dense, args)
+    net = made_slimmable(name, dense, args)
     slim.set_width(net, 0.3)
     assert {key: tensor.shape for key, tensor in net.state_dict().items()} == before
     assert {key: p.shape for key, p in net.named_parameters()} == {k: before[k] for k, _ in net.named_parameters()}
