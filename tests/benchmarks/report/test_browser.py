@@ -44,6 +44,14 @@ def seen(small: Path, chromium: object) -> Iterator[Seen]:
         yield page
 
 
+@pytest.fixture(scope="module")
+def crowded(many: Path, chromium: object) -> Iterator[Seen]:
+    """The page of many records on a phone, drawn once; figures that are drawn later would move its buttons."""
+    with opened(chromium, many, PHONE) as page:
+        page.scroll_through()
+        yield page
+
+
 def rows(seen: Seen, table: str = ".result table") -> list[list[str]]:
     return seen.page.eval_on_selector(table, ROWS)
 
@@ -72,9 +80,8 @@ def test_one_record_is_a_point(tmp_path: Path, look: Look) -> None:
     assert len(seen.page.query_selector_all(".plot .point")) == 1
 
 
-def test_many_records_open_with_every_figure_and_every_row_within_reach(many: Path, look: Look) -> None:
-    seen = look(many, PHONE)
-    seen.scroll_through()
+def test_many_records_open_with_every_figure_and_every_row_within_reach(crowded: Seen) -> None:
+    seen = crowded
     figures = seen.page.evaluate(EVERY_FIGURE)
     assert len(figures) == 12 and all(figure["marks"] > 0 for figure in figures)
     assert seen.page.evaluate(NO_OVERFLOW)
@@ -84,11 +91,11 @@ def test_many_records_open_with_every_figure_and_every_row_within_reach(many: Pa
     assert [row[0] for row in rows(seen)] == ["recipe 49"]
     drawn = seen.page.eval_on_selector(".result .plot", "(plot) => plot.data.map((trace) => trace.hovertext?.[0])")
     assert any("recipe 49" in text for text in drawn if text)
+    seen.page.fill(".result input[type=search]", "")
 
 
-def test_pages_of_a_table_are_turned(many: Path, look: Look) -> None:
-    seen = look(many)
-    seen.scroll_through()  # figures that are drawn later move the buttons
+def test_pages_of_a_table_are_turned(crowded: Seen) -> None:
+    seen = crowded
     first = rows(seen)
     seen.page.click(".result button:text('Next')")
     seen.page.wait_for_selector(".result .count:has-text('rows 21 to 40 of 51')")  # a busy page turns late
