@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from slimlib.rl import policies
+from tests.converting import following_once
 from tests.slimlib.rl.saved_models import ALGORITHMS, made
+
+FOLLOW = following_once(policies.follow)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def followed_once() -> Iterator[None]:
+    """To follow the channels of each policy takes more than half of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(policies, "follow", FOLLOW)
+        yield
 
 
 @pytest.fixture(scope="module")
