@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._mode_utils import no_dispatch
 
@@ -24,6 +25,7 @@ NORM_FUNCTIONS = {"rms_norm", "instance_norm"}
 RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
 PACKED = {"_pack_padded_sequence", "_pad_packed_sequence"}  # a copy for each step, and slice writes
 PRODUCTS = {"linear", "bilinear", "cdist"}
+ATTENTION = "scaled_dot_product_attention"
 FOLLOWED = NORM_FUNCTIONS | DROPOUTS | RECURRENT | PACKED | PRODUCTS
 
 
@@ -54,12 +56,17 @@ class FunctionsAsOperations(TorchFunctionMode):
                 return self.step(name, func, found, {}, False)
         if name not in FOLLOWED:
             self.see(name)
-            if name == "scaled_dot_product_attention" and kwargs.get("scale") is None:
-                kwargs["scale"] = self.scale(args[0] if args else kwargs["query"])
-            return func(*args, **kwargs)
+            return self._attend(func, args, kwargs) if name == ATTENTION else func(*args, **kwargs)
         args, kwargs = by_position(name, args, kwargs)
         with no_dispatch():
             return self.step(name, func, args, kwargs, False)
+
+    def _attend(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Attention as matrix products and a softmax, whichever of its kernels forward asks for."""
+        if kwargs.get("scale") is None:
+            kwargs["scale"] = self.scale(args[0] if args else kwargs["query"])
+        with sdpa_kernel(SDPBackend.MATH):
+            return func(*args, **kwargs)
 
 
 def by_position(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -144,7 +144,7 @@ def linear(op: Operation) -> Result:
     """x [..., C], weight [O, C], bias [O]."""
     x, ref, bias = op.along(op.ids[0], op.args[0], -1), op.ids[1], op.argument_ids(2, "bias")
     if not isinstance(ref, WeightRef):
-        return no_rule(op)
+        return mv(op) if ref.dim() == 1 and bias is None else no_rule(op)
     return _contract(op, x, ref, bias, inputs=1, outputs=0, along=-1)
 
 
@@ -351,7 +351,7 @@ def bilinear(op: Operation) -> Result:
 
 
 def distances(op: Operation) -> Result:
-    """cdist: x [..., P, C] and y [..., R, C] -> [..., P, R]."""
+    """cdist: x [..., P, C] and y [..., R, C] -> [..., P, R]; also products of vectors, x [C] and y [C]."""
     columns = [
         ids.column(len(ids.dims) - 1, x.shape[-1]) if isinstance(ids, WeightRef) else op.column(ids, x.dim() - 1)
         for ids, x in zip(op.ids[:2], op.args[:2], strict=True)
@@ -359,6 +359,16 @@ def distances(op: Operation) -> Result:
     op.tie(*columns)
     op.context.sums[op.first] = columns[0]
     return None
+
+
+def mv(op: Operation) -> Result:
+    """x [..., M, C] and y [C] -> [..., M]."""
+    x: Shadow = op.ids[0]
+    distances(op)
+    if isinstance(x, WeightRef):
+        op.hands_out(x.dims[0])
+        return x.column(0, len(op.args[0]))
+    return compact(op.context.ties.canonical(x)[..., 0]) if set(varying(x)) - {x.dim() - 1} else None
 
 
 OPERATIONS = table(
@@ -371,5 +381,6 @@ OPERATIONS = table(
     (grouped, "_grouped_mm transformers.grouped_mm_fallback"),
     (embedding, "embedding _embedding_bag _embedding_bag_forward_only"),
     (bilinear, "bilinear"),
-    (distances, "cdist _cdist_forward _euclidean_dist"),
+    (distances, "cdist _cdist_forward _euclidean_dist dot vdot"),
+    (mv, "mv"),
 )

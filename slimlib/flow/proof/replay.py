@@ -27,8 +27,8 @@ from slimlib.flow.trace import Trace
 NOISE = {"bernoulli", "normal", "uniform", "rand", "randn", "rand_like", "randn_like", "exponential"}
 PRODUCTS = {
     "convolution": (0, 1), "linear": (0,), "bilinear": (0, 1), "mm": (0, 1), "addmm": (1, 2), "bmm": (0, 1),
-    "baddbmm": (1, 2), "_sparse_mm": (0, 1), "_sparse_addmm": (1, 2), "cdist": (0, 1), "einsum": (1, 2),
-    "_grouped_mm": (0,), "transformers.grouped_mm_fallback": (0,),
+    "baddbmm": (1, 2), "mv": (0, 1), "dot": (0, 1), "vdot": (0, 1), "_sparse_mm": (0, 1), "_sparse_addmm": (1, 2),
+    "cdist": (0, 1), "einsum": (1, 2), "_grouped_mm": (0,), "transformers.grouped_mm_fallback": (0,),
 }  # fmt: skip
 """Operation -> the arguments whose channels are added up in it."""
 

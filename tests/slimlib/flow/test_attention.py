@@ -5,10 +5,11 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import slimlib as slim
 from tests.networks_of_attention import BLOCKS, Tokens
-from tests.slimlib.flow.judging import between_convolutions, conv, image, share_left
+from tests.slimlib.flow.judging import between_convolutions, between_linears, conv, image, share_left
 
 
 def tokens(batch=2):
@@ -262,3 +263,13 @@ def test_pooled_by_the_maps_of_each_class():
     net.second = conv(64, 32)
     assert share_left(net, image()) < 0.36
     assert set(net.slim.layout.kept) == {"classes", "last"}
+
+
+def test_a_kernel_of_attention_that_forward_asks_for():
+    def middle(net, x):
+        q, k, v = net.qkv(x).unflatten(-1, (3, -1, 8)).permute(2, 0, 3, 1, 4)
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            return net.out(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    net = between_linears(middle, qkv=nn.Linear(32, 96), out=nn.Linear(32, 32))
+    assert share_left(net, tokens()) < 0.36

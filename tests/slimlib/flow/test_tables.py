@@ -176,3 +176,26 @@ def test_only_a_table_stays_whose_parts_have_a_literal_size():
     assert set(layout.kept) == {"table", "leave"}
     assert "(not enough values to unpack (expected 2, got 1)): split in the network" in layout.kept["table"]
     assert share_left(Asking(), tokens()) < 0.45
+
+
+def test_weights_of_tokens_by_a_learned_vector():
+    """Attention of one query, as of words in hierarchical attention networks: a matrix times a vector."""
+
+    def middle(net, x):
+        weights = (torch.tanh(net.hidden(x)) @ net.query).softmax(1)
+        return (weights.unsqueeze(2) * x).sum(1, keepdim=True) + F.linear(x, net.gate).sigmoid().unsqueeze(-1) * x
+
+    parts = {"hidden": nn.Linear(32, 32), "query": parameter(32), "gate": parameter(32)}
+    net = between_linears(middle, **parts)
+    assert share_left(net, tokens()) < 0.4
+    assert {"query", "gate"} <= set(net.slim.layout.axes)
+
+
+def test_rows_of_a_matrix_by_a_vector_of_activations():
+    def forward(net, x):
+        seen = net.first(x).sum((0, 1))
+        return net.last(F.relu(net.table @ seen) + seen.dot(net.query))
+
+    net = Net(forward, first=nn.Linear(16, 32), table=parameter(24, 32), query=parameter(32), last=nn.Linear(24, 3))
+    assert share_left(net, tokens()) < 0.55
+    assert list(net.slim.layout.axes["table"]) == [0, 1]
