@@ -122,6 +122,11 @@ class Ties:
         """The smallest id that each is tied to."""
         return self.labels()[distinct(ids)].expand(ids.shape)
 
+    def are_tied(self, ids: Tensor) -> Tensor:
+        """Whether each is tied to another."""
+        labels = self.labels()
+        return (torch.bincount(labels)[labels[distinct(ids)]] > 1).expand(ids.shape)
+
     def fixed(self) -> dict[int, str]:
         """Label of every component that must stay -> the first reason."""
         labels = self.labels()

@@ -220,8 +220,9 @@ def unchanged(net: nn.Module) -> Iterator[list[str]]:
         yield assigned
     finally:
         for held, own in hooks:
-            held.clear()
-            held.update(own)
+            if list(map(id, (*held, *held.values()))) != list(map(id, (*own, *own.values()))):  # else it may be frozen
+                held.clear()
+                held.update(own)
         for name, module, attributes, buffers in kept:
             module.__dict__.clear()
             module.__dict__.update(attributes)

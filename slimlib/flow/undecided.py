@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from slimlib.flow.ids import compact, varying
+from slimlib.flow.ids import compact, distinct, varying
 
 Canonical = Callable[[Tensor], Tensor]  # ids -> the smallest id that each is tied to
 Tie = Callable[[Tensor, Tensor], None]
@@ -31,11 +32,15 @@ class Undecided(Protocol):
 
 @dataclass(frozen=True)
 class Cut:
-    """One axis of channels became several dimensions: all but one keep their size; likeliest the last shrinks."""
+    """One axis of channels became several dimensions: all but one keep their size; likeliest the last shrinks.
+
+    `are_tied`: whether each id is tied to another. Those that are not, as of positions cut off, decide nothing.
+    """
 
     ids: Tensor
     dims: Sequence[int]
     tie: Tie
+    are_tied: Callable[[Tensor], Tensor]
 
     def decide(self, canonical: Canonical) -> bool:
         return len(self._open(canonical)) < 2
@@ -45,8 +50,12 @@ class Cut:
             self.tie(self.ids, self.ids.narrow(dim, 0, 1))
 
     def _open(self, canonical: Canonical) -> list[int]:
-        varied = varying(compact(canonical(self.ids)))
-        return [dim for dim in self.dims if dim in varied]
+        ids, tied = distinct(canonical(self.ids)), distinct(self.are_tied(self.ids))
+        if bool(tied.all()):
+            varied = varying(compact(ids))
+            return [dim for dim in self.dims if dim in varied]
+        known = torch.where(tied, ids, -1)
+        return [dim for dim in self.dims if bool((tied & (ids != known.amax(dim, keepdim=True))).any())]
 
 
 @dataclass(frozen=True)

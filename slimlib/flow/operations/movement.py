@@ -162,7 +162,7 @@ def view(op: Operation) -> Result:
     for wide in _cuts(old, new):
         reading = op.context.choices.views.get((op.context.site[0], len(wide)))
         if reading is None:
-            ties.leave_open(Cut(new, wide, partial(ties.tie, here=op.context.here)))
+            ties.leave_open(Cut(new, wide, partial(ties.tie, here=op.context.here), ties.are_tied))
         else:
             shrinks = readings(len(wide))[reading]
             for dim in (*wide[:shrinks], *wide[shrinks + 1 :]):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import slimlib as slim
-from tests.slimlib.flow.judging import Net, parameter, share_left, tokens
+from tests.slimlib.flow.judging import Net, between_linears, parameter, share_left, tokens
 
 
 def in_a_dict(net):
@@ -73,3 +73,18 @@ def test_a_table_in_a_plain_attribute_is_sliced():
     assert list(net.state_dict()) == keys
     assert net.places.shape == (1, 9, 16)
     assert type(net.__dict__["seen"]) is torch.Tensor
+
+
+class Frozen(dict):
+    """Settings as the models of diffusers hold them."""
+
+    def update(self, *_: object) -> None:
+        raise TypeError("frozen")
+
+    clear = pop = setdefault = update
+
+
+def test_settings_in_a_frozen_dict():
+    net = between_linears(lambda net, x: x * net.settings["scale"])
+    net.settings = Frozen(scale=0.5)
+    assert share_left(net, tokens()) < 0.36

@@ -199,3 +199,16 @@ def test_rows_of_a_matrix_by_a_vector_of_activations():
     net = Net(forward, first=nn.Linear(16, 32), table=parameter(24, 32), query=parameter(32), last=nn.Linear(24, 3))
     assert share_left(net, tokens()) < 0.55
     assert list(net.slim.layout.axes["table"]) == [0, 1]
+
+
+@pytest.mark.parametrize("table", [parameter(1, 64, 32), torch.randn(1, 64, 32)], ids=["learned", "buffer"])
+def test_positions_that_are_cut_out_of_a_square_of_them(table):
+    """Stable Diffusion 3 crops its table to the image: most of its rows meet nothing, and have the same channels."""
+
+    def middle(net, x):
+        rows = net.table.reshape(1, 8, 8, -1)[:, 2:4, 1:4]
+        return x + rows.reshape(1, -1, rows.shape[-1])
+
+    net = between_linears(middle, table=table)
+    assert share_left(net, tokens(6)) < 0.4
+    assert list(net.slim.layout.axes["table"]) == [2]
