@@ -51,7 +51,9 @@ class Replay(Trace):
     def follow(self, args: tuple[Any, ...]) -> list[Tensor]:
         """With the same whole numbers, where forward draws any, as in the runs that this one is compared with."""
         with torch.random.fork_rng():
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)  # torch.manual_seed notes a stack trace for each device not started
+            if torch.cuda.is_initialized():
+                torch.cuda.manual_seed_all(0)
             return super().follow(args)
 
     def compute(self, op: Operation) -> Any:

@@ -212,3 +212,27 @@ def test_positions_that_are_cut_out_of_a_square_of_them(table):
     net = between_linears(middle, table=table)
     assert share_left(net, tokens(6)) < 0.4
     assert list(net.slim.layout.axes["table"]) == [2]
+
+
+def test_a_table_that_is_added_to_what_a_layer_makes_of_each_sample():
+    """One shift and scale for all layers, and a table for each (PixArt, Sana, Wan): both are cut into rows."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.query, self.back = parameter(1, 2, 32), nn.Linear(32, 32), nn.Linear(32, 32)
+
+        def forward(self, x, condition):
+            shift, scale = (self.table + condition).chunk(2, dim=1)
+            heads = self.query(x * (1 + scale) + shift).unflatten(-1, (4, -1)).transpose(1, 2)
+            seen = F.scaled_dot_product_attention(heads, heads, heads)
+            return x + self.back(seen.transpose(1, 2).flatten(2))
+
+    def middle(net, x):
+        condition = net.condition(x.mean(1)).unflatten(1, (2, -1))
+        for block in net.blocks:
+            x = block(x, condition)
+        return x
+
+    parts = {"condition": nn.Linear(32, 64), "blocks": nn.ModuleList(Block() for _ in range(2))}
+    assert share_left(between_linears(middle, **parts), tokens()) < 0.36
