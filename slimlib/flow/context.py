@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from slimlib.flow.ids import Shadow, WeightAxis, WeightRef, compact, distinct, same_ids, tracked, untracked
 from slimlib.flow.steps import Choices, Moment, Shapes, Site, class_of_many, place, plain_name, shapes_of
 from slimlib.flow.ties import Ties
+
+Named: TypeAlias = Sequence[tuple[str, nn.Module]]
 
 
 @dataclass
@@ -47,10 +49,11 @@ class Context:
     slices: tensor -> {dimension: where slices of it begin and end}.
     """
 
-    def __init__(self, net: nn.Module, ties: Ties, choices: Choices, modules: Mapping[str, nn.Module]) -> None:
+    def __init__(self, running: Named, ties: Ties, choices: Choices, modules: Mapping[str, nn.Module]) -> None:
+        """`running`: the modules that run, by name."""
         self.ties, self.choices, self.modules = ties, choices, modules
         self.classes = {name: class_of_many(module) or f"'{name}'" for name, module in modules.items()}
-        self.parameters = parameter_names(net)
+        self.parameters = parameter_names(running)
         self.tensors = dict(self.parameters.values())
         self.shadows: Any = WeakTensorKeyDictionary()
         self.constants: Any = WeakTensorKeyDictionary()
@@ -203,11 +206,11 @@ class Context:
         return self.name_of(x) or self.constants.get(x)
 
 
-def parameter_names(net: nn.Module) -> dict[int, tuple[str, Tensor]]:
+def parameter_names(modules: Named) -> dict[int, tuple[str, Tensor]]:
     """id of every parameter and buffer, as its module shows it -> its first name, and itself to keep the id valid."""
     first: dict[int, str] = {}
     found: dict[int, tuple[str, Tensor]] = {}
-    for prefix, module in plain_modules(net):
+    for prefix, module in modules:
         for name, stored in [*module._parameters.items(), *module._buffers.items()]:
             if stored is not None:
                 shown = getattr(module, name)

@@ -34,7 +34,8 @@ class Trace(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.net, self.ties, self.choices = net, ties, choices
         self.computes = choices.numbers_matter
-        self.context = Context(net, ties, choices, dict(origin.named_modules()))
+        self.modules = plain_modules(net)
+        self.context = Context(self.modules, ties, choices, dict(origin.named_modules()))
         self.log: list[Step] = []
         self.entered: dict[str, list[Tensor]] = {}  # the ids that enter each module
         self.overwritten: dict[tuple[int, torch.Size], tuple[Tensor, Tensor]] = {}  # what forward wrote to, as it was
@@ -187,7 +188,7 @@ class Trace(TorchDispatchMode):
             self.context.leave()
 
         handles = []
-        for name, module in plain_modules(self.net):
+        for name, module in self.modules:
             if name:
                 handles.append(module.register_forward_pre_hook(partial(enter, name), with_kwargs=True))
                 handles.append(module.register_forward_hook(leave))
@@ -204,14 +205,16 @@ def unchanged(net: nn.Module) -> Iterator[list[str]]:
 
     The list then has the names of the buffers that were assigned anew.
     """
+    modules = list(net.named_modules())
     kept = [
         (name, module, dict(module.__dict__), [(key, b, None if b is None else b.clone()) for key, b in held])
-        for name, module in plain_modules(net)
+        for name, module in modules
+        if not isinstance(module, torch.jit.ScriptModule)
         for held in [list(module._buffers.items())]
     ]
     hooks = [
         (held, dict(held))
-        for module in net.modules()
+        for _, module in modules
         for key, held in module.__dict__.items()
         if isinstance(held, dict) and (key.startswith("_forward_") or key not in caches.BARE)
     ]
