@@ -24,7 +24,11 @@ from slimlib.flow.steps import Choices, Moment, Step
 from slimlib.flow.ties import Ties
 from slimlib.flow.trace import Trace
 
-NOISE = {"bernoulli", "normal", "uniform", "rand", "randn", "rand_like", "randn_like", "exponential"}
+NOISE = {
+    "bernoulli", "normal", "uniform", "rand", "randn", "rand_like", "randn_like", "exponential", "empty", "empty_like",
+    "new_empty", "empty_strided", "empty_permuted",
+}  # fmt: skip
+"""Operations whose results are arbitrary numbers."""
 PRODUCTS = {
     "convolution": (0, 1), "linear": (0,), "bilinear": (0, 1), "mm": (0, 1), "addmm": (1, 2), "bmm": (0, 1),
     "baddbmm": (1, 2), "mv": (0, 1), "dot": (0, 1), "vdot": (0, 1), "_sparse_mm": (0, 1), "_sparse_addmm": (1, 2),

@@ -273,3 +273,27 @@ def test_a_kernel_of_attention_that_forward_asks_for():
 
     net = between_linears(middle, qkv=nn.Linear(32, 96), out=nn.Linear(32, 32))
     assert share_left(net, tokens()) < 0.36
+
+
+class Rotated(nn.Module):
+    """Heads as an attribute, and positions by rotations that are written into memory of any content (Wan)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.qk, self.back = 4, nn.Linear(32, 32), nn.Linear(32, 32)
+
+    def rotate(self, x: Tensor) -> Tensor:  # [N, T, H, D]
+        angle = torch.arange(x.shape[1]).view(1, -1, 1, 1) / 10 ** torch.arange(4)
+        a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+        made = torch.empty_like(x)
+        made[..., 0::2], made[..., 1::2] = a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()
+        return made.type_as(x)
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, T, C]
+        q = self.rotate(self.qk(x).unflatten(2, (self.heads, -1))).transpose(1, 2)
+        return x + self.back(nn.functional.scaled_dot_product_attention(q, q, q).transpose(1, 2).flatten(2))
+
+
+def test_rotations_that_are_written_into_new_memory():
+    torch.manual_seed(0)
+    assert share_left(between_linears(lambda net, x: net.block(x), block=Rotated()), tokens()) < 0.36
