@@ -85,8 +85,7 @@ def check_network(net: nn.Module) -> None:
         raise TypeError(f"net must be a torch.nn.Module, and is {given}")
     if isinstance(net, torch.jit.ScriptModule):
         raise ValueError("the network was compiled by torch.jit; convert the module that it was made from")
-    tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-    for name, tensor in tensors.items():
+    for name, tensor in [*net.named_parameters(), *net.named_buffers()]:
         if is_lazy(tensor):
             raise ValueError(f"'{name}' has no size yet; call the network once on an example, then convert it")
         if tensor.is_meta:

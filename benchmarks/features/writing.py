@@ -55,14 +55,15 @@ def write(folder: Path, looked: Sequence[Looked], held_out: HeldOut, settings: F
 
 def _figures(looked: Sequence[Looked], held_out: HeldOut, settings: FeatureSettings) -> Iterator[Figure]:
     shown = next((one for one in reversed(looked) if one.alike and one.trained.seed == looked[0].trained.seed), None)
-    last: list[Figure] = []
+    patches = None
     if shown is not None and held_out.pixels is not None:
-        last.append(_patches(shown, held_out, settings))  # first, as there may be no such layer
+        patches = _patches(shown, held_out, settings)  # first, as there may be no such layer
     yield _importance(looked)
     yield _kernels(looked)
     if shown is not None:
         yield _correlations(looked)
-    yield from last
+    if patches is not None:
+        yield patches
 
 
 def _importance(looked: Sequence[Looked]) -> Figure:

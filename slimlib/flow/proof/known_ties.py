@@ -33,11 +33,10 @@ class KnownTies(Ties):
         labels = known.labels()
         self.known, self._slims, self._labels = known, slims, torch.arange(len(labels))
         self.atoms, self.inner, self.unequal = dict(atoms), set(known.inner), set(known.unequal)
-        for name, dim in atoms:  # a table whose elements were followed may show its axes now that these are one unit
-            if dim is None:
-                for key in [key for key in atoms if key[0] == name and isinstance(key[1], int)]:
-                    if not bool(known.are_tied(known.atoms[key]).any()):
-                        del self.atoms[key]
+        elements = {name for name, dim in atoms if dim is None}
+        for key in [key for key in atoms if key[0] in elements and isinstance(key[1], int)]:
+            if not bool(known.are_tied(known.atoms[key]).any()):  # the elements of a table were followed, not its axes
+                del self.atoms[key]
         self._repeated = torch.zeros(len(labels), dtype=torch.bool)
         self._repeated[labels[torch.cat([torch.zeros(0, dtype=torch.long), *known.repeated])]] = True
 

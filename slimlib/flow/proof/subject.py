@@ -48,25 +48,26 @@ class Subject:
     def exact(self) -> Copy:
         """The copy whose numbers are compared; made when it is first needed."""
         if self._exact is None:
-            own = {id(p): type(p)(self._perturbed(p), p.requires_grad) for p in self.origin.parameters()}
+            noise = torch.rand(NOISE, generator=torch.Generator().manual_seed(1)) * 0.02
+            own = {id(p): type(p)(self._perturbed(p, noise), p.requires_grad) for p in self.origin.parameters()}
             net, args = duplicate(self.origin, self.tables, own), self.quick.args
             if not self.casts:
                 net, args = net._apply(_double), map_tensors(_double, args)
             for buffer in net.buffers():
-                buffer.data.copy_(self._perturbed(buffer))
+                buffer.data.copy_(self._perturbed(buffer, noise))
             self._exact = Copy(net, args, 1e-3 if self.casts else 1e-7)
         return self._exact
 
     def compare_in_float32(self) -> None:
         self.casts, self._exact = True, None
 
-    def _perturbed(self, x: Tensor) -> Tensor:
-        """A copy with a little noise, where it has numbers that can be changed."""
+    def _perturbed(self, x: Tensor, noise: Tensor) -> Tensor:
+        """A copy with the noise added again and again, where it has numbers that can be changed."""
         if not (x.is_floating_point() or x.is_complex()) or x.layout is not torch.strided:
             return x.detach().clone()
         kind = x.dtype if self.casts else torch.complex128 if x.is_complex() else torch.float64
         made = x.detach().to(kind, copy=True, memory_format=torch.contiguous_format)
-        noise = (torch.rand(NOISE, generator=torch.Generator().manual_seed(1)) * 0.02).to(made)
+        noise = noise.to(made)
         flat, whole = made.view(-1), made.numel() // NOISE * NOISE
         flat[:whole].view(-1, NOISE).add_(noise)
         flat[whole:].add_(noise[: len(flat) - whole])
