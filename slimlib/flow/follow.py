@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Mapping, Sequence
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -60,7 +62,7 @@ def follow(
     kept, rounding = _kept_parameters(net, keep), Rounding(divisor, dict(divisors or {}))
     try:
         caches.empty(net, args)
-        with Progress() as progress:
+        with Progress() as progress, _collecting_new_objects():
             return _search(Search(net, caches.tables(net, args), kept, rounding, progress), args)
     except FlowError:
         raise
@@ -73,6 +75,19 @@ def follow(
             or f"{places[-1]} cannot be followed: {type(error).__name__}: {first_line(error)}; give a layout= of "
             "what slims together, or convert the parts of the network that can be followed"
         ) from error
+
+
+@contextmanager
+def _collecting_new_objects() -> Iterator[None]:
+    """Garbage collection passes over what was there before: an import of torch alone leaves 170,000 objects."""
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _search(search: Search, args: tuple[Any, ...]) -> Layout:
@@ -159,7 +174,8 @@ class Search:
     def _share(self) -> None:
         """Give up the copy of the parameters where the runs so far have not changed it."""
         if self._versions == [p._version for p in self.copied.parameters()]:
-            self.copied = duplicate(self.net, self.tables, {id(p): p for p in self.net.parameters()})
+            for copied, own in zip(self.copied.parameters(), self.net.parameters(), strict=True):
+                copied.data = own.data
             self._versions = []
 
     def analyse(self, args: tuple[Any, ...], choices: Choices) -> Followed:

@@ -1,6 +1,8 @@
 """What slims in each network, its segments and units, and that the user's module is left alone."""
 
+import contextlib
 import copy
+import gc
 import json
 import sys
 
@@ -9,7 +11,7 @@ import torch
 from torch import nn
 
 from slimlib.core.layout import Layout, Segment, axis_size
-from slimlib.flow import follow, progress
+from slimlib.flow import FlowError, follow, progress
 from tests import networks
 from tests.networks import NETWORKS
 
@@ -218,6 +220,18 @@ def test_the_example_is_left_as_it_was():
     before = x.clone()
     follow(net, x)
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("outputs", [2, 16])
+def test_what_the_garbage_collector_was_told_stays(frozen, outputs):
+    (gc.freeze if frozen else gc.unfreeze)()
+    try:
+        with contextlib.nullcontext() if outputs == 2 else pytest.raises(FlowError):
+            follow(nn.Sequential(nn.Linear(4, 16), *[nn.Linear(16, 2)] * (outputs == 2)), torch.randn(3, 4))
+        assert (gc.get_freeze_count() > 0) == frozen
+    finally:
+        gc.freeze()  # as tests/conftest.py does
 
 
 def test_a_long_search_shows_where_it_is_and_leaves_no_trace(monkeypatch, capsys):
