@@ -24,7 +24,7 @@ from benchmarks.perf.report import shown, write_report
 from benchmarks.perf.routing import MIXTURES, routing
 from benchmarks.perf.searching import latency_error, plan_evaluation
 from benchmarks.perf.spectrum import spectrum
-from benchmarks.perf.starting import freezing, starting
+from benchmarks.perf.starting import CONVERT_LIMITS, converting, freezing, starting
 from benchmarks.perf.training import sandwich_memory, sandwich_step, throughput
 
 LARGE = tuple(CLASSIFIERS)
@@ -97,6 +97,9 @@ def _alternatives(name: str, rounds: int, device: torch.device) -> Iterator[Meas
 PARTS = {
     # What is there after seconds comes first.
     "start": Part(("slimlib",), lambda name, rounds, _: starting(rounds=min(rounds, 5)), on_gpu=False),
+    "converting": Part(
+        tuple(CONVERT_LIMITS), lambda name, rounds, _: converting(name, size=224, rounds=min(rounds, 5)), on_gpu=False
+    ),
     "switching": Part(MOBILE, lambda name, rounds, device: switching(name, size=64, rounds=rounds, device=device)),
     "freezing": Part(("ResNet-50",), lambda name, rounds, device: freezing(name, WIDTHS, size=224, device=device)),
     "inference": Part(

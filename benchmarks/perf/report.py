@@ -28,6 +28,7 @@ ORDER = (
     "step outside of kernels",
     "sandwich peak memory",
     "start",
+    "convert",
     "width switch",
     "freeze",
     "export",

@@ -1,4 +1,4 @@
-"""What one waits for before anything runs: imports, the help of the benchmark, and `freeze`."""
+"""What one waits for before anything runs: imports, the help of the benchmark, `convert` and `freeze`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ import torch
 
 import slimlib as slim
 from benchmarks.perf.measurement import Measurement
-from benchmarks.perf.networks import calibrated
+from benchmarks.perf.networks import build, calibrated
 from benchmarks.perf.timing import CPU, Spread
+from tasks.detection.operators import torchvision
 
 IMPORT = "import time, torch; began = time.process_time(); import slimlib; print(time.process_time() - began)"
 HELP = "-m benchmarks.run help"
 IMPORT_LIMIT, HELP_LIMIT, FREEZE_LIMIT = 0.1, 2.0, 3.0  # seconds
+CONVERT_LIMITS = {"ResNet-50": 2.0, "ViT-B/16": 8.0}
 
 
 def starting(*, rounds: int) -> Iterator[Measurement]:
@@ -49,6 +51,19 @@ def starting(*, rounds: int) -> Iterator[Measurement]:
 def _children() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+def converting(name: str, *, size: int, rounds: int) -> Iterator[Measurement]:
+    """CPU seconds of one `convert` of a network that was just built, for images of `size` x `size`."""
+    example = torch.randn(1, 3, size, size)
+    spent = []
+    for _ in range(rounds):
+        net = torchvision().models.vit_b_16() if name == "ViT-B/16" else build(name)
+        began = time.process_time()
+        slim.convert(net, example)
+        spent.append(time.process_time() - began)
+    limit = CONVERT_LIMITS.get(name)
+    yield Measurement("convert", name, f"{size} px", Spread.of(spent), unit="s", limit=limit)
 
 
 def freezing(name: str, widths: Sequence[float], *, size: int, device: torch.device = CPU) -> Iterator[Measurement]:

@@ -181,7 +181,28 @@ def _made(recipe: ClassRecipe) -> Any:
     base = recipe.base
     own: dict[str, Any] = {"recipe": recipe, "__module__": base.__module__, "__doc__": base.__doc__}
     own |= {name: _parametrized(name) for name in recipe.computed}
-    return type(f"Slim{base.__name__.removeprefix('Slim')}", (*recipe.mixins, base), own)
+    name = f"Slim{base.__name__.removeprefix('Slim')}"
+    made = type(name, (*recipe.mixins, base), own)
+    try:
+        object.__setattr__(object.__new__(base), "__class__", made)
+    except TypeError:  # a base without a __dict__ comes before nn.Module, as ABC and Generic may
+        made = _mixins_first(type(base))(name, (base, *recipe.mixins), own)
+    return made
+
+
+@cache
+def _mixins_first(meta: type) -> type:
+    """A metaclass: its classes lie in memory as the first of their bases, which is the last to be asked.
+
+    What a class adds to its first base decides whether a module can change to it.
+    """
+
+    def mro(cls: Any) -> list[type]:
+        base = cls.__bases__[0]
+        found = type.mro(cls)[1:]
+        return [cls, *[kind for kind in found if not issubclass(base, kind)], *base.__mro__]
+
+    return type("MixinsFirst", (meta,), {"mro": mro})
 
 
 def _parametrized(name: str) -> property:

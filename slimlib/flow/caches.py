@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slimlib.core.random_numbers import own_random_numbers
 from slimlib.core.structures import outputs
 from slimlib.flow.proof.subject import duplicate
+from slimlib.flow.steps import SEED
 
 BARE = frozenset(vars(nn.Module()))  # what torch itself keeps in every module
 
@@ -44,7 +46,7 @@ def empty(net: nn.Module, args: tuple[Any, ...]) -> None:
     if not any(type(value) is dict and held(value) for _, _, _, value in attributes(net)):
         return
     copied = duplicate(net)
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad(), own_random_numbers(SEED):
         before = outputs(copied.eval()(*copy.deepcopy(args)))
         _empty(copied)
         try:
@@ -69,7 +71,7 @@ def tables(net: nn.Module, args: tuple[Any, ...]) -> list[str]:
         return []
     copied = duplicate(net)
     before = {path: value for path, _, _, value in attributes(copied) if path in found}
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad(), own_random_numbers(SEED):
         copied.eval()(*copy.deepcopy(args))
     after = {path: value for path, _, _, value in attributes(copied) if path in found}
     return [path for path in found if after.get(path) is before.get(path) and torch.equal(after[path], found[path])]

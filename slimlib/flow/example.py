@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from slimlib.core.random_numbers import own_random_numbers
 from slimlib.core.structures import map_tensors, tensors
 from slimlib.flow.context import plain_modules
 from slimlib.flow.proof.subject import duplicate
 from slimlib.flow.sizes import READS, LooksAtNumbers, zeros_for
-from slimlib.flow.steps import COPIES, FlowError, first_line
+from slimlib.flow.steps import COPIES, SEED, FlowError, first_line
 from slimlib.flow.trace import unchanged
 
 LARGE = 64  # a dimension of the example with as many elements may be made smaller
@@ -84,7 +85,7 @@ def _shapes(net: nn.Module, args: tuple[Any, ...]) -> list[torch.Size]:
 
 
 def _run(net: nn.Module, args: tuple[Any, ...], shapes: _Shapes) -> list[torch.Size]:
-    with torch.no_grad(), torch.random.fork_rng(), unchanged(net), shapes:
+    with torch.no_grad(), own_random_numbers(SEED), unchanged(net), shapes:
         net.eval()(*copy.deepcopy(args))
     return shapes.found
 
@@ -118,7 +119,7 @@ def twice(net: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         many = {id(x) for x in doubled}
         wider: tuple[Any, ...] = map_tensors(partial(_with_another, of=many), args)
         try:
-            with torch.no_grad(), torch.random.fork_rng(), unchanged(net):
+            with torch.no_grad(), own_random_numbers(SEED), unchanged(net):
                 net.train()(*copy.deepcopy(wider))
         except (RuntimeError, ValueError, IndexError):
             continue
@@ -148,7 +149,7 @@ def refusal(net: nn.Module, args: tuple[Any, ...], *, training: bool = False) ->
         module.register_forward_pre_hook(partial(enter, name), with_kwargs=True, prepend=True)
         module.register_forward_hook(leave)
     try:
-        with torch.no_grad(), torch.random.fork_rng():
+        with torch.no_grad(), own_random_numbers(SEED):
             copied.train(training)(*copy.deepcopy(args))
     except Exception as error:
         name, module, shapes = running[-1] if running else ("", copied, [list(x.shape) for x in tensors(args)])

@@ -17,6 +17,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from slimlib.core.arguments import arguments
 from slimlib.core.layout import Layout, Segment, axis_size
+from slimlib.core.random_numbers import own_random_numbers
 from slimlib.flow import caches
 from slimlib.flow.example import refusal, smallest, twice
 from slimlib.flow.progress import Progress
@@ -26,7 +27,7 @@ from slimlib.flow.proof.repair import repair
 from slimlib.flow.proof.subject import Subject, duplicate
 from slimlib.flow.sizes import LooksAtNumbers
 from slimlib.flow.solve import Conflict, Rounding, Solution, layout, number_axes
-from slimlib.flow.steps import Choices, FlowError, Site, Step, first_line, is_inside, place_of
+from slimlib.flow.steps import SEED, Choices, FlowError, Site, Step, first_line, is_inside, place_of
 from slimlib.flow.ties import Ties
 from slimlib.flow.trace import Trace
 
@@ -188,7 +189,7 @@ class Search:
                 logs[True] = logs[False]
                 continue
             trace = Trace(self.copied.train(training), ties, choices, self.net)
-            with torch.random.fork_rng():
+            with own_random_numbers(SEED):
                 trace.follow(copy.deepcopy(args))
             ties.settle()
             logs[training] = trace.log
@@ -219,7 +220,7 @@ class Search:
         """Whether a run on another example says the same of the channels."""
         trace = Trace(self.copied.eval(), found.ties, self.choices, self.net)
         try:
-            with torch.random.fork_rng():
+            with own_random_numbers(SEED):
                 trace.follow(copy.deepcopy(args))
         except LooksAtNumbers:
             return False

@@ -59,7 +59,7 @@ class WeightRef:
         if not axes:
             return torch.zeros(size, dtype=torch.long)
         first = next((axis for axis in axes if len(axis.ids) > 1), axes[0])
-        return first.ids.repeat_interleave(size // len(first.ids))
+        return first.ids if len(first.ids) == size else first.ids.repeat_interleave(size // len(first.ids))
 
 
 Shadow: TypeAlias = Tensor | WeightRef

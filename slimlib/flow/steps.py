@@ -20,6 +20,7 @@ Moment: TypeAlias = tuple[str, int, str, int]
 # The sizes of a module's parameters: what fails in one of a class may work in those of other sizes.
 Shapes: TypeAlias = tuple[tuple[int, ...], ...]
 
+SEED = 0  # of whatever forward draws in runs that are compared
 COPIES = ("clone", "contiguous", "_to_copy", "lift_fresh")  # some are made at some sizes only
 VIEWS = ("view", "_unsafe_view", "reshape", "_reshape_alias")
 

@@ -140,10 +140,12 @@ def _components(pairs: Tensor, count: int) -> Tensor:
     """pairs: [2, P] ids; the smallest id of each id's connected component, [count]."""
     a, b = pairs
     labels = torch.arange(count)
-    while True:
-        low = torch.minimum(labels[a], labels[b])
-        merged = labels.scatter_reduce(0, torch.cat([labels[a], labels[b], a, b]), low.repeat(4), "amin")
-        merged = merged[merged]
-        if torch.equal(merged, labels):
-            return labels
-        labels = merged
+    while len(a):
+        low = torch.minimum(a, b)
+        labels.scatter_reduce_(0, torch.cat([a, b]), low.repeat(2), "amin")
+        while not torch.equal(shorter := labels[labels], labels):
+            labels = shorter
+        a, b = labels[a], labels[b]
+        apart = a != b
+        a, b = a[apart], b[apart]
+    return labels

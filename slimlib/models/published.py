@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from slimlib.convert import convert
 from slimlib.core.apply import apply_layout
 from slimlib.core.norms import NormName, norm_named
+from slimlib.core.random_numbers import own_random_numbers
 from slimlib.core.setting import slimming_of
 from slimlib.core.swapping import no_inference_mode
 from slimlib.core.width import Switches, Width, WidthRange
@@ -86,7 +87,7 @@ def load_published(name: str, path: str | Path) -> nn.Module:
         )
     state = read_state(Path(path))
     try:
-        with no_inference_mode(), torch.random.fork_rng(devices=[]):  # no trace of the first weights
+        with no_inference_mode(), own_random_numbers():  # no trace of the first weights
             net = _planned(PLANNED[name], state) if name in PLANNED else _uniform(CHECKPOINTS[name], state)
     except ValueError as error:
         raise ValueError(f"{path} is not a checkpoint of {name}: {error}") from None

@@ -16,12 +16,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor, nn
 
 from slimlib.core.layout import Layout
+from slimlib.core.random_numbers import own_random_numbers
 from slimlib.core.slimming import Slimming
 from slimlib.core.width import Switches, Width, WidthRange, Widths, check_width
 from slimlib.rl.callbacks import at_full_width
 from slimlib.rl.loading import check_algorithm, check_environment_fits, read_safely
 from slimlib.rl.narrowing import narrow_policy_kwargs
-from slimlib.rl.paths import check_rows, same_random_numbers
+from slimlib.rl.paths import check_rows
 from slimlib.rl.policies import make_slimmable
 from slimlib.rl.stability import STABILITY
 from slimlib.saving import widths_from_json, widths_to_json
@@ -310,7 +311,7 @@ class SlimAlgorithm:
         plain: Any = self.plain
         made = plain(full.policy_class, None, device=full.device, _init_setup_model=False)
         made.__dict__.update(copy.deepcopy(kept), policy_kwargs=narrow_policy_kwargs(narrow, full.policy_kwargs))
-        with same_random_numbers(full.device):
+        with own_random_numbers():
             made._setup_model()
         made.policy.load_state_dict(_with_targets(narrow.state_dict()))
         for name in variables:

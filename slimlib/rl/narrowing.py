@@ -6,13 +6,13 @@ import copy
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import torch
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy, ContinuousCritic
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, MlpExtractor
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import Tensor, nn
 
+from slimlib.core.random_numbers import own_random_numbers
 from slimlib.rl.narrowed_extractor import NarrowedExtractor
 
 __all__ = ["NarrowedExtractor", "narrow_policy_kwargs"]
@@ -140,7 +140,7 @@ def _narrowness(policy: BasePolicy, extractor: BaseFeaturesExtractor) -> Narrown
 def _as_built(policy: BasePolicy) -> BaseFeaturesExtractor:
     """The extractor as its class builds it; nothing that is drawn for it changes what is drawn afterwards."""
     space = copy.deepcopy(policy.observation_space)
-    with torch.random.fork_rng(devices=[]):
+    with own_random_numbers():
         return policy.features_extractor_class(space, **policy.features_extractor_kwargs)
 
 

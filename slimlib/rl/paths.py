@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MethodType
@@ -85,18 +84,6 @@ def computing(policy: BasePolicy, path: Path) -> Iterator[None]:
         yield
     finally:
         policy.__dict__.pop("forward", None)
-
-
-@contextmanager
-def same_random_numbers(device: torch.device) -> Iterator[None]:
-    """What is drawn and seeded in the block changes nothing of what is drawn afterwards."""
-    python, arrays = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(arrays)
 
 
 def example_observation(space: spaces.Space[Any], device: torch.device) -> Any:

@@ -16,12 +16,13 @@ from torch import nn
 
 from slimlib.convert import check_divisors, convert
 from slimlib.core.layout import Layout
+from slimlib.core.random_numbers import own_random_numbers
 from slimlib.core.swapping import SwapsOut, dense_class, no_inference_mode, slim_class
 from slimlib.core.tracing import cut_in_graph
 from slimlib.core.width import Widths, by_size, round_channels
 from slimlib.flow import FlowError, follow
 from slimlib.rl.noise import NoiseOfAnyWidth, forget_samples
-from slimlib.rl.paths import computing, path_of, same_random_numbers
+from slimlib.rl.paths import computing, path_of
 from slimlib.rl.policy_files import ABOUT, read_policy
 from slimlib.saving import widths_from_json, widths_to_json
 from slimlib.serving.freezing import CANNOT_TRAIN
@@ -171,7 +172,7 @@ def make_slimmable(
         )
     if layout is None:
         assert isinstance(smallest, float)
-        with computing(policy, path), same_random_numbers(policy.device), no_inference_mode():
+        with computing(policy, path), own_random_numbers(), no_inference_mode():
             layout = _found_layout(policy, path.example(policy), smallest, options)
     convert(policy, None, widths=widths, norm=options.get("norm", "universal"), layout=layout)
     for each in noise:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from slimlib.core.layout import Axis, Layout
+from slimlib.core.random_numbers import own_random_numbers
 from slimlib.serving.cost import in_eval
 
 Plan = tuple[int, ...]
@@ -67,7 +68,7 @@ def find_chain(net: nn.Module, root: nn.Module, layout: Layout, x: Tensor) -> Ch
 
     root: the slimmable network in `net`.
     """
-    with in_eval(net), torch.no_grad(), torch.random.fork_rng():
+    with in_eval(net), torch.no_grad(), own_random_numbers():
         return Chain(root, _Calls(root).run(net, x), layout)
 
 

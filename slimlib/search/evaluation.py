@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from slimlib.calibration import calibrate, write_statistics
+from slimlib.core.random_numbers import own_random_numbers
 from slimlib.core.setting import at_width, slimming_of
 from slimlib.core.statistics import STATISTICS, OfWidth, drop_buffer, tracks
 from slimlib.core.width import WidthPlan
@@ -116,8 +117,7 @@ class Evaluation:
         return mean, variance
 
     def _scored(self, plan: Plan) -> float:
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
+        with own_random_numbers(self.seed):
             value = float(self.score(self.net))
         if not math.isfinite(value):
             raise ValueError(

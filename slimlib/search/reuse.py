@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from slimlib.core.layout import Layout
+from slimlib.core.random_numbers import own_random_numbers
 from slimlib.search.chain import Chain, Plan, find_chain
 from slimlib.serving.cost import in_eval
 
@@ -179,7 +180,7 @@ def usable_chain(net: nn.Module, root: nn.Module, layout: Layout, x: Tensor) -> 
     root: the slimmable network in `net`, which is set to its full width.
     """
     chain = find_chain(net, root, layout, x)
-    with in_eval(net), torch.no_grad(), torch.random.fork_rng():
+    with in_eval(net), torch.no_grad(), own_random_numbers():
         while chain.modules:
             trial = Reuse(chain)
             if trial.begins_again(lambda: net(x)):

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from slimlib.core.arguments import arguments
 from slimlib.core.layers import SLIM_LAYERS
+from slimlib.core.random_numbers import own_random_numbers
 from slimlib.core.setting import slimming_of
 from slimlib.core.slimming import Slimming
 from slimlib.core.width import Width
@@ -147,7 +148,7 @@ def _permute_if_equal(
 
 def _outputs(net: nn.Module, slimming: Slimming, args: tuple[Any, ...]) -> list[Tensor]:
     """What the full network computes in eval mode."""
-    with torch.random.fork_rng(), at_full_width(slimming), in_eval(net), torch.no_grad():
+    with own_random_numbers(), at_full_width(slimming), in_eval(net), torch.no_grad():
         torch.manual_seed(0)  # a policy draws its actions
         return [leaf for leaf in tree_leaves(net(*args)) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slimlib.core.random_numbers import own_random_numbers
 from slimlib.core.structures import map_tensors, tensors
 from slimlib.core.tolerance import Tolerance
 
@@ -69,7 +70,7 @@ def double(x: Any) -> Any:
 
 def run(net: nn.Module, args: tuple[Any, ...]) -> list[Tensor]:
     """The tensors that a network returns, with the same random numbers each time; it may change the network."""
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad(), own_random_numbers():
         return tensors(net(*args))
 
 

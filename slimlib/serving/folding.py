@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimlib.core.arguments import arguments
+from slimlib.core.random_numbers import own_random_numbers
 from slimlib.core.structures import tensors
 from slimlib.serving.agreement import check_same_outputs
 from slimlib.serving.reads import Reads
@@ -92,7 +93,7 @@ def fold_like(net: nn.Module, example: Any, known: Found | None) -> Found:
 def find(net: nn.Module, args: tuple[Any, ...]) -> Found:
     """What can be folded in a network; it runs on a copy."""
     watched = copy.deepcopy(net)
-    with torch.random.fork_rng():
+    with own_random_numbers():
         reads = Reads(watched).run(copy.deepcopy(args))
     if reads.values_are_read:
         return Found({}, ())

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from copy import deepcopy
 from difflib import get_close_matches
 from functools import partial
@@ -15,7 +14,6 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-import torch
 from gymnasium import spaces
 from stable_baselines3.common.atari_wrappers import AtariWrapper, EpisodicLifeEnv
 from stable_baselines3.common.env_util import unwrap_wrapper
@@ -32,6 +30,7 @@ from stable_baselines3.common.vec_env import (
 )
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
+from slimlib.core.random_numbers import own_random_numbers
 from tasks.rl.minatar import MinAtarImages
 from tasks.rl.replay import Replayed
 from tasks.rl.settings import RlSettings
@@ -157,26 +156,10 @@ def play(
     """
     returns: list[float] = []
     count = environments.num_envs
-    with undisturbed(seeds[0] if seeds else 0):
+    with own_random_numbers(seeds[0] if seeds else 0):
         for first in range(0, len(seeds), count):
             returns += _play_batch(predict, environments, seeds[first : first + count], limit)
     return returns
-
-
-@contextmanager
-def undisturbed(seed: int) -> Iterator[None]:
-    """Seed the global random generators inside; afterwards they are as before."""
-    python, arrays = random.getstate(), np.random.get_state()
-    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=gpus):
-        try:
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            torch.manual_seed(seed)
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(arrays)
 
 
 class Processes(SubprocVecEnv):

@@ -10,10 +10,11 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from slimlib.core.random_numbers import own_random_numbers
 from slimlib.core.width import Width
 from tasks.by_width import SHOWN, rows_of_pictures
 from tasks.rl.deciding import rules_of_policy
-from tasks.rl.environments import make_environments, undisturbed
+from tasks.rl.environments import make_environments
 from tasks.rl.evaluation import Judge
 from tasks.rl.models import Scores
 from tasks.rl.settings import RlSettings
@@ -33,7 +34,7 @@ def frames_by_width(settings: RlSettings, recipe: Recipe, path: Path, seed: int)
     """
     model, judge = load_model(settings, path), Judge(settings)
     made = make_environments(rendering(settings), seed=seed, count=1, training=False)
-    with undisturbed(seed), closing(judge), closing(made) as environment:
+    with own_random_numbers(seed), closing(judge), closing(made) as environment:
         statistics(path, environment)
         finder = rules_of_policy(model, recipe, judge, TrainingRun(1, seed=0), environment)
         rule, scores = finder.middle(), Scores(model)

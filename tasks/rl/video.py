@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from stable_baselines3.common.vec_env import VecEnv
 
-from tasks.rl.environments import undisturbed
+from slimlib.core.random_numbers import own_random_numbers
 
 HEIGHT = 240  # of a picture, in pixels
 CAPTION = 24  # height of the bar above it
@@ -43,7 +43,7 @@ def side_by_side(
     """
     films = []
     for label, predict in panels.items():
-        with undisturbed(seed), closing(make_env()) as environment:
+        with own_random_numbers(seed), closing(make_env()) as environment:
             episode = _episode(predict, environment, seed, steps, every)
             films.append([_captioned(picture, label, total) for picture, total in episode])
     longest = max(len(film) for film in films)

@@ -24,7 +24,7 @@ from benchmarks.perf.records import read, write
 from benchmarks.perf.report import rows_of_machines, table_md, write_report
 from benchmarks.perf.routing import routing
 from benchmarks.perf.spectrum import spectrum
-from benchmarks.perf.starting import freezing, starting
+from benchmarks.perf.starting import converting, freezing, starting
 from benchmarks.perf.timing import Spread, ratio, take_turns
 from benchmarks.perf.training import sandwich_memory, sandwich_step, throughput
 from slimlib.serving.profiling import peak_bytes
@@ -123,9 +123,10 @@ def test_starts_are_measured_in_seconds() -> None:
     assert all(0 < m.value.median < 60 and m.unit == "s" for m in rows)
 
 
-def test_freezes_are_measured_in_seconds() -> None:
-    rows = list(freezing(SMALL, (0.25, 1.0), size=32))
+def test_conversions_and_freezes_are_measured_in_seconds() -> None:
+    rows = [*converting(SMALL, size=32, rounds=1), *freezing(SMALL, (0.25, 1.0), size=32)]
     assert [(m.what, m.setting, m.limit) for m in rows] == [
+        ("convert", "32 px", None),
         ("freeze", "2 widths", 3.0),
         ("freeze", "2 widths, folded", 3.0),
     ]

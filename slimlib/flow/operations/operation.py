@@ -180,16 +180,19 @@ class Operation:
         """Tie operands that are broadcast to `shape`; the ids of the result."""
         operands = [untracked(ids.shape) if self._is_stretched(ids, operands, shape) else ids for ids in operands]
         full = [ids.expand(shape) for ids in operands]
-        out = torch.zeros((), dtype=torch.long).expand(shape)
+        out: Tensor | None = None
         for i in range(len(operands)):
             if self._same_for_heads(i, operands, full) or self._repeated(i, operands, full):
                 continue
+            if out is None:
+                out = full[i]
+                continue
             a, b = torch.broadcast_tensors(distinct(out), distinct(full[i]))
             self.tie(a, b)
-            if i:
-                self._meets_own(a, b)
-                self._meets_own(b, a)
+            self._meets_own(a, b)
+            self._meets_own(b, a)
             out = torch.where(a == 0, b, a).expand(shape)
+        out = untracked(shape) if out is None else out
         if distinct(out).numel() > max(shape, default=1):
             out = self.context.ties.canonical(out)  # ids tied meanwhile become one: the shadow is small again
         return compact(out)

@@ -158,10 +158,13 @@ class Proof:
                 raise
 
     def _takes_another_way(self, failure: Failure) -> bool:
-        """Whether forward runs other operations for a group of one unit, and its numbers are right all the same."""
+        """Whether forward runs other operations for a group of one unit, and its numbers are right all the same.
+
+        It also may where it looks at numbers, as what makes key points of heat maps does.
+        """
         full = self.found.layout.full
         one = any(count == 1 < units for count, units in zip(self.channels(failure.width), full, strict=True))
-        if not one or not isinstance(failure.__cause__, Misfit | Mixture):
+        if not (one or self.choices.numbers_matter) or not isinstance(failure.__cause__, Misfit | Mixture):
             return False
         sliced = self._sliced(self._exact(), failure.training, failure.width)
         sliced.expected, self._ties = {}, {}  # of which the run has its own, that allows all

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._mode_utils import no_dispatch
 
+from slimlib.core.random_numbers import own_random_numbers
+from slimlib.core.structures import tensors
 from slimlib.core.width import Width
 from slimlib.flow.functions import RECURRENT
 from slimlib.flow.ids import Shadow, WeightRef, compact, distinct, tracked, untracked, varies, varying
@@ -20,7 +22,7 @@ from slimlib.flow.operations import Operation, recurrent
 from slimlib.flow.operations.operation import DROPOUTS
 from slimlib.flow.operations.reductions import STATISTICS, dimensions
 from slimlib.flow.proof.known_ties import KnownTies
-from slimlib.flow.steps import Choices, Moment, Step
+from slimlib.flow.steps import SEED, Choices, Moment, Step
 from slimlib.flow.ties import Ties
 from slimlib.flow.trace import Trace
 
@@ -35,7 +37,8 @@ PRODUCTS = {
     "cdist": (0, 1), "einsum": (1, 2), "_grouped_mm": (0,), "transformers.grouped_mm_fallback": (0,),
 }  # fmt: skip
 """Operation -> the arguments whose channels are added up in it."""
-
+COUNTS = {"nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive"}
+"""Operations that give as many elements as there are of some kind."""
 
 LARGEST = 1e6  # number that is summed up as it is
 Record: TypeAlias = Callable[[Shadow | None, Any], Any]
@@ -54,10 +57,7 @@ class Replay(Trace):
 
     def follow(self, args: tuple[Any, ...]) -> list[Tensor]:
         """With the same whole numbers, where forward draws any, as in the runs that this one is compared with."""
-        with torch.random.fork_rng():
-            torch.default_generator.manual_seed(0)  # torch.manual_seed notes a stack trace for each device not started
-            if torch.cuda.is_initialized():
-                torch.cuda.manual_seed_all(0)
+        with own_random_numbers(SEED):
             return super().follow(args)
 
     def compute(self, op: Operation) -> Any:
@@ -108,6 +108,7 @@ class Sliced(Replay):
     ) -> None:
         super().__init__(net, ties, choices, origin, record)
         self.known, self.expected, self.active = ties, expected, active
+        self.counts: set[tuple[int, int]] = set()  # sizes that depend on numbers, here and in the full network
 
     @property
     def step_of_full(self) -> Step | None:
@@ -128,7 +129,9 @@ class Sliced(Replay):
             picks = active_positions(ids, self.active)
             if picks is None:
                 continue
-            larger = out.dim() != ids.dim() or any(own > full for own, full in zip(out.shape, ids.shape, strict=True))
+            sizes = set(zip(out.shape, ids.shape, strict=False))
+            self.counts |= sizes if _counts(op) else set()
+            larger = out.dim() != ids.dim() or any(own > full for own, full in sizes - self.counts)
             shape = list(ids.shape if larger else out.shape)
             for dim, index in picks:
                 shape[dim] = len(index)
@@ -141,6 +144,12 @@ class Sliced(Replay):
                     self.log.pop()
                     raise Misfit("gives other channels than expected")
                 self.context.shadows[out] = wanted.expand(out.shape)
+
+
+def _counts(op: Operation) -> bool:
+    """Whether the size of a result depends on numbers."""
+    indices = tensors(op.args[1]) if op.name == "index" else ()
+    return op.name in COUNTS or any(x.dtype in (torch.bool, torch.uint8) for x in indices)
 
 
 class Masked(Replay):

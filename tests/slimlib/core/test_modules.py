@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+from abc import ABC
+from typing import Generic, TypeVar
 
 import pytest
 import torch
@@ -40,6 +42,54 @@ def test_copies_of_a_network_that_torch_fx_traced():
     expected = net(x)
     for other in (copy.deepcopy(net), slim.extract(net, 0.5, x), slim.freeze(net, [0.5])):
         torch.testing.assert_close(other(x), expected)
+
+
+class Holds(nn.Module):
+    """A module that has to hold other numbers at each width."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.size = nn.Linear(8, 16), 16
+
+    def forward(self, x):
+        return self.layer(x).reshape(len(x), 1, self.size).flatten(1)
+
+
+T = TypeVar("T")
+
+
+class HoldsAbstractly(ABC, Holds):
+    pass
+
+
+class HoldsGenerically(Generic[T], Holds):
+    pass
+
+
+class Slotted:
+    __slots__ = ()
+
+
+class HoldsAfterSlots(Slotted, Holds):
+    pass
+
+
+class Network(ABC, nn.Sequential):
+    pass
+
+
+@pytest.mark.parametrize("copier", COPIERS.values(), ids=COPIERS)
+@pytest.mark.parametrize("kind", [Holds, HoldsAbstractly, HoldsGenerically, HoldsAfterSlots])
+def test_modules_whose_class_has_another_base_before_nn_module(kind, copier):
+    torch.manual_seed(0)
+    x = torch.randn(2, 8)
+    net = slim.convert(Network(kind(), nn.Linear(16, 3)), x)
+    assert isinstance(net[0], kind) and net.slim.layout.full == (16,)
+    slim.set_width(net, 0.5)
+    expected, extracted = net(x), slim.extract(net, 0.5, x)
+    assert type(extracted[0]) is kind and extracted[0].size == 8
+    torch.testing.assert_close(copier(net)(x), expected)
+    torch.testing.assert_close(slim.freeze(net, [0.5])(x), expected)
 
 
 def test_copy_of_a_child_is_the_full_layer():

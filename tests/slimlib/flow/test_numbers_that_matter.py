@@ -1,11 +1,15 @@
 """Runs that ask for channels alone leave products out, unless forward looks at numbers; proofs need numbers."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import slimlib as slim
 from slimlib.flow import follow
+from tests.slimlib.flow.judging import share_left
 
 
 class Looks(nn.Module):
@@ -80,3 +84,67 @@ class NanInDouble(nn.Module):
 def test_numbers_that_are_none_in_double_precision_are_compared_in_single():
     with pytest.raises(ValueError, match="nothing slims"):
         follow(NanInDouble(), torch.randn(4, 8))
+
+
+class ColoursBack(nn.Module):
+    """Writes the numbers of one map where another is largest: how many there are depends on numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 1), nn.Conv2d(32, 3, 1)
+
+    def forward(self, x):
+        hue, light, depth = self.last(self.second(self.first(x).relu()).relu()).unbind(1)
+        out = torch.zeros_like(hue)
+        for part, within in ((light, hue > 0), (depth, hue <= 0)):
+            out[within] = part[within]
+        return torch.stack([out, light, depth], 1)
+
+
+class KeyPoints(nn.Module):
+    """The place of the largest number of each map, moved towards a neighbour unless it is at the edge."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 1), nn.Conv2d(32, 5, 1)
+
+    def forward(self, x):
+        maps = self.last(self.second(self.first(x).relu()).relu())
+        found = []
+        for one in maps.flatten(0, 1):
+            place = int(one.argmax())
+            row, column = divmod(place, one.shape[1])
+            if 0 < column < one.shape[1] - 1:
+                found.append(column + 0.25 * torch.sign(one[row, column + 1] - one[row, column - 1]))
+            else:
+                found.append(one[row].max() * 0 + column)
+        return maps, torch.stack(found)
+
+
+@pytest.mark.parametrize("kind", [ColoursBack, KeyPoints])
+def test_what_depends_on_the_numbers_of_the_output_may_be_more_or_other_at_a_width(kind):
+    torch.manual_seed(0)
+    assert share_left(kind(), torch.randn(2, 3, 12, 12)) < 0.4
+
+
+class DropsPaths(nn.Module):
+    """In training it leaves branches out, as numbers say that torch does not draw."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.first = nn.Linear(8, 32)
+        self.branches = nn.ModuleList(nn.Linear(32, 32) for _ in range(4))
+        self.last, self.draw = nn.Linear(32, 4), draw
+
+    def forward(self, x):
+        y = self.first(x).relu()
+        for branch in self.branches:
+            y = y + branch(y).relu() * (self.draw() if self.training else 0.5)
+        return self.last(y)
+
+
+@pytest.mark.parametrize("draw", [random.random, lambda: float(np.random.binomial(1, 0.5))], ids=["random", "numpy"])
+def test_numbers_that_python_or_numpy_draws_are_the_same_in_runs_that_are_compared(draw):
+    states = random.getstate(), np.random.get_state()[1].tolist()
+    assert share_left(DropsPaths(draw), torch.randn(4, 8)) < 0.3
+    assert states == (random.getstate(), np.random.get_state()[1].tolist())
