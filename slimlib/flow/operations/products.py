@@ -144,8 +144,9 @@ def linear(op: Operation) -> Result:
     """x [..., C], weight [O, C], bias [O]."""
     x, ref, bias = op.along(op.ids[0], op.args[0], -1), op.ids[1], op.argument_ids(2, "bias")
     if not isinstance(ref, WeightRef):
-        if op.args[1].numel() == 1:  # a number
-            return op.data(x, op.args[0])
+        if op.args[1].numel() == 1:  # a number, which may be what is left of a weight
+            passing = op.data(x, op.args[0])
+            return passing if varying(passing) else untracked(op.first.shape)
         return mv(op) if ref.dim() == 1 and bias is None else no_rule(op)
     return _contract(op, x, ref, bias, inputs=1, outputs=0, along=-1)
 

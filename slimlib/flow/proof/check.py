@@ -36,7 +36,7 @@ from slimlib.flow.proof.replay import (
 from slimlib.flow.proof.subject import Copy, Subject
 from slimlib.flow.sizes import LooksAtNumbers
 from slimlib.flow.solve import Solution
-from slimlib.flow.steps import Choices, FlowError, Moment, Step, first_line, is_inside
+from slimlib.flow.steps import Choices, FlowError, Moment, Site, Step, first_line, is_inside
 from slimlib.flow.ties import Ties
 
 WIDTHS = (0.25, 0.5, 0.8)
@@ -59,6 +59,7 @@ class Followed:
     solution: Solution
     layout: Layout
     sums: dict[tuple[Any, ...], tuple[int, dict[Moment, list[Any]]]] = field(default_factory=dict)  # of masked runs
+    scales: set[Site] = field(default_factory=set)  # products with a number that is another at another width
 
     @property
     def training_differs(self) -> bool:
@@ -310,7 +311,9 @@ class Proof:
             self._ties = {channels: active_ties(found.ties, found.units, found.layout, channels, self.shapes, slims)}
         ties = self._ties[channels]
         active = found.solution.active(channels)
-        sliced = Sliced(slim, ties, self.choices, self.subject.origin, found.expected[training], active, record)
+        sliced = Sliced(
+            slim, ties, self.choices, self.subject.origin, found.expected[training], active, found.scales, record
+        )
         sliced.at = training, width
         sliced.computes |= slim is self._slim_exact
         return sliced
@@ -331,7 +334,9 @@ class Proof:
         active = self.found.solution.active(self.channels(width))
         known = KnownTies(self.found.ties, self.found.units, self.found.solution.slims)
         copied = self.subject.exact
-        masked = Masked(copied.net.train(training), known, self.choices, self.subject.origin, active, record)
+        masked = Masked(
+            copied.net.train(training), known, self.choices, self.subject.origin, active, self.found.scales, record
+        )
         masked.limit, masked.at = limit, (training, width)
         try:
             outputs = masked.follow(copy.deepcopy(copied.args))

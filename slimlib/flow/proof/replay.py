@@ -22,7 +22,7 @@ from slimlib.flow.operations import Operation, recurrent
 from slimlib.flow.operations.operation import DROPOUTS
 from slimlib.flow.operations.reductions import STATISTICS, dimensions
 from slimlib.flow.proof.known_ties import KnownTies
-from slimlib.flow.steps import SEED, Choices, Moment, Step
+from slimlib.flow.steps import SEED, Choices, Moment, Site, Step
 from slimlib.flow.ties import Ties
 from slimlib.flow.trace import Trace
 
@@ -40,6 +40,7 @@ PRODUCTS = {
 COUNTS = {"nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive"}
 """Operations that give as many elements as there are of some kind."""
 
+SCALING, POWERS = ("mul", "div"), (1, 0.5, -0.5, -1)  # of how many channels there are, to make a mean of a sum, say
 LARGEST = 1e6  # number that is summed up as it is
 Record: TypeAlias = Callable[[Shadow | None, Any], Any]
 
@@ -104,10 +105,11 @@ class Sliced(Replay):
         origin: nn.Module,
         expected: Mapping[Moment, Step],
         active: Tensor,
+        scales: set[Site],
         record: Record | None = None,
     ) -> None:
         super().__init__(net, ties, choices, origin, record)
-        self.known, self.expected, self.active = ties, expected, active
+        self.known, self.expected, self.active, self.scales = ties, expected, active, scales
         self.counts: set[tuple[int, int]] = set()  # sizes that depend on numbers, here and in the full network
 
     @property
@@ -120,6 +122,8 @@ class Sliced(Replay):
         step = self.step_of_full
         if step is None:
             return
+        if op.name in SCALING and op.settings != step.settings:
+            self.scales.add(step.site)
         for ids, got, out in zip(step.outputs, self.log[-1].outputs, outs, strict=False):
             if not isinstance(ids, Tensor) or not isinstance(out, Tensor):
                 continue
@@ -158,26 +162,34 @@ class Masked(Replay):
     def __init__(
         self,
         net: nn.Module,
-        ties: Ties,
+        ties: KnownTies,
         choices: Choices,
         origin: nn.Module,
         active: Tensor,
+        scales: set[Site],
         record: Record | None = None,
     ) -> None:
         super().__init__(net, ties, choices, origin, record)
-        self.active, self.computes = active, True
+        self.active, self.scales, self.computes = active, scales, True
+        self.statistics = ties.known.statistics
 
     def exact(self, op: Operation) -> Any:
         args = list(op.args)
-        for position in () if self._select_active(op, args) else PRODUCTS.get(op.name, ()):
+        factors = () if self._select_active(op, args) else PRODUCTS.get(op.name, ())
+        for position in factors:
             args[position] = self.active_part(args[position], op.ids[position])
-            if op.name in {"cdist", "linear"} and isinstance(op.ids[position], WeightRef):
-                args[position] = self._mask_axes(args[position], op.ids[position], [args[position].dim() - 1])
+        weights = [position for position in factors if isinstance(op.ids[position], WeightRef)]
+        if len(weights) < len(factors) and op.name != "cdist":
+            weights = []  # the other factor is zero for what is not active
+        for position in weights:
+            args[position] = self._mask_axes(args[position], op.ids[position], range(args[position].dim()))
         if op.name == "_weight_norm_interface":
             dim = op.argument(2, "dim", 0)
             args[0] = self._mask_axes(args[0], op.ids[0], [d for d in range(args[0].dim()) if d != dim])
         if _over_channels(op):
             return self._norm(op)
+        if op.name in SCALING and self.context.site in self.scales:
+            args[1] = self._scale(op)
         if op.name in STATISTICS and not any(isinstance(x, Tensor) for x in args[1:]):
             args[0] = self._within(args[0], op.ids[0], dimensions(op, args[0].dim()))
         return op.func(*args, **op.kwargs)
@@ -203,6 +215,18 @@ class Masked(Replay):
             ids = self.context.shadow(query)
             active = self.active[ids].sum(-1)
         return 1 / math.sqrt(int(active.max()))
+
+    def _scale(self, op: Operation) -> Any:
+        """A number that forward takes from the channels of a statistic, as of a mean: of those that are active."""
+        number, counted = op.args[1], self.context.sums.get(op.args[0])
+        known = [ids for key, found in self.statistics.items() if key[0] == self.context.module for ids in found]
+        for ids in [*known, *([] if counted is None else [distinct(counted).reshape(-1)])]:
+            share = float(self.active[ids].sum()) / len(ids)
+            for power in POWERS:
+                places = abs(number) ** (1 / power) / len(ids)  # at each of which the channels are counted
+                if round(places) > 0 and math.isclose(places, round(places)):
+                    return number * share**power
+        return number
 
     def active_part(self, x: Any, ids: Any) -> Any:
         if not isinstance(ids, Tensor) or not isinstance(x, Tensor) or x.layout is not torch.strided:

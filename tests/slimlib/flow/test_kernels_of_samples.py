@@ -57,20 +57,25 @@ class Experts(nn.Module):
 
 
 class Generator(nn.Module):
-    def __init__(self, kind, first=16, second=32, **options):
+    """From an image, or as StyleGAN from a constant that is learned."""
+
+    def __init__(self, kind, first=16, second=32, constant=False, **options):
         super().__init__()
-        self.style, self.first = nn.Linear(8, 16), nn.Conv2d(3, first, 1)
+        self.style = nn.Linear(8, 16)
+        self.first = nn.Parameter(torch.randn(1, first, 4, 4)) if constant else nn.Conv2d(3, first, 1)
         self.a, self.b = kind(first, second, **options), kind(second, first, **options)
         self.last = nn.Conv2d(first, 3, 1)
 
     def forward(self, x, z):
         style = self.style(z).relu()
-        return self.last(self.b(self.a(self.first(x), style).relu(), style).relu())
+        x = self.first(x) if isinstance(self.first, nn.Module) else self.first.repeat(len(z), 1, 1, 1)
+        return self.last(self.b(self.a(x, style).relu(), style).relu())
 
 
 KINDS = {
     "modulated": (Modulated, {"demodulates": False}),
     "demodulated": (Modulated, {}),
+    "from a constant": (Modulated, {"constant": True}),
     "upsampling": (Upsampling, {}),
     "experts": (Experts, {}),
 }
@@ -86,7 +91,7 @@ def test_kernels_of_samples_slim_on_both_sides(name, sizes):
     net = slim.convert(copy.deepcopy(dense), args, keep=["style"])
     assert torch.equal(net(*args), dense(*args))
     assert set(net.slim.layout.kept) <= {"style", "last", "a.mix", "b.mix"}
-    counts = {"first": sizes[0], "a": sizes[1], "b": sizes[0]}
+    counts = {"first": sizes[0], "a.style": sizes[0], "a": sizes[1], "b": sizes[0]}
     slim.set_width(net, WidthPlan([counts[group.layers[0]] for group in net.slim.layout.groups]))
     twin = Generator(kind, *sizes, **options).double().eval()
     full = dense.state_dict()

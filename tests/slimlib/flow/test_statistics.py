@@ -1,6 +1,7 @@
 """Statistics over channels, in norms and by hand, are over the active channels."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -60,6 +61,14 @@ OF_IMAGES = {
     "one group": lambda net, x: F.group_norm(x, 1),
     "layer_norm of images": lambda net, x: F.layer_norm(x, x.shape[1:]),
     "spread over a batch": over_images,
+    "sum over their number": lambda net, x: x - x.sum(1, keepdim=True) / x.shape[1],
+    "sum over all elements": lambda net, x: x - x.sum((1, 2, 3), keepdim=True) / x[0].numel(),
+    "squares over their number": lambda net, x: x * (x.square().sum(1, keepdim=True) / x.size(1) + 1e-6).rsqrt(),
+    "length over a root": lambda net, x: x / (x.norm(2, dim=1, keepdim=True) * x.shape[1] ** -0.5 + 1e-6),
+    "length times a root": lambda net, x: F.normalize(x, dim=1) * math.sqrt(x.shape[1]),
+    "response over their number": lambda net, x: (
+        x / (x.norm(dim=(2, 3), keepdim=True).sum(1, keepdim=True) / len(x[0]))
+    ),
     "of each channel": lambda net, x: (x - x.mean((2, 3), keepdim=True)) / x.std((2, 3), keepdim=True),
     "groups by hand": by_groups,
 }
@@ -115,22 +124,21 @@ def test_dot_products_are_over_the_active_channels():
     assert share_left(net, torch.randn(4, 16)) < 0.55
 
 
-def test_half_width_equals_a_twin_with_half_the_channels():
+@pytest.mark.parametrize("name", ["LayerNorm by hand", "squares over their number", "length times a root"])
+def test_half_width_equals_a_twin_with_half_the_channels(name):
     """Statistics of the narrow network are those of a network that has no other channels."""
     torch.manual_seed(0)
 
     def normed(channels):
         def forward(net, x):
-            y = net.a(x)
-            y = net.gain * (y - y.mean(1, keepdim=True)) / (y.var(1, keepdim=True, unbiased=False) + 1e-6).sqrt()
-            return net.c(net.norm(net.b(y)))
+            return net.c(net.norm(net.b(net.gain * OF_IMAGES[name](net, net.a(x)))))
 
         layers = {"a": conv(3, channels), "b": conv(channels, channels), "c": conv(channels, 3)}
         return Net(forward, **layers, gain=parameter(channels, 1, 1), norm=nn.GroupNorm(1, channels)).double()
 
     net, twin, x = normed(32), normed(16), image().double()
-    for name, value in twin.state_dict().items():
-        value.copy_(net.state_dict()[name][tuple(slice(n) for n in value.shape)])
+    for key, value in twin.state_dict().items():
+        value.copy_(net.state_dict()[key][tuple(slice(n) for n in value.shape)])
     slim.set_width(slim.convert(net, x), 0.5)
     torch.testing.assert_close(net(x), twin(x), rtol=1e-9, atol=1e-9)
 
@@ -156,7 +164,7 @@ def test_the_place_of_the_largest_is_no_statistic():
     [
         (lambda net, x: x / x.shape[1], "div"),
         (lambda net, x: x * x.shape[1] ** -0.5, "mul"),
-        (lambda net, x: x * (x.sum(1, keepdim=True) / x.shape[1]), "div"),
+        (lambda net, x: x * (x.sum(1, keepdim=True) / (x.shape[1] - 1)), "div"),
         (lambda net, x: x if x.shape[1] > 16 else x * 2, "convolution"),
     ],
 )
