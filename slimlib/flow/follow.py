@@ -21,7 +21,8 @@ from slimlib.core.random_numbers import own_random_numbers
 from slimlib.flow import caches
 from slimlib.flow.example import refusal, smallest, twice
 from slimlib.flow.progress import Progress
-from slimlib.flow.proof.check import Failure, Followed, Proof
+from slimlib.flow.proof.check import Failure, Proof
+from slimlib.flow.proof.followed import Followed
 from slimlib.flow.proof.proposals import agree, numbers
 from slimlib.flow.proof.repair import repair
 from slimlib.flow.proof.subject import Subject, duplicate

@@ -5,20 +5,19 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-from slimlib.core.layout import Layout, axis_size
+from slimlib.core.layout import axis_size
 from slimlib.core.numbers import held_numbers
 from slimlib.core.setting import set_width
 from slimlib.core.swapping import Gathers, gathered
 from slimlib.core.tolerance import Tolerance
 from slimlib.core.width import Width, WidthPlan
-from slimlib.flow.ids import AtomKey, Shadow, WeightRef, distinct
-from slimlib.flow.proof.axes import Axes
+from slimlib.flow.ids import WeightRef
+from slimlib.flow.proof.followed import Followed
 from slimlib.flow.proof.known_ties import KnownTies, Mixture, active_ties
 from slimlib.flow.proof.replay import (
     Beyond,
@@ -35,9 +34,7 @@ from slimlib.flow.proof.replay import (
 )
 from slimlib.flow.proof.subject import Copy, Subject
 from slimlib.flow.sizes import LooksAtNumbers
-from slimlib.flow.solve import Solution
-from slimlib.flow.steps import Choices, FlowError, Moment, Site, Step, first_line, is_inside
-from slimlib.flow.ties import Ties
+from slimlib.flow.steps import Choices, FlowError, Step, first_line, is_inside
 
 WIDTHS = (0.25, 0.5, 0.8)
 SHARES = (0.5, 0.75, 0.34)  # of groups in turn
@@ -46,56 +43,6 @@ FURTHER = ((0.75, 0.25), (0.25, 0.25, 0.75, 0.75))
 OTHER_NUMBERS = "gives other numbers when fewer channels are active"
 END = sys.maxsize  # the progress of a run that does not fail
 AHEAD = 100  # operations beyond a failure, after which a trial has passed
-
-
-@dataclass
-class Followed:
-    """What one analysis found: the ties, the steps in eval and in training, what entered each module, the layout."""
-
-    net: nn.Module
-    ties: Ties
-    logs: Mapping[bool, Sequence[Step]]
-    entered: Mapping[str, Sequence[Tensor]]
-    solution: Solution
-    layout: Layout
-    sums: dict[tuple[Any, ...], tuple[int, dict[Moment, list[Any]]]] = field(default_factory=dict)  # of masked runs
-    scales: set[Site] = field(default_factory=set)  # products with a number that is another at another width
-
-    @property
-    def training_differs(self) -> bool:
-        """Whether training runs other operations than eval, or some in another way."""
-        runs = [[step.settings for step in self.logs[mode] if not step.copies] for mode in (False, True)]
-        return self.moments(False) != self.moments(True) or runs[0] != runs[1]
-
-    def moments(self, training: bool) -> list[Moment]:
-        """The operations of a run."""
-        return [step.moment for step in self.logs[training] if not step.copies]
-
-    @cached_property
-    def axes(self) -> Axes:
-        """The axes that are known in each module."""
-        return Axes(self.net, self.ties, self.logs, self.entered, self.solution)
-
-    @cached_property
-    def units(self) -> dict[AtomKey, Tensor]:
-        """The channels of each parameter, with the smallest id of each unit."""
-        return {key: self.solution.labels[ids] for key, ids in self.ties.atoms.items()}
-
-    @cached_property
-    def expected(self) -> dict[bool, dict[Moment, Step]]:
-        """The steps of each log by their moments, with the smallest id of each unit for all of it."""
-        return {mode: {s.moment: self._by_units(s) for s in log if not s.copies} for mode, log in self.logs.items()}
-
-    def _by_units(self, step: Step) -> Step:
-        labels = self.solution.labels
-        outputs = [labels[distinct(x)].expand(x.shape) if isinstance(x, Tensor) else x for x in step.outputs]
-        return replace(step, outputs=outputs)
-
-    def slims(self, shadow: Shadow | None) -> bool:
-        """Whether any channel of a tensor slims."""
-        if isinstance(shadow, WeightRef):
-            return any(self.slims(axis.ids) for axis in shadow.axes)
-        return shadow is not None and bool(self.solution.slims[distinct(shadow)].any())
 
 
 Held: TypeAlias = Mapping[str, Mapping[str, Tensor]]  # module -> {attribute: ids of the channels whose number it holds}

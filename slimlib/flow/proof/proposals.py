@@ -22,7 +22,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from slimlib.core.width import WidthPlan
 from slimlib.flow.proof.axes import Axes, Option, within
-from slimlib.flow.proof.check import END, Failure, Followed, Held, Proof
+from slimlib.flow.proof.check import END, Failure, Held, Proof
+from slimlib.flow.proof.followed import Followed
 from slimlib.flow.solve import Solution
 from slimlib.flow.steps import Agreement, Choices, Counted, Place, Step, alike, shapes_of, upwards
 from slimlib.flow.ties import Ties

@@ -7,7 +7,8 @@ import copy
 from torch import Tensor, nn
 
 from slimlib.flow.operations.movement import is_split_axis, readings
-from slimlib.flow.proof.check import END, OTHER_NUMBERS, Failure, Followed, Proof
+from slimlib.flow.proof.check import END, OTHER_NUMBERS, Failure, Proof
+from slimlib.flow.proof.followed import Followed
 from slimlib.flow.proof.proposals import propose, sizes_that_stay
 from slimlib.flow.steps import (
     VIEWS,
