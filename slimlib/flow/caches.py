@@ -58,14 +58,15 @@ def empty(net: nn.Module, args: tuple[Any, ...]) -> None:
 
 
 def tables(net: nn.Module, args: tuple[Any, ...]) -> list[str]:
-    """Paths of the attributes that are tensors which forward leaves alone."""
+    """Paths of the attributes that are tensors which forward leaves alone; not those that a class has a default for."""
     found = {
         path: value
-        for path, _, _, value in attributes(net)
+        for path, module, name, value in attributes(net)
         if isinstance(value, Tensor)
         and not isinstance(value, nn.Parameter)
         and value.dim()
         and value.is_floating_point()
+        and not hasattr(type(module), name)  # which would hide a buffer
     }
     if not found:
         return []

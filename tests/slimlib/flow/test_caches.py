@@ -75,6 +75,23 @@ def test_a_table_in_a_plain_attribute_is_sliced():
     assert type(net.__dict__["seen"]) is torch.Tensor
 
 
+class Anchors(Net):
+    """What forward makes for the size of the first image it sees, as the heads of YOLO do."""
+
+    anchors = torch.empty(0)
+
+    def forward(self, x):
+        if self.anchors.shape != x.shape[1:2]:
+            self.anchors = torch.arange(x.shape[1]) + 0.5
+        return self.last(self.first(x).relu()) + self.anchors[:, None]
+
+
+def test_a_plain_attribute_that_its_class_has_a_default_for():
+    net, x = Anchors(None, first=nn.Linear(16, 32), last=nn.Linear(32, 3)), tokens()
+    net(x)
+    assert share_left(net, x) < 0.6
+
+
 class Frozen(dict):
     """Settings as the models of diffusers hold them."""
 
