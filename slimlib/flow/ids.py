@@ -114,19 +114,32 @@ def compact(ids: Tensor) -> Tensor:
 def distinct(ids: Tensor) -> Tensor:
     """A view of size 1 along every dimension in which the ids do not vary."""
     shape, strides = list(ids.shape), ids.stride()
-    few = [1 if step == 0 and size > 1 else size for size, step in zip(shape, strides, strict=True)]
+    few = [1 if step == 0 else size for size, step in zip(shape, strides, strict=True)]
     return ids if few == shape else ids.as_strided(few, strides, ids.storage_offset())
 
 
 def tracked(ids: Tensor) -> bool:
     """Whether any element follows a channel."""
-    if not ids.numel():
-        return False
-    return int(ids[(0,) * ids.dim()]) > 0 or bool((distinct(ids) > 0).any())
+    few = distinct(ids)
+    return bool(few.numel()) and (int(few[(0,) * few.dim()]) > 0 or bool((few > 0).any()))
+
+
+def of_none(ids: Tensor, shape: torch.Size) -> Tensor:
+    """The ids of an empty tensor along the dimensions that it has in common with one that it was taken from."""
+    few = distinct(ids)
+    if few.dim() != len(shape):
+        return untracked(shape)
+    for dim, size in enumerate(shape):
+        few = few if few.shape[dim] in (1, size) else few.narrow(dim, 0, 1)
+    return few.expand(shape)
 
 
 def reshaped(ids: Tensor, shape: torch.Size) -> Tensor:
     """The ids of a view; dimensions along which they do not vary take no memory where no other is merged with them."""
+    if not ids.numel():
+        old, new = (torch.Size(max(size, 1) for size in sizes) for sizes in (ids.shape, shape))
+        fits = distinct(ids).numel() and old.numel() == new.numel()
+        return reshaped(distinct(ids).expand(old), new).expand(shape) if fits else untracked(shape)
     small_old, small_new = list(ids.shape), list(shape)
     for kept, made in matching_dims(ids.shape, shape):
         if not any(varies(ids, dim) for dim in kept):

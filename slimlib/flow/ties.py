@@ -58,6 +58,8 @@ class Ties:
 
     def tie(self, a: Tensor, b: Tensor, here: str) -> None:
         """The ids of a and b, element by element, live and die together; 0 ties nothing."""
+        if not (a.numel() and b.numel()):
+            a, b = distinct(a), distinct(b)
         if a.shape != b.shape or a.dim() > 1:
             a, b = torch.broadcast_tensors(a, b)
             for dim in range(a.dim()):

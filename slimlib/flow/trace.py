@@ -16,7 +16,7 @@ from slimlib.core.structures import opaque, outputs, tensors
 from slimlib.flow import caches
 from slimlib.flow.context import Context, plain_modules
 from slimlib.flow.functions import FunctionsAsOperations, python_functions_in_parts
-from slimlib.flow.ids import Shadow, WeightRef, everywhere, tracked, untracked
+from slimlib.flow.ids import Shadow, WeightRef, everywhere, of_none, tracked, untracked
 from slimlib.flow.operations import Operation, apply_rule, each_tensor
 from slimlib.flow.sizes import READS, LooksAtNumbers, reads, zeros_for
 from slimlib.flow.steps import Choices, FlowError, Step, place_of
@@ -117,6 +117,8 @@ class Trace(TorchDispatchMode):
         results: list[Any] = list(result) if isinstance(result, (tuple, list)) else [result] * len(outs)
         made: list[Shadow | None] = []
         for o, r in zip(outs, results, strict=False):
+            if isinstance(o, Tensor) and not o.numel() and inputs and not (isinstance(r, Tensor) and tracked(r)):
+                r = of_none(inputs[0], o.shape)
             fits = isinstance(o, Tensor) and (
                 isinstance(r, WeightRef) or (isinstance(r, Tensor) and r.shape == o.shape)
             )

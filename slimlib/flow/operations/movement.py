@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from slimlib.flow.ids import compact, distinct, holds_channels, matching_dims, reshaped, varies, varying
+from slimlib.flow.ids import compact, distinct, holds_channels, matching_dims, of_none, reshaped, varies, varying
 from slimlib.flow.operations.operation import Operation, Result, table
 from slimlib.flow.operations.unknown import no_rule
 from slimlib.flow.steps import VIEWS
@@ -47,7 +47,7 @@ def as_strided(op: Operation) -> Result:
 
 def join(op: Operation) -> Result:
     """cat and stack take parts of one size in all other dimensions, and so with the same channels there."""
-    parts: list[Tensor] = [ids for ids in op.ids[0] if ids.numel()]
+    parts: list[Tensor] = [ids if ids.numel() else distinct(ids) for ids in op.ids[0] if distinct(ids).numel()]
     if op.name == "cat" and parts:
         dim = op.argument(1, "dim", 0) % parts[0].dim()
         parts = [ids.narrow(dim, 0, 1) for ids in parts if not varies(ids, dim)]
@@ -198,7 +198,7 @@ def write(op: Operation) -> Result:
     others = [ids for ids in (op.x, source) if ids is not None and ids.dim() == op.x.dim()]
     if any(varies(ids, dim) for ids in others):
         return no_rule(op)
-    rows = [ids.narrow(dim, 0, 1) for ids in others if ids.shape[dim]]
+    rows = [(ids if ids.shape[dim] else distinct(ids)).narrow(dim, 0, 1) for ids in others]
     shape = list(op.x.shape)
     shape[dim] = 1
     return op.elementwise([ids[tuple(slice(n) for n in shape)] for ids in rows], torch.Size(shape)).expand(op.x.shape)
@@ -208,6 +208,9 @@ def put(op: Operation) -> Result:
     """index_put: the ids of the values come where the values do."""
     indices = [None if i is None else i.cpu() for i in op.args[1]]
     values = op.ids[2]
+    if not values.numel():
+        op.tie(of_none(op.x, values.shape), values)
+        return op.x
     if op.argument(3, "accumulate", False):
         there = op.x[tuple(slice(None) if i is None else i for i in indices)]
         values = op.elementwise([there, values], there.shape)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._mode_utils import no_dispatch
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from slimlib.core.random_numbers import own_random_numbers
 from slimlib.core.structures import tensors
@@ -142,7 +143,7 @@ class Sliced(Replay):
             if list(out.shape) != shape:  # what varies along no channels may be repeated for each of them
                 self.log.pop()
                 raise Misfit(f"gives {list(out.shape)} where {shape} is expected")
-            wanted = select(distinct_along(ids, picks), picks)
+            wanted = select(distinct(ids), picks)
             if isinstance(got, Tensor):
                 if not self.known.agree(*torch.broadcast_tensors(distinct(got), wanted)):
                     self.log.pop()
@@ -171,7 +172,10 @@ class Masked(Replay):
     ) -> None:
         super().__init__(net, ties, choices, origin, record)
         self.active, self.scales, self.computes = active, scales, True
-        self.statistics = ties.known.statistics
+        self.made_of: Any = WeakTensorKeyDictionary()  # a statistic -> the ids of what it was made of
+        self.statistics: dict[str, list[Tensor]] = {}  # module -> units of which it makes statistics
+        for (module, _), found in ties.known.statistics.items():
+            self.statistics.setdefault(module, []).extend(ties.known.labels()[ids] for ids in found)
 
     def exact(self, op: Operation) -> Any:
         args = list(op.args)
@@ -190,9 +194,12 @@ class Masked(Replay):
             return self._norm(op)
         if op.name in SCALING and self.context.site in self.scales:
             args[1] = self._scale(op)
-        if op.name in STATISTICS and not any(isinstance(x, Tensor) for x in args[1:]):
-            args[0] = self._within(args[0], op.ids[0], dimensions(op, args[0].dim()))
-        return op.func(*args, **op.kwargs)
+        if op.name not in STATISTICS or any(isinstance(x, Tensor) for x in args[1:]):
+            return op.func(*args, **op.kwargs)
+        args[0] = self._within(args[0], op.ids[0], dimensions(op, args[0].dim()))
+        made = op.func(*args, **op.kwargs)
+        self.made_of.update((x, op.ids[0]) for x in tensors(made))
+        return made
 
     def _select_active(self, op: Operation, args: list[Any]) -> bool:
         """Multiply with the active channels alone, where they lie along one axis of both factors."""
@@ -217,10 +224,18 @@ class Masked(Replay):
         return 1 / math.sqrt(int(active.max()))
 
     def _scale(self, op: Operation) -> Any:
-        """A number that forward takes from the channels of a statistic, as of a mean: of those that are active."""
-        number, counted = op.args[1], self.context.sums.get(op.args[0])
-        known = [ids for key, found in self.statistics.items() if key[0] == self.context.module for ids in found]
-        for ids in [*known, *([] if counted is None else [distinct(counted).reshape(-1)])]:
+        """A number that forward takes from the channels of a statistic, as of a mean: of those that are active.
+
+        It scales the statistic itself, or what was divided by it.
+        """
+        number, whole = op.args[1], self.made_of.get(op.args[0])
+        if not isinstance(number, int | float) or not 1 / LARGEST < abs(number) < LARGEST:
+            return number
+        counted = [distinct(whole).reshape(-1)] if isinstance(whole, Tensor) else []
+        if isinstance(op.ids[0], Tensor) and self.context.module in self.statistics:
+            scaled = torch.unique(distinct(op.ids[0]))
+            counted += [ids for ids in self.statistics[self.context.module] if torch.equal(torch.unique(ids), scaled)]
+        for ids in counted:
             share = float(self.active[ids].sum()) / len(ids)
             for power in POWERS:
                 places = abs(number) ** (1 / power) / len(ids)  # at each of which the channels are counted
@@ -318,15 +333,6 @@ def active_positions(ids: Tensor, active: Tensor) -> Picks | None:
         picks.append((dim, keep.nonzero()[:, 0]))
         grid = grid & keep.view([-1 if d == dim else 1 for d in range(on.dim())])
     return picks if bool((grid == on).all()) else None
-
-
-def distinct_along(ids: Tensor, picks: Picks) -> Tensor:
-    """The ids, of size 1 along every dimension that is not picked from."""
-    dims = {dim for dim, _ in picks}
-    for dim in range(ids.dim()):
-        if dim not in dims and ids.shape[dim] > 1:
-            ids = ids.narrow(dim, 0, 1)
-    return ids
 
 
 def select(x: Tensor, picks: Picks) -> Tensor:
