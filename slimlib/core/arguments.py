@@ -15,8 +15,8 @@ from slimlib.core.swapping import dense_class
 def arguments(net: nn.Module, example: Any) -> tuple[Any, ...]:
     """The positional arguments of `net` that `example` means.
 
-    A tuple is the arguments; a mapping whose keys are all names of arguments of forward gives them by name; anything
-    else is the one input.
+    A tuple is the arguments; a mapping whose keys are names of arguments of forward gives them by name; anything else
+    is the one input.
 
     Raises:
         ValueError: forward takes an argument that is given by its name alone.
@@ -29,16 +29,19 @@ def arguments(net: nn.Module, example: Any) -> tuple[Any, ...]:
         net = net.module
     kind: Any = dense_class(type(net))
     takes = inspect.signature(kind.forward).parameters
-    if not all(key in takes for key in example):
+    named = [name for name, parameter in takes.items() if parameter.kind is parameter.POSITIONAL_OR_KEYWORD][1:]
+    any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
+    known = [key for key in example if key in takes]
+    if len(known) < len(example) and not (any_name and (known or not named)):
         return (example,)
+    if alone := [key for key in example if key not in named]:
+        raise ValueError(
+            f"argument {alone[0]!r} of {type(net).__name__}.forward is given by its name alone; "
+            "wrap the network in a module whose forward takes it by position"
+        )
     given, args = dict(example), []
-    for name, parameter in list(takes.items())[1:]:  # the first is self
+    for name in named:
         if not given:
             break
-        if parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_POSITIONAL):
-            raise ValueError(
-                f"argument {next(iter(given))!r} of {type(net).__name__}.forward is given by its name alone; "
-                "wrap the network in a module whose forward takes it by position"
-            )
-        args.append(given.pop(name, parameter.default))
+        args.append(given.pop(name, takes[name].default))
     return tuple(args)

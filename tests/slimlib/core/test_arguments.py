@@ -43,6 +43,24 @@ def test_an_argument_by_name_alone_is_refused():
         arguments(Encoder(), {"ids": IDS, "scale": 2.0})
 
 
+class AnyName(nn.Module):
+    def forward(self, **batch):
+        return batch["ids"]
+
+
+class AndMore(nn.Module):
+    def forward(self, ids, **more):
+        return ids
+
+
+@pytest.mark.parametrize(("kind", "name"), [(AnyName, "ids"), (AndMore, "mask")])
+def test_what_kwargs_take_is_refused(kind, name):
+    with pytest.raises(ValueError, match=rf"argument '{name}' of {kind.__name__}\.forward is given by its name alone"):
+        arguments(kind(), {"ids": IDS, "mask": MASK})
+    assert arguments(AndMore(), {"ids": IDS}) == (IDS,)
+    assert arguments(AndMore(), {"image": MASK}) == ({"image": MASK},)
+
+
 def test_every_door_takes_arguments_by_name():
     inputs = {"ids": IDS, "mask": MASK}
     net = slim.convert(Encoder(), inputs)
