@@ -65,6 +65,7 @@ class Layout:
     numbers: name of a module -> {attribute: the axis whose active length it holds}, see `slimlib.core.numbers`.
     kept: name of a layer that stays full -> the reason (operation and module).
     idle: layers that never ran on the example (they stay full).
+    like: name of a module that never ran -> the one beside it whose channels it follows.
     statistics: name of a module ("" for the whole) -> the operations in it that take statistics over channels, which
         are those of the active ones.
     contiguous: names of parameters whose active part must lie together in memory, since forward views it otherwise.
@@ -77,6 +78,7 @@ class Layout:
     norm_inputs: Mapping[str, Axis] = field(default_factory=dict)
     kept: Mapping[str, str] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
+    like: Mapping[str, str] = field(default_factory=dict)
     numbers: Mapping[str, Mapping[str, Axis]] = field(default_factory=dict)
     statistics: Mapping[str, str] = field(default_factory=dict)
     contiguous: tuple[str, ...] = ()
@@ -101,6 +103,7 @@ class Layout:
             "norm_inputs": {name: _plain(axis) for name, axis in self.norm_inputs.items()},
             "kept": dict(self.kept),
             "idle": list(self.idle),
+            "like": dict(self.like),
             "numbers": {
                 name: {attribute: _plain(axis) for attribute, axis in found.items()}
                 for name, found in self.numbers.items()
@@ -126,6 +129,7 @@ class Layout:
             norm_inputs={name: _axis(axis) for name, axis in data["norm_inputs"].items()},
             kept=dict(data["kept"]),
             idle=tuple(data["idle"]),
+            like=dict(data.get("like", {})),
             statistics=dict(data.get("statistics", {})),
             contiguous=tuple(data.get("contiguous", ())),
             caches=tuple(data.get("caches", ())),

@@ -125,6 +125,9 @@ class Slimming:
         lines += [f"  {len(bounds) + 1} heads for bands of widths: {name}" for name, bounds in self.heads.items()]
         lines += [f"  full: {layer} ({reason})" for layer, reason in layout.kept.items()]
         lines += [f"  full: {layer} (never ran on the example)" for layer in layout.idle]
+        for model in dict.fromkeys(layout.like.values()):
+            idle = ", ".join(name for name, other in layout.like.items() if other == model)
+            lines.append(f"  as {model}, of the same class: {idle} (never ran on the example)")
         return "\n".join(lines)
 
     # -- preparation

@@ -26,6 +26,7 @@ from slimlib.flow.proof.followed import Followed
 from slimlib.flow.proof.proposals import agree, numbers
 from slimlib.flow.proof.repair import repair
 from slimlib.flow.proof.subject import Subject, duplicate
+from slimlib.flow.siblings import follow_siblings
 from slimlib.flow.sizes import LooksAtNumbers
 from slimlib.flow.solve import Conflict, Rounding, Solution, layout, number_axes
 from slimlib.flow.steps import SEED, Choices, FlowError, Site, Step, first_line, is_inside, place_of
@@ -195,6 +196,7 @@ class Search:
             ties.settle()
             logs[training] = trace.log
             entered |= trace.entered
+        follow_siblings(self.net, ties)
         self._fix(ties, choices)
         agree(self.net, ties, logs, entered, choices)
         solution, laid_out = _solve(self.copied, ties, self.rounding)
@@ -208,7 +210,11 @@ class Search:
 
     def _numbered(self, found: Followed) -> Followed:
         """With the numbers that modules hold, as far as they are chosen."""
-        found.ties.numbers |= numbers(found, self.choices)
+        known = found.ties.numbers
+        known |= numbers(found, self.choices)
+        for idle, model in found.ties.like.items():
+            inside = {key: ids for key, ids in known.items() if is_inside(key[0], model)}
+            known |= {(idle + module.removeprefix(model), path): ids for (module, path), ids in inside.items()}
         held = number_axes(found.ties, found.solution)
         for name, attribute in sorted(self.choices.sizes):
             if f"{name}.weight" in found.layout.axes:

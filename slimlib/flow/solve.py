@@ -177,8 +177,17 @@ def layout(net: nn.Module, ties: Ties, solution: Solution, rounding: Rounding) -
             axes.setdefault(alias, {}).update(found)
     groups = tuple(solution.group(made_by, rounding) for made_by in solution.groups)
     idle, statistics = tuple(_idle(net, ties)), _statistics(ties, solution)
-    caches = tuple(sorted(ties.caches))
-    return Layout(groups, axes, norm_inputs, solution.kept(), idle, statistics=statistics, caches=caches, followed=True)
+    return Layout(
+        groups,
+        axes,
+        norm_inputs,
+        solution.kept(),
+        idle,
+        like=dict(ties.like),
+        statistics=statistics,
+        caches=tuple(sorted(ties.caches)),
+        followed=True,
+    )
 
 
 def _statistics(ties: Ties, solution: Solution) -> dict[str, str]:

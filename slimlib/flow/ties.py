@@ -29,6 +29,7 @@ class Ties:
         self.blocked: dict[str, str] = {}  # layers that an operation without a rule computes -> reason
         self.statistics: dict[tuple[str, str], list[Tensor]] = {}  # (module, operation) -> what it is computed from
         self.met: set[str] = set()  # parameters that an operation had among its arguments
+        self.like: dict[str, str] = {}  # a module that never ran -> the one beside it that it follows
         self.caches: set[str] = set()  # attributes in which forward keeps what it made of channels
         self.stays: dict[str, int] = {}
         self.heads: list[Tensor] = []  # ids of what a batched product has one of for each of its batch

@@ -38,8 +38,11 @@ PRODUCTS = {
     "cdist": (0, 1), "einsum": (1, 2), "_grouped_mm": (0,), "transformers.grouped_mm_fallback": (0,),
 }  # fmt: skip
 """Operation -> the arguments whose channels are added up in it."""
-COUNTS = {"nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive"}
-"""Operations that give as many elements as there are of some kind."""
+COUNTS = {
+    "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive", "index",
+    "index_select", "split_with_sizes",
+}  # fmt: skip
+"""Operations that give as many elements as there are of some kind, or are asked for."""
 
 SCALING, POWERS = ("mul", "div"), (1, 0.5, -0.5, -1)  # of how many channels there are, to make a mean of a sum, say
 LARGEST = 1e6  # number that is summed up as it is
@@ -128,14 +131,14 @@ class Sliced(Replay):
         for ids, got, out in zip(step.outputs, self.log[-1].outputs, outs, strict=False):
             if not isinstance(ids, Tensor) or not isinstance(out, Tensor):
                 continue
+            sizes = set(zip(out.shape, ids.shape, strict=False))
+            self.counts |= sizes if op.name in COUNTS else set()
             if not tracked(ids):
                 self.context.shadows[out] = untracked(out.shape)
                 continue
             picks = active_positions(ids, self.active)
             if picks is None:
                 continue
-            sizes = set(zip(out.shape, ids.shape, strict=False))
-            self.counts |= sizes if _counts(op) else set()
             larger = out.dim() != ids.dim() or any(own > full for own, full in sizes - self.counts)
             shape = list(ids.shape if larger else out.shape)
             for dim, index in picks:
@@ -149,12 +152,6 @@ class Sliced(Replay):
                     self.log.pop()
                     raise Misfit("gives other channels than expected")
                 self.context.shadows[out] = wanted.expand(out.shape)
-
-
-def _counts(op: Operation) -> bool:
-    """Whether the size of a result depends on numbers."""
-    indices = tensors(op.args[1]) if op.name == "index" else ()
-    return op.name in COUNTS or any(x.dtype in (torch.bool, torch.uint8) for x in indices)
 
 
 class Masked(Replay):
