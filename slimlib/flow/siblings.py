@@ -16,6 +16,7 @@ def follow_siblings(net: nn.Module, ties: Ties) -> None:
 
     Both have the same class and the same shapes. Where several ran, they must share channels, those that enter say.
     """
+    known = dict(net.named_parameters())  # by their first names
     for path, container in net.named_modules():
         if not isinstance(container, nn.ModuleList | nn.ModuleDict):
             continue
@@ -24,6 +25,8 @@ def follow_siblings(net: nn.Module, ties: Ties) -> None:
         for name, child in container.named_children():
             child_path = f"{path}.{name}".lstrip(".")
             names = [f"{child_path}.{own}" for own, _ in child.named_parameters()]
+            if not all(own in known for own in names):
+                continue
             kind: Hashable = type(child), tuple((own, value.shape) for own, value in child.state_dict().items())
             if any(own in ties.met for own in names):
                 ran.setdefault(kind, []).append(child_path)

@@ -83,6 +83,20 @@ def test_parts_without_channels_in_common_say_nothing_of_another():
     assert net.slim.layout.idle == ("parts.2",) and not net.slim.layout.like
 
 
+class Shared(Chosen):
+    """Layers of a list are known by other names that come first."""
+
+    def __init__(self):
+        super().__init__(Expert, (0, 1))
+        self.also = nn.Linear(32, 3)
+        self.rows = nn.ModuleList([self.last, self.also])
+
+
+def test_layers_that_a_list_shares_stay_what_they_are():
+    net = slim.convert(Shared(), torch.randn(2, 5, 8))
+    assert set(net.slim.layout.like) == {"parts.2", "parts.3"} and net.slim.layout.idle == ("also",)
+
+
 class Routed(nn.Module):
     """Each token goes to the expert that the numbers of a layer choose; those that no token chose do not run."""
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import slimlib as slim
 from slimlib.core.width import WidthPlan
+from slimlib.flow import FlowError, follow
 from slimlib.flow.example import smallest
 from tests.slimlib.flow.judging import Net, share_left
 
@@ -71,6 +72,28 @@ class OneHead(nn.Module):
 def test_an_example_is_too_small_where_its_parts_are_the_same():
     net, x = OneHead().eval(), (torch.randn(2, 3, 64, 64),)
     assert smallest(net, x) is x
+
+
+class MasksTime(nn.Module):
+    """In training it needs sequences that are longer than what it masks, as wav2vec 2.0 does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.inner, self.leave = nn.Conv1d(1, 32, 8, 8), nn.Linear(32, 64), nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x).transpose(1, 2)
+        if self.training and x.shape[1] <= 10:
+            raise ValueError(f"mask_length 10 has to be smaller than sequence_length {x.shape[1]}")
+        return self.leave(self.inner(x.relu()).relu())
+
+
+def test_an_example_that_is_long_enough_for_training_is_taken_as_it_is():
+    assert share_left(MasksTime(), torch.randn(2, 1, 128)) < 0.4
+    with pytest.raises(
+        FlowError, match=r"on the example in training: .*MasksTime, given \[2, 1, 64\], raises ValueError"
+    ):
+        follow(MasksTime(), torch.randn(2, 1, 64))
 
 
 def test_the_scale_of_one_head_is_compared_over_several_places():
