@@ -34,9 +34,10 @@ def convert(
     """Make a network slimmable, in place: afterwards `set_width` sets how many channels it computes with.
 
     The channels are followed through one run on `example`. What reaches the output stays full, as does
-    what cannot be followed; `print(net.slim)` says which layers do, and why. At width 1.0 the network is
-    what it was, bit for bit; parameters, their names and `state_dict` keys do not change. On a terminal, or in
-    a notebook, a bar shows how far it is after 5 seconds.
+    what cannot be followed; `print(net.slim)` says which layers do, and why. What never ran, as an expert that no token
+    of the example reached, slims like a module of the same class that ran in the same list; else it stays full. At
+    width 1.0 the network is what it was, bit for bit; parameters, their names and `state_dict` keys do not change. On a
+    terminal, or in a notebook, a bar shows how far it is after 5 seconds.
 
     Args:
         net: any dense network, not yet wrapped (DistributedDataParallel, torch.compile).
