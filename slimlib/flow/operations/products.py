@@ -209,6 +209,10 @@ def _product(op: Operation, a: Shadow, b: Shadow, x: Tensor, y: Tensor, bias: Te
         a = op.data(a, x)
     if isinstance(b, WeightRef):
         assert isinstance(a, Tensor)
+        if bias is None and len(b.dims[1]) > 3:  # kernels of images, flattened, in a mixture for each sample
+            for ids in (op.column(a, 1), b.column(0, len(y))):
+                op.fix(ids, "experts")
+            return WeightRef(b.name, ((), b.dims[1]), own=False)
         out: Tensor | None = _contract(op, a, b, vector, inputs=0, outputs=1, along=1)
         bias = bias if vector is None else None
     elif isinstance(a, WeightRef):

@@ -56,6 +56,15 @@ class Experts(nn.Module):
         return y.view(n, -1, h, w)
 
 
+class ExpertsInAProduct(Experts):
+    """Chen et al. 2020 (Dynamic Convolution), as it is usually written."""
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        kernel = (self.mix(style).softmax(1) @ self.weight.flatten(1)).view(-1, c, 3, 3)
+        return F.conv2d(x.reshape(1, n * c, h, w), kernel, padding=1, groups=n).view(n, -1, h, w)
+
+
 class Generator(nn.Module):
     """From an image, or as StyleGAN from a constant that is learned."""
 
@@ -78,6 +87,7 @@ KINDS = {
     "from a constant": (Modulated, {"constant": True}),
     "upsampling": (Upsampling, {}),
     "experts": (Experts, {}),
+    "experts in a product": (ExpertsInAProduct, {}),
 }
 
 
