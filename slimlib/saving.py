@@ -94,7 +94,10 @@ def load(path: str | Path, into: nn.Module) -> nn.Module:
     Raises:
         ValueError: the file is missing, was not written by `save`, or belongs to another network: the message
             names the layers that differ. `into` is then untouched.
+        TypeError: the arguments are the other way round.
     """
+    if isinstance(path, nn.Module):
+        raise TypeError(f"slimlib.load takes the file first: slimlib.load({into!r}, into=net)")
     file = _read(Path(path))
     slimmed: Slimming | None = into.__dict__.get("slim")
     if slimmed is not None and slimmed.layout != file.layout:

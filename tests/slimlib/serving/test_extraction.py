@@ -221,6 +221,12 @@ def test_wrong_files_are_refused(name, message, tmp_path):
     assert type(dense) is MobileNet
 
 
+def test_the_file_comes_first(tmp_path):
+    path = wrong_files(tmp_path)
+    with pytest.raises(TypeError, match=r"slimlib\.load takes the file first: slimlib\.load\(.*, into=net\)"):
+        slim.load(MobileNet(), path)
+
+
 def test_wrong_network_is_refused_naming_the_layer(tmp_path):
     path = wrong_files(tmp_path)
     other = MobileNet(channels=(32, 96))
