@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import subprocess
@@ -71,6 +72,7 @@ def freezing(name: str, widths: Sequence[float], *, size: int, device: torch.dev
     images = torch.randn(2, 3, size, size, device=device)
     net = calibrated(name, images, widths)
     for setting, example in (("", None), (", folded", images[:1])):
+        gc.collect()  # what other measurements left
         began = time.process_time()
         slim.freeze(net, list(widths), example)
         value = Spread.of([time.process_time() - began])
