@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map_only
 from slimlib.core.arguments import arguments
 from slimlib.core.setting import current_width, set_width, slimming_of
 from slimlib.core.statistics import STATISTICS, OfWidth, drop_buffer, tracks
-from slimlib.core.swapping import Swaps
+from slimlib.core.swapping import Part, Swaps
 from slimlib.core.width import Width
 
 Average = Literal["exact", "moving"]
@@ -179,7 +179,8 @@ def calibrate(
     """Compute the BatchNorm statistics of some widths, reading the data once.
 
     A network without BatchNorm needs none, and nothing is done. Statistics belong to the weights as
-    they are now: after more training, calibrate again. Widths with the same channel numbers share one set.
+    they are now: after more training, calibrate again. Widths with the same channel numbers share one set. A BatchNorm
+    that no batch has reached, as that of an expert without tokens, takes those of the full width's channels.
 
     Where torch.distributed runs several processes, call it in all of them, with the same widths and each
     with batches of its own: all get the same statistics, of the batches of all.
@@ -223,6 +224,9 @@ def calibrate(
         slimming.remember(width)
         for norm, mean, variance in collector.results(channels):
             write_statistics(norm, None if channels == slimming.layout.full else channels, mean, variance)
+        for part in slimming.parts if channels != slimming.layout.full else ():
+            if tracks(part.module) and str(OfWidth(STATISTICS[0], channels)) not in part.module._buffers:
+                _take_full_statistics(part, channels)
         slimming.forget(channels)
 
 
@@ -237,15 +241,16 @@ def use_full_statistics(net: nn.Module, widths: Sequence[Width]) -> None:
             continue
         for part in slimming.parts:
             if tracks(part.module):
-                full = [part.module._buffers[key] for key in STATISTICS]
-                write_statistics(
-                    part.module,
-                    channels,
-                    *(part.active(value, channels).clone() for value in full if value is not None),
-                )
+                _take_full_statistics(part, channels)
     for width in widths:
         slimming.remember(width)
     slimming.refresh()
+
+
+def _take_full_statistics(part: Part, channels: tuple[int, ...]) -> None:
+    full = [part.module._buffers[key] for key in STATISTICS]
+    mean, variance = (part.active(value, channels).clone() for value in full if value is not None)
+    write_statistics(part.module, channels, mean, variance)
 
 
 def _read(net: nn.Module, batches: Iterable[Any], collector: _Collector, *, even: bool) -> None:

@@ -29,7 +29,8 @@ def arguments(net: nn.Module, example: Any) -> tuple[Any, ...]:
         net = net.module
     kind: Any = dense_class(type(net))
     takes = inspect.signature(kind.forward).parameters
-    named = [name for name, parameter in takes.items() if parameter.kind is parameter.POSITIONAL_OR_KEYWORD][1:]
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    named = [name for name, parameter in takes.items() if parameter.kind in by_position][1:]  # the first is self
     any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
     known = [key for key in example if key in takes]
     if len(known) < len(example) and not (any_name and (known or not named)):

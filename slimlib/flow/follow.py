@@ -34,6 +34,7 @@ from slimlib.flow.ties import Ties
 from slimlib.flow.trace import Trace
 
 ATTEMPTS = 60
+MORE_VALUES = "more than 1 value per channel"  # is what BatchNorm expects in training
 
 
 def follow(
@@ -70,7 +71,9 @@ def follow(
     except FlowError:
         raise
     except Exception as error:
-        told = refusal(net, args) or refusal(net, args, training=True)
+        told = refusal(net, args)
+        if told is None and MORE_VALUES not in (trained := refusal(net, args, training=True) or ""):
+            told = trained or None
         if told is None and not (places := getattr(error, "__notes__", [])):
             raise
         raise FlowError(
@@ -148,7 +151,7 @@ class Search:
             try:
                 found = found or self.analyse(args, self.choices)
             except ValueError as error:
-                if "more than 1 value per channel" not in str(error):
+                if MORE_VALUES not in str(error):
                     raise
                 args = twice(self.copied, args)
                 continue

@@ -1,5 +1,7 @@
 """Post-statistics: exact, in one reading, keyed by channel numbers, refused where they are missing."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -203,3 +205,43 @@ def test_shared_norm_has_nothing_to_calibrate():
     net = slim.convert(MobileNet(), image(), norm="shared")
     with pytest.raises(ValueError, match="one set of statistics"):
         slim.calibrate(net, batches(1), [0.5])
+
+
+class Experts(nn.Module):
+    """Adds what some of its parts make."""
+
+    def __init__(self, runs=(0, 1)):
+        super().__init__()
+        self.first, self.last, self.runs = nn.Linear(8, 32), nn.Linear(32, 3), runs
+        part = [nn.Linear(32, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 32)]
+        self.parts = nn.ModuleList(nn.Sequential(*map(copy.deepcopy, part)) for _ in range(3))
+
+    def forward(self, x):
+        x = self.first(x)
+        for number in self.runs:
+            x = x + self.parts[number](x)
+        return self.last(x)
+
+
+@pytest.mark.parametrize("norm", ["universal", "switchable"])
+def test_a_norm_that_no_batch_reaches_takes_the_statistics_of_the_full_width(norm):
+    torch.manual_seed(0)
+    net, x = Experts(), torch.randn(32, 8)
+    slim.convert(net, x, widths=slim.Switches(0.5, 1.0), norm=norm)
+    net.train()(x)
+    slim.calibrate(net, [x], [0.5])
+    net.eval()
+    slim.set_width(net, 0.5)
+    for made in (slim.extract(net, 0.5, x), slim.freeze(net, [0.5], x)):
+        torch.testing.assert_close(made(x), net(x))
+    net.runs = (0, 1, 2)
+    slim.set_width(net, 1.0)
+    net.train()(x)
+    net.eval()
+    slim.calibrate(net, [x], [0.5])
+    slim.set_width(net, 0.5)
+    expected = net(x)
+    net.runs = (0, 1)
+    slim.calibrate(net, [x], [0.5])  # what has statistics keeps them
+    net.runs = (0, 1, 2)
+    torch.testing.assert_close(net(x), expected)

@@ -47,7 +47,8 @@ def as_strided(op: Operation) -> Result:
 
 def join(op: Operation) -> Result:
     """cat and stack take parts of one size in all other dimensions, and so with the same channels there."""
-    parts: list[Tensor] = [ids if ids.numel() else distinct(ids) for ids in op.ids[0] if distinct(ids).numel()]
+    dims = op.first.dim() - (op.name == "stack")  # cat also takes empty vectors
+    parts = [few for ids in op.ids[0] if ids.dim() == dims and (few := distinct(ids)).numel()]
     if op.name == "cat" and parts:
         dim = op.argument(1, "dim", 0) % parts[0].dim()
         parts = [ids.narrow(dim, 0, 1) for ids in parts if not varies(ids, dim)]
@@ -198,7 +199,7 @@ def write(op: Operation) -> Result:
     others = [ids for ids in (op.x, source) if ids is not None and ids.dim() == op.x.dim()]
     if any(varies(ids, dim) for ids in others):
         return no_rule(op)
-    rows = [(ids if ids.shape[dim] else distinct(ids)).narrow(dim, 0, 1) for ids in others]
+    rows = [few for ids in others if (few := distinct(ids)).numel()]
     shape = list(op.x.shape)
     shape[dim] = 1
     return op.elementwise([ids[tuple(slice(n) for n in shape)] for ids in rows], torch.Size(shape)).expand(op.x.shape)

@@ -48,6 +48,11 @@ class AnyName(nn.Module):
         return batch["ids"]
 
 
+class ByPosition(nn.Module):
+    def forward(self, ids, /, mask=None):
+        return ids
+
+
 class AndMore(nn.Module):
     def forward(self, ids, **more):
         return ids
@@ -58,6 +63,7 @@ def test_what_kwargs_take_is_refused(kind, name):
     with pytest.raises(ValueError, match=rf"argument '{name}' of {kind.__name__}\.forward is given by its name alone"):
         arguments(kind(), {"ids": IDS, "mask": MASK})
     assert arguments(AndMore(), {"ids": IDS}) == (IDS,)
+    assert arguments(ByPosition(), {"mask": MASK, "ids": IDS}) == (IDS, MASK)
     assert arguments(AndMore(), {"image": MASK}) == ({"image": MASK},)
 
 

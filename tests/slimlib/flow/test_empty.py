@@ -59,3 +59,15 @@ def test_attention_over_nothing_that_came_before():
 
     layers = {"inner": nn.Linear(32, 96), "outer": nn.Linear(32, 32)}
     assert share_left(Net(forward, first=nn.Linear(16, 32), last=nn.Linear(32, 3), **layers), tokens()) < 0.4
+
+
+def test_a_cache_that_begins_as_an_empty_vector():
+    """As transformers begin the keys of a layer: cat takes it beside tensors of any shape."""
+    torch.manual_seed(0)
+
+    def forward(net, x):
+        y = net.first(x)
+        return net.last(torch.cat([torch.tensor([]), net.inner(y).relu(), net.outer(y)], -2))
+
+    layers = {"inner": nn.Linear(32, 24), "outer": nn.Linear(32, 24)}
+    assert share_left(Net(forward, first=nn.Linear(16, 32), last=nn.Linear(24, 3), **layers), tokens()) < 0.4
