@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -35,6 +36,7 @@ class OnRay:
         if launcher.address is None:
             cpus = launcher.jobs * launcher.cpus_per_job
             own = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": STORE}
+        handler = signal.getsignal(signal.SIGTERM)
         try:
             _knock(launcher.address)
             ray.init(launcher.address or "local", logging_level=logging.ERROR, log_to_driver=True, **own)
@@ -43,6 +45,7 @@ class OnRay:
                 f"launcher.address={launcher.address}: {one_line(error)}; start a cluster with ray start --head, "
                 "or leave the address out to run on this machine"
             ) from error
+        signal.signal(signal.SIGTERM, handler)  # that of Ray ends the run at once
         there = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
         if launcher.address is None and there < launcher.gpus_per_job:
             ray.shutdown()
