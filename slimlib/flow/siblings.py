@@ -53,7 +53,7 @@ def _tie(ties: Ties, idle: str, names: Sequence[str], model: str) -> None:
 def _agree(ties: Ties, models: Sequence[str]) -> bool:
     """Whether modules share some of their channels, and have the others each for itself."""
     labels, shared = ties.labels(), len(models) == 1
-    for key, ids in ties.atoms.items() if len(models) > 1 else ():
+    for key, ids in ties.atoms.items():
         if not is_inside(key[0], models[0]):
             continue
         others = [ties.atoms.get((model + key[0].removeprefix(models[0]), key[1])) for model in models[1:]]

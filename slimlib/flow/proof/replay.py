@@ -132,7 +132,8 @@ class Sliced(Replay):
             if not isinstance(ids, Tensor) or not isinstance(out, Tensor):
                 continue
             sizes = set(zip(out.shape, ids.shape, strict=False))
-            self.counts |= sizes if op.name in COUNTS else set()
+            if op.name in COUNTS:
+                self.counts |= sizes
             if not tracked(ids):
                 self.context.shadows[out] = untracked(out.shape)
                 continue
