@@ -220,6 +220,17 @@ def test_arguments_and_state_stay_as_they_were():
     assert net.conv.seen == 0
 
 
+def test_network_that_runs_only_once_folds():
+    def forward(net, x):
+        net.runs += 1
+        assert net.runs == 1
+        return net.norm(net.conv(x))
+
+    net = scramble(Pair(forward))
+    net.runs = 0
+    assert norms(fold(net, image_of(C))) == []
+
+
 def test_fold_needs_an_example():
     net = slimmed(MobileNet(), image())
     with pytest.raises(ValueError, match=r"extract\(\.\.\., fold=True\) needs example="):
