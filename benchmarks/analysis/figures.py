@@ -25,6 +25,7 @@ WIDTH_SCALE = Normalize(0.0, 1.0)  # one scale for widths in every figure
 OTHER_COLOURS = ("#d62728", "#ff7f0e", "#e377c2", "#8c564b")  # of plans and rules, which have no width
 MARKERS = "osD^vPX*<>"
 LINES = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c")
+STROKES = ("-", "-.")  # the second where colours come again
 LETTERS = 14  # of a legend, in an inch
 LINE = 0.19  # inches of a row of a legend
 ROWS = 5  # of a legend, for which there is room in a figure of HEIGHT inches
@@ -178,6 +179,12 @@ def near(value: float, values: Sequence[float]) -> bool:
     return not span or min(values) - 1.5 * span <= value <= max(values) + 1.5 * span
 
 
+def line_style(number: int, *, individual: bool = False) -> dict[str, Any]:
+    """How the line of a recipe is drawn; that of individual networks is black and dashed, in every figure."""
+    colour, stroke = LINES[number % len(LINES)], STROKES[number // len(LINES) % len(STROKES)]
+    return {"color": "black" if individual else colour, "linestyle": "--" if individual else stroke, "linewidth": 1.3}
+
+
 def _line(
     panel: Axes, results: Results, recipe: str, measured: Sequence[tuple[float, Summary, str]], named: Sequence[str]
 ) -> None:
@@ -186,10 +193,8 @@ def _line(
     number = named.index(name)
     x = [cost for cost, *_ in measured]
     middle = [summary.middle for _, summary, _ in measured]
-    dashed = results.individual(recipe)
-    colour = "black" if dashed else LINES[number % len(LINES)]
-    marker = MARKERS[number % len(MARKERS)]
-    style: dict[str, Any] = {"color": colour, "linestyle": "--" if dashed else "-", "linewidth": 1.3}
+    style, marker = line_style(number, individual=results.individual(recipe)), MARKERS[number % len(MARKERS)]
+    colour = style["color"]
     panel.plot(
         x, middle, marker=marker, markersize=6, markerfacecolor="white", markeredgecolor=colour, label=name, **style
     )

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from benchmarks.analysis.figures import LINES, STYLE, WIDTH_COLOURS, WIDTH_SCALE, image_files
+from benchmarks.analysis.figures import STYLE, WIDTH_COLOURS, WIDTH_SCALE, image_files, line_style
 from benchmarks.features.importance import POSITIONS
 from tasks.points import name_of_width
 
@@ -121,7 +121,8 @@ def importance(curves: Mapping[str, Mapping[str, Sequence[Tensor]]], individual:
         recipes = list(dict.fromkeys(recipe for of in curves.values() for recipe in of))
         for panel, (measure, of) in zip(panels, curves.items(), strict=True):
             for recipe, shares in of.items():
-                _line(panel, torch.stack(list(shares)) * POSITIONS, _style(recipes.index(recipe), recipe in individual))
+                style = line_style(recipes.index(recipe), individual=recipe in individual)
+                _line(panel, torch.stack(list(shares)) * POSITIONS, style)
             panel.axhline(1, color="0.45", linestyle=":", linewidth=1.2)
             panel.axvspan(0, 0.25, color="0.93", zorder=0)
             panel.set_title(measure, fontsize=9)
@@ -129,15 +130,10 @@ def importance(curves: Mapping[str, Mapping[str, Sequence[Tensor]]], individual:
             panel.set_xlim(0, 1)
             panel.set_ylim(bottom=min(0, panel.get_ylim()[0]))
         panels[0].set_ylabel("share of a channel (1: all alike)")
-        handles = [Line2D([], [], label=r, **_style(n, r in individual)) for n, r in enumerate(recipes)]
+        handles = [Line2D([], [], label=r, **line_style(n, individual=r in individual)) for n, r in enumerate(recipes)]
         handles.append(Line2D([], [], color="0.45", linestyle=":", label="all channels alike"))
         drawn.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), frameon=False)
         return _titled(drawn, finding)
-
-
-def _style(number: int, individual: bool) -> dict[str, Any]:
-    colour = "black" if individual else LINES[number % len(LINES)]
-    return {"color": colour, "linestyle": "--" if individual else "-", "linewidth": 1.4}
 
 
 def _line(panel: Axes, shares: Tensor, style: Mapping[str, Any]) -> None:

@@ -10,7 +10,15 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.analysis.figures import LINES, LOGARITHMIC, MARKERS, STYLE, axis_unit, image_files, make_logarithmic
+from benchmarks.analysis.figures import (
+    LOGARITHMIC,
+    MARKERS,
+    STYLE,
+    axis_unit,
+    image_files,
+    line_style,
+    make_logarithmic,
+)
 from benchmarks.papers.beside import Column
 from benchmarks.papers.paper import HEADS, Section
 from benchmarks.papers.published import Printed
@@ -94,9 +102,8 @@ def _draw(panel: Axes, lines: Mapping[str, Line], *, dashed: Collection[str] = (
     size, unit = axis_unit(max(costs, default=0))
     for number, (label, points) in enumerate(lines.items()):
         x, y = [cost / size for cost, _ in points], [value for _, value in points]
-        marker, colour = MARKERS[number % len(MARKERS)], LINES[number % len(LINES)]
-        style = "--" if label in dashed else "-"
-        panel.plot(x, y, style, marker=marker, markersize=4, linewidth=1.2, color=colour, label=label)
+        style = line_style(number) | ({"linestyle": "--"} if label in dashed else {})
+        panel.plot(x, y, marker=MARKERS[number % len(MARKERS)], markersize=4, label=label, **style)
     panel.set_xlabel(f"multiply-adds{unit}")
     panel.grid(alpha=0.25, linewidth=0.5)
     panel.legend(frameon=False, fontsize=8)

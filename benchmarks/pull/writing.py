@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmarks.analysis.ablation import shown_name
-from benchmarks.analysis.figures import LINES, STYLE, image_files, make_logarithmic
+from benchmarks.analysis.figures import STYLE, image_files, line_style, make_logarithmic
 from benchmarks.analysis.grid import Grid, markdown
 from benchmarks.pull.measuring import Pull, Pulled
 from tasks.task import Metric, SupervisedTask
@@ -69,9 +69,7 @@ def drawn(found: Sequence[Pulled], finding: str) -> dict[str, bytes]:
         figure = Figure(figsize=(8.6, 4.2), layout="constrained")
         ratio, cosine = figure.subplots(1, 2)
         for number, one in enumerate(found):
-            colour, dashes = LINES[number % len(LINES)], ("-", "--", ":")[number // len(LINES) % 3]
-            steps = [pull.step for pull in one.pulls]
-            style = {"color": colour, "linestyle": dashes, "linewidth": 1.3}
+            steps, style = [pull.step for pull in one.pulls], line_style(number)
             ratio.plot(steps, _smooth([pull.ratio for pull in one.pulls]), label=_label(one, found), **style)
             cosine.plot(steps, _smooth([pull.cosine for pull in one.pulls]), **style)
         make_logarithmic(ratio, "y")
