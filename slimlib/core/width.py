@@ -53,8 +53,8 @@ class WidthRange:
 class Switches:
     """A short, fixed list of widths: a switchable network (S-Nets).
 
-    All are fractions in (0, 1], or all are a `WidthPlan` of the same network (AutoSlim). They are kept from
-    narrow to wide, plans by their channels in all.
+    All are fractions in (0, 1], or all are a `WidthPlan` of the same network (AutoSlim), or what `slimlib.search`
+    found. They are kept from narrow to wide, plans by their channels in all.
 
     Raises:
         ValueError: no width, one outside (0, 1], one given twice, or plans of different networks.
@@ -63,6 +63,7 @@ class Switches:
     widths: tuple[Width, ...]
 
     def __init__(self, *widths: Width) -> None:
+        widths = tuple(getattr(width, "plan", width) for width in widths)
         plans = [w for w in widths if isinstance(w, WidthPlan)]
         numbers = [w for w in widths if not isinstance(w, WidthPlan)]
         if plans:
@@ -70,7 +71,7 @@ class Switches:
                 raise ValueError(f"Switches{widths}: all must be numbers, or all a WidthPlan with as many groups")
             if len(set(plans)) < len(plans):
                 raise ValueError(f"Switches{widths}: each WidthPlan must be there only once")
-        elif not numbers or not all(0 < w <= 1 for w in numbers) or len(set(numbers)) < len(numbers):
+        elif not numbers or not all(_is_number(w) and 0 < w <= 1 for w in numbers) or len(set(numbers)) < len(numbers):
             raise ValueError(
                 f"Switches{widths}: needs at least one width, each in (0, 1] and only once, "
                 "for example Switches(0.25, 0.5, 0.75, 1.0)"
@@ -136,7 +137,13 @@ def check_width(width: Width, allowed: Widths) -> None:
     """Raise ValueError, with the allowed values, unless `width` is one a user may set."""
     if isinstance(width, WidthPlan) or width in allowed:
         return
-    if isinstance(width, bool) or not isinstance(width, int | float):
+    if not _is_number(width):
+        if isinstance(plan := getattr(width, "plan", None), WidthPlan):
+            raise ValueError(f"a {type(width).__name__} is more than a width; pass its .plan: {plan}")
         raise ValueError(f"width {width!r} is neither a number in (0, 1] nor a WidthPlan")
     what = "not a number" if math.isnan(width) else "outside what this network was converted for"
     raise ValueError(f"width {width:g} is {what}; allowed: {allowed}")
+
+
+def _is_number(width: object) -> bool:
+    return isinstance(width, int | float) and not isinstance(width, bool)

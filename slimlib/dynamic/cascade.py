@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slimlib.core.arguments import arguments
 from slimlib.core.norms.batchnorm import refuse_uncalibrated
 from slimlib.core.setting import at_width, set_width, slimmable_parts
 from slimlib.core.structures import tensors
@@ -122,6 +123,7 @@ class Cascade:
                 training mode.
         """
         check_mode(self.net)
+        args = arguments(self.net, args[0]) if len(args) == 1 else args
         samples = samples_in(args)
         left = torch.arange(samples, device=tensors(args)[0].device)
         outputs: list[Any] = []

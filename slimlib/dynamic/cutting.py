@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 from torch import fx, nn
@@ -17,7 +18,7 @@ class PartOf(nn.Module):
     def __init__(self, part: nn.Module, whole: Slimming) -> None:
         super().__init__()
         self.part = part
-        self.__dict__["slim"] = whole
+        self.__dict__.update(slim=whole, net=whole.net())  # which lives as long as its parts
 
     def forward(self, *args: Any) -> Any:
         whole: Slimming = self.__dict__["slim"]
@@ -40,6 +41,8 @@ def owner_of(part: nn.Module) -> Slimming | None:
 
 def plans_of(whole: Slimming, stem: nn.Module, stem_width: Width, widths: tuple[Width, ...]) -> list[WidthPlan]:
     """The plans in which layers of the stem, and those tied to them, have one width, and the others any of these."""
+    for width in (stem_width, *widths):
+        whole.check(width)
     inside = set(stem.modules())
     names = {name for name, module in whole.net().named_modules() if module in inside}
     fixed = whole.channels_at(stem_width)
@@ -94,8 +97,8 @@ def _call_of(net: nn.Module, name: str) -> fx.Node:
     """The one call of a module in the graph of a network."""
     known = dict(net.named_modules())
     if name not in known or not name:
-        near = [other for other in known if other.startswith(name.partition(".")[0])][:4]
-        raise ValueError(f"{type(net).__name__} has no module {name!r}; it has {', '.join(near)}, and others")
+        near = difflib.get_close_matches(name, filter(None, known), n=4, cutoff=0.0)
+        raise ValueError(f"{type(net).__name__} has no module {name!r}; it has {', '.join(near)}, for example")
     called: list[fx.Node] = [
         node for node in _trace(net, name).nodes if (node.op, node.target) == ("call_module", name)
     ]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slimlib.core.arguments import arguments
 from slimlib.core.setting import at_width, slimmable_parts, slimming_of
 from slimlib.core.structures import map_tensors, tensors
 from slimlib.core.width import Width
@@ -21,6 +22,7 @@ from slimlib.dynamic.gate import SlimmingGate, one_hot_choice
 from slimlib.dynamic.grouping import Group
 from slimlib.dynamic.outcomes import macs_at
 from slimlib.dynamic.routing import SmallestGroup, plan_groups, run_groups
+from slimlib.serving.cost import in_eval
 from slimlib.serving.extraction import extract
 from slimlib.serving.freezing import FrozenNetwork, freeze, prepared, share_equal
 
@@ -109,12 +111,8 @@ class Gated(nn.Module):
         stem, tail = cut(net, before)
         whole = next(part for part in slimmable_parts(net))
         plan = gated_plans(net, before, widths, stem_width=stem_width)[0]
-        with torch.no_grad(), at_width(net, plan):
-            modes = {module: module.training for module in net.modules()}
-            net.eval()
-            features = PartOf(stem, whole)(*(example if isinstance(example, tuple) else (example,)))
-            for module, mode in modes.items():
-                module.training = mode
+        with torch.no_grad(), at_width(net, plan), in_eval(net):
+            features = PartOf(stem, whole)(*arguments(net, example))
         gate = SlimmingGate(features.shape[1], len(widths), reduction=reduction).to(features.device)
         return cls(stem, tail, gate, widths, stem_width=stem_width, smallest_group=smallest_group)
 
@@ -132,6 +130,8 @@ class Gated(nn.Module):
     def answer(self, *args: Any) -> Answer:
         """The outputs, and the width of each sample, by the highest scores."""
         features, scores = self.scores(*args)
+        if self.price and not self._shares:
+            self._note_shares(self.macs(*args))
         chosen = self._chosen(scores, self.price)
         groups = self._groups(features, chosen, self.smallest_group)
         ran = {sample: self.widths[self.tail_widths.index(g.width)] for g in groups for sample in g.samples}
@@ -202,6 +202,9 @@ class Gated(nn.Module):
             batches: inputs that neither network nor gate has learned from.
             macs: the most that a sample may cost on average.
             example: an input, for counting.
+
+        Raises:
+            ValueError: there is no batch.
         """
         return self.price_finder(batches, self.macs(*(example if isinstance(example, tuple) else (example,))))(macs)
 
@@ -212,8 +215,10 @@ class Gated(nn.Module):
         Args:
             costs: `macs` of an input.
         """
-        self._shares = tuple(cost / costs[-1] for cost in costs)
+        self._note_shares(costs)
         given = [batch if isinstance(batch, tuple) else (batch,) for batch in batches]
+        if not given:
+            raise ValueError("a price is found on held-out inputs, and there is no batch")
         scores = torch.cat([self.scores(*args)[1] for args in given])
         dearest = 2 * max(1.0, float(scores.amax() - scores.amin())) / min(b - a for a, b in pairwise(self._shares))
 
@@ -232,6 +237,9 @@ class Gated(nn.Module):
             return high
 
         return price_for
+
+    def _note_shares(self, costs: Sequence[int]) -> None:
+        self._shares = tuple(cost / costs[-1] for cost in costs)
 
     def _chosen(self, scores: Tensor, price: float) -> list[int]:
         if price:

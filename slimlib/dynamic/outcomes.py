@@ -109,6 +109,13 @@ def _put_together(of_widths: Sequence[Sequence[tuple[Tensor, ...]]]) -> Outcomes
     """From a tuple of [n] for each batch of each width."""
     rows = [[torch.cat(same) for same in zip(*of_width, strict=True)] for of_width in of_widths]
     confidence, score, *probability = (torch.stack(same) for same in zip(*rows, strict=True))
+    for name, found in (("confidence", confidence), ("score", score)):
+        if bool(found.isnan().any()):
+            width, sample = found.isnan().nonzero()[0].tolist()
+            raise ValueError(
+                f"the {name} of sample {sample} is NaN at width {width + 1} of {len(found)}, from narrow to wide; are "
+                "the outputs of the network finite?"
+            )
     return Outcomes(confidence, score, probability[0] if probability else None)
 
 

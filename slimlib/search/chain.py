@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimlib.core.layout import Axis, Layout
+from slimlib.core.layout import Axis
 from slimlib.core.random_numbers import own_random_numbers
+from slimlib.core.setting import slimming_of
+from slimlib.core.slimming import Slimming
 from slimlib.serving.cost import in_eval
 
 Plan = tuple[int, ...]
@@ -21,12 +23,12 @@ class Chain:
     Boundary b lies before module b: what passes it depends on the channels of the modules before it alone.
     """
 
-    def __init__(self, net: nn.Module, modules: Sequence[nn.Module], layout: Layout) -> None:
+    def __init__(self, net: nn.Module, modules: Sequence[nn.Module]) -> None:
         self.modules = list(modules)
         owned = [{id(inner) for inner in module.modules()} for module in modules]
         names = {name: id(module) for name, module in net.named_modules(remove_duplicate=False)}
         touched: list[set[int]] = [set() for _ in modules]
-        for name, groups in _groups_by_module(layout):
+        for name, groups in _groups_by_module(slimming_of(net)):
             owner = next(names[name[:end]] for end in _prefix_ends(name) if name[:end] in names)
             for groups_of, ids in zip(touched, owned, strict=True):
                 if owner in ids:
@@ -47,8 +49,10 @@ class Chain:
         return sorted(plans, key=self.signature)
 
 
-def _groups_by_module(layout: Layout) -> Iterator[tuple[str, set[int]]]:
+def _groups_by_module(slimming: Slimming) -> Iterator[tuple[str, set[int]]]:
     """Names of tensors and modules, and the groups that they depend on."""
+    layout = slimming.layout
+    yield from ((name, set(range(len(layout.groups)))) for name in slimming.heads)  # a band is one of the whole plan
     held: list[tuple[str, Iterable[Axis]]] = [(name, dims.values()) for name, dims in layout.axes.items()]
     held += [(name, found.values()) for name, found in layout.numbers.items()]
     held += [(name, [axis]) for name, axis in layout.norm_inputs.items()]
@@ -63,13 +67,13 @@ def _prefix_ends(name: str) -> Iterator[int]:
     yield 0
 
 
-def find_chain(net: nn.Module, root: nn.Module, layout: Layout, x: Tensor) -> Chain:
+def find_chain(net: nn.Module, root: nn.Module, x: Tensor) -> Chain:
     """The chain at the beginning of a network on an input, which may be of no modules.
 
     root: the slimmable network in `net`.
     """
     with in_eval(net), torch.no_grad(), own_random_numbers():
-        return Chain(root, _Calls(root).run(net, x), layout)
+        return Chain(root, _Calls(root).run(net, x))
 
 
 class _Calls:

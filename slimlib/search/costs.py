@@ -89,15 +89,17 @@ def as_channels(layout: Layout, plans: Sequence[WidthPlan] | Tensor) -> Tensor:
     Raises:
         ValueError: one that does not fit the groups of the network.
     """
-    if isinstance(plans, Tensor):
-        channels = plans
-    else:
-        for plan in plans:
-            if len(plan.channels) != len(layout.groups):
-                raise ValueError(
-                    f"a WidthPlan has {len(plan.channels)} numbers, and this network {len(layout.groups)} groups"
-                )
-        channels = torch.tensor([plan.channels for plan in plans]).view(len(plans), len(layout.groups))
+    if not isinstance(plans, Tensor):
+        numbers = [getattr(plan, "plan", plan).channels for plan in plans]
+        if other := next((len(each) for each in numbers if len(each) != len(layout.groups)), 0):
+            raise ValueError(f"a WidthPlan has {other} numbers, and this network {len(layout.groups)} groups")
+        plans = torch.tensor(numbers, dtype=torch.long).view(len(numbers), len(layout.groups))
+    channels = plans
+    if channels.dim() != 2 or channels.shape[1] != len(layout.groups) or channels.is_floating_point():
+        raise ValueError(
+            f"channel numbers of plans are whole numbers [plans, {len(layout.groups)}], a column for each group of "
+            f"this network, not {list(channels.shape)} of {channels.dtype}"
+        )
     wrong = ((channels < 1) | (channels > torch.tensor(layout.full))).nonzero()
     if len(wrong):
         row, index = wrong[0].tolist()
@@ -225,11 +227,12 @@ class _Products:
     def _count(self, row: int) -> None:
         plan = WidthPlan(self.pool[row].tolist())
         counted = count_operations(self.net, self.example, plan)
-        names = [name for name, _ in counted.products]
-        if self.counted and names != [name for name, _ in self.counted[0].products]:
+        # A product of a slice may have another name: torch takes bmm for some mm of a slice.
+        if self.counted and len(counted.products) != len(self.counted[0].products):
             raise ValueError(
-                f"this {type(self.net).__name__} runs other operations at {plan} than at full width, so that its cost "
-                "does not follow from channel numbers; count plans one by one with slimlib.cost"
+                f"this {type(self.net).__name__} computes {len(counted.products)} products at {plan}, and "
+                f"{len(self.counted[0].products)} at full width: its cost does not follow from channel numbers; count "
+                "plans one by one with slimlib.cost"
             )
         self.counted[row] = counted
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from slimlib.calibration import calibrate, write_statistics
+from slimlib.core.arguments import arguments
 from slimlib.core.random_numbers import own_random_numbers
 from slimlib.core.setting import at_width, slimming_of
 from slimlib.core.statistics import STATISTICS, OfWidth, drop_buffer, tracks
@@ -76,7 +77,7 @@ class Evaluation:
         begin = time.perf_counter()
         with self._at(self.slimming.layout.full):
             for batch in self.batches:
-                self.net(*batch) if isinstance(batch, tuple) else self.net(batch)
+                self.net(*arguments(self.net, batch))
             self._scored(self.slimming.layout.full)
         self.plain = time.perf_counter() - begin
 
@@ -87,7 +88,7 @@ class Evaluation:
             return None
         full = self.slimming.layout.full
         with self._at(full):
-            chain = usable_chain(self.net, self.slimming.net(), self.slimming.layout, x)
+            chain = usable_chain(self.net, self.slimming.net(), x)
         return None if chain is None else Reuse(chain)
 
     def _run(self, plan: Plan) -> float:

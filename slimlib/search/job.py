@@ -70,6 +70,11 @@ class Job:
             if latency is None:
                 raise ValueError("a budget in ms needs a table of times: latency=slimlib.latency_table(net, example)")
             latency.check(net, example)
+        elif latency is not None:
+            raise ValueError(
+                f"latency= is for budgets in milliseconds, and {budgets[0]} is none; write for example '10 ms', or "
+                "Budget(0.9, 'ms', share=True) for a share of the full network's time"
+            )
         self.latency = latency
         self._times = None if latency is None else latency.measure(self.layout)
         self.full = float(self.measure(torch.tensor([self.layout.full]))[0])
@@ -81,7 +86,7 @@ class Job:
 
     def measure(self, channels: Tensor) -> Tensor:
         """What plans [plans, groups] cost in the unit of the budgets, [plans]."""
-        if self._times is not None and self.unit == "ms":
+        if self._times is not None:
             return self._times(channels)
         costs = self.costs(channels)
         return (costs.macs if self.unit == "macs" else costs.params).double()

@@ -96,18 +96,16 @@ def learned_ranking(
     space = job.space(steps=None, least=LEAST_RANKED)
     job.check_budgets(space)
     about = {**job.about(), "tournament": tournament, "order": order, "scores": [float(v.sum()) for v in falling]}
-    run = Run(
-        Evaluation(net, score, batches, seed=seed),
-        SearchFile(path, "ranking", job.layout, about),
-        listener=ProgressBar() if progress is True else progress or None,
-    )
+    with SearchFile(path, "ranking", job.layout, about) as file:
+        evaluation = Evaluation(net, score, batches, seed=seed)
+        run = Run(evaluation, file, listener=ProgressBar() if progress is True else progress or None)
 
-    def loss(affine: Affine) -> float:
-        plan = space.channels(cut(space, affine.of(falling), job.amounts[0])[None])[0]
-        return run.scores([tuple(plan.tolist())])[0]
+        def loss(affine: Affine) -> float:
+            plan = space.channels(cut(space, affine.of(falling), job.amounts[0])[None])[0]
+            return run.scores([tuple(plan.tolist())])[0]
 
-    best = _evolved(falling, loss, options, tournament, run.tell)
-    run.file.finish({"scale": best.scale.tolist(), "shift": best.shift.tolist()})
+        best = _evolved(falling, loss, options, tournament, run.tell)
+        file.finish({"scale": best.scale.tolist(), "shift": best.shift.tolist()})
     return ChannelScores("learned", scores.groups, tuple(best.of(scores.values)))
 
 

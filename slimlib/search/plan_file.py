@@ -23,6 +23,7 @@ from slimlib.search.budgets import Budget
 from slimlib.search.chain import Plan
 
 FORMAT = 1
+KEYS = {"kind", "groups", "about", "seconds", "result", "scores"}
 SECONDS_BETWEEN_WRITES = 10.0
 
 
@@ -109,14 +110,19 @@ def load_plans(path: str | Path, net: nn.Module | None = None) -> FoundPlans:
     data = _read(Path(path))
     if net is not None:
         check_groups(f"{path} holds plans", data["groups"], slimming_of(net).layout)
-    if data["kind"] != "search" or data["result"] is None:
-        what = "a ranking" if data["kind"] != "search" else "a search that has not ended"
-        raise ValueError(f"{path} holds {what}, and no plans; call slimlib.search with this path to go on")
+    if data["kind"] != "search":
+        raise ValueError(f"{path} holds a ranking, and no plans; slimlib.learned_ranking with this path returns it")
+    if data["result"] is None:
+        raise ValueError(
+            f"{path} holds a search that has not ended, and no plans; call slimlib.search with this path to go on"
+        )
     return _found(data)
 
 
 class SearchFile:
     """Every plan that was scored, on disk where there is a path: written whole, and at most every few seconds.
+
+    As a context it takes a new file away again if what is done within fails before a plan is scored.
 
     Raises:
         ValueError: the file that is there is not of this search.
@@ -135,9 +141,17 @@ class SearchFile:
         }
         self._seconds_before, self._began = 0.0, time.monotonic()
         self._written = float("-inf")
-        if self.path is not None and self.path.exists():
+        self._is_new = self.path is None or not self.path.exists()
+        if self.path is not None and not self._is_new:
             self._go_on(self.path, layout)
         self.write()  # now, since a place that cannot be written should be known before the work is done
+
+    def __enter__(self) -> SearchFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and self._is_new and not self.scores and self.path is not None:
+            self.path.unlink(missing_ok=True)
 
     @property
     def seconds(self) -> float:
@@ -178,7 +192,7 @@ class SearchFile:
                     f"{path} holds a search with other {HASHES.get(name, name)}{shown}. To go on, call with the same; "
                     "to begin anew, give another path or remove the file"
                 )
-        self.scores = {tuple(plan): score for plan, score in data["scores"]}
+        self.scores = _scores(data)
         self._seconds_before, self.result = data["seconds"], data["result"]
         self._head |= {"plain": data["plain"]} if "plain" in data else {}
 
@@ -249,9 +263,19 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is not a readable plan file: {error}") from None
-    if not isinstance(data, dict) or data.get("format") != FORMAT or "scores" not in data:
+    if not isinstance(data, dict) or data.get("format") != FORMAT or not data.keys() >= KEYS:
         raise ValueError(f"{path} is not a plan file that this slimlib reads (format {FORMAT})")
+    try:
+        _scores(data)
+        if data["kind"] == "search" and data["result"] is not None:
+            _found(data)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is a damaged plan file ({type(error).__name__}: {error}); remove it") from error
     return data
+
+
+def _scores(data: Mapping[str, Any]) -> dict[Plan, float]:
+    return {tuple(plan): float(score) for plan, score in data["scores"]}
 
 
 def check_groups(what: str, given: Sequence[Sequence[Any]], layout: Layout) -> None:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from slimlib.core.layout import Layout
 from slimlib.core.random_numbers import own_random_numbers
 from slimlib.search.chain import Chain, Plan, find_chain
 from slimlib.serving.cost import in_eval
@@ -174,16 +173,16 @@ def _boundaries_to_keep(shared: Sequence[int]) -> set[int]:
     return found
 
 
-def usable_chain(net: nn.Module, root: nn.Module, layout: Layout, x: Tensor) -> Chain | None:
+def usable_chain(net: nn.Module, root: nn.Module, x: Tensor) -> Chain | None:
     """The chain of a network as far as nothing else uses what its modules put out; None where there is none.
 
     root: the slimmable network in `net`, which is set to its full width.
     """
-    chain = find_chain(net, root, layout, x)
+    chain = find_chain(net, root, x)
     with in_eval(net), torch.no_grad(), own_random_numbers():
         while chain.modules:
             trial = Reuse(chain)
             if trial.begins_again(lambda: net(x)):
                 return chain
-            chain = Chain(root, chain.modules[:-1], layout)
+            chain = Chain(root, chain.modules[:-1])
     return None

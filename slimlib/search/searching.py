@@ -89,12 +89,11 @@ def search(
     job = Job(
         net, read_budgets(budgets), example, options, batches=batches, ranking=ranking, start=start, latency=latency
     )
-    file = SearchFile(path, "search", job.layout, job.about())
-    if file.result is not None:
+    with SearchFile(path, "search", job.layout, job.about()) as file:
+        if file.result is None:
+            evaluation = Evaluation(net, score, batches, seed=seed)
+            evaluation.time_plain()
+            run = Run(evaluation, file, workers, ProgressBar() if progress is True else progress or None)
+            found = METHODS[method](job, run)
+            file.finish([plan_to_json(one) for one in found], plain=evaluation.plain)
         return file.found()
-    evaluation = Evaluation(net, score, batches, seed=seed)
-    evaluation.time_plain()
-    run = Run(evaluation, file, workers, ProgressBar() if progress is True else progress or None)
-    found = METHODS[method](job, run)
-    file.finish([plan_to_json(one) for one in found], plain=evaluation.plain)
-    return file.found()

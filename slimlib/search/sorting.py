@@ -57,7 +57,7 @@ def sort_channels(
             shaped like its parameter. The network is then as before.
 
     Warns:
-        UserWarning: the network has been trained at narrow widths, and there are no bands.
+        UserWarning: the network has been trained at narrow widths, and no bands keep the channels of the narrowest.
 
     Source: Cai et al. 2020 (Once for All), sorting by importance; Chin et al. 2020 (LeGR).
     """
@@ -72,7 +72,7 @@ def sort_channels(
         permute(slimming, order, optimizer)
     else:
         _permute_if_equal(net, slimming, order, optimizer, example)
-    _warn_of_training(slimming, order, bands)
+    _warn_of_training(slimming, order)
     return ChannelScores(scores.by, scores.groups, tuple(v[o] for v, o in zip(scores.values, order, strict=True)))
 
 
@@ -162,9 +162,9 @@ def _same(before: Sequence[Tensor], after: Sequence[Tensor]) -> bool:
     )
 
 
-def _warn_of_training(slimming: Slimming, order: Order, bands: Sequence[Width]) -> None:
+def _warn_of_training(slimming: Slimming, order: Order) -> None:
     trained = slimming.trained
-    if trained is None or bands or keeps_units(order, trained):
+    if trained is None or keeps_units(order, trained):
         return
     slimming.trained = None  # what its narrow widths have now, they were not trained with
     warnings.warn(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from slimlib.core.arguments import arguments
 from slimlib.core.layout import Layout
 from slimlib.core.norms.shared import Shared
 from slimlib.core.setting import at_width
@@ -136,7 +137,7 @@ def without_statistics(slimming: Slimming) -> Iterator[None]:
 
 def places_of(net: nn.Module, slimming: Slimming, axes: Axes, example: Any) -> list[Place]:
     """The layers of one forward in order, and what runs before, between and after them."""
-    args = example if isinstance(example, tuple) else (example,)
+    args = arguments(net, example)
     clock = Clock(net, tensors_of(example)[0].device)
     with in_eval(net), torch.inference_mode(), clock.running(), at_width(net, WidthPlan(slimming.layout.full)):
         clock.time(args)
@@ -215,7 +216,7 @@ def measured(
     All plans are gone through several times, there and back, so that a busy moment does not fall on some alone. The
     passes of a plan follow one another, since the operations of a new shape are prepared at the first of them.
     """
-    args = example if isinstance(example, tuple) else (example,)
+    args = arguments(net, example)
     device = tensors_of(example)[0].device
     clock = Clock(net, device)
     by_place: list[list[list[float]]] = [[] for _ in plans]

@@ -15,6 +15,9 @@ from slimlib.core.layout import Axis
 from slimlib.core.slimming import Slimming
 from slimlib.core.swapping import logical_weight, no_inference_mode
 
+OF_SEVERAL_WEIGHTS = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Bilinear)
+"""Their outputs lie along dimension 0 of each weight, and what they read along the others."""
+
 
 @dataclass(frozen=True)
 class Weight:
@@ -56,11 +59,14 @@ def makers(slimming: Slimming, group: int) -> list[Weight]:
     making = [layer for layer in layers if not is_depthwise(modules.get(layer))] or layers
     found = []
     for layer in making:
-        dim = output_dim(modules.get(layer))
-        if dim is None:
-            found += _raw_parameters(slimming, layer, group)
+        module = modules.get(layer)
+        dim = output_dim(module)
+        if module is not None and dim is not None:
+            found += _weight(slimming, layer, module, dim, group)
+        elif isinstance(module, OF_SEVERAL_WEIGHTS):
+            found += _of_several_weights(slimming, layer, group, reading=False)
         else:
-            found += _weight(slimming, layer, modules[layer], dim, group)
+            found += _raw_parameters(slimming, layer, group)
     return found
 
 
@@ -71,6 +77,8 @@ def readers(slimming: Slimming, group: int) -> list[Weight]:
         dim = None if is_depthwise(module) else input_dim(module)
         if dim is not None:
             found += _weight(slimming, name, module, dim, group)
+        elif isinstance(module, OF_SEVERAL_WEIGHTS):
+            found += _of_several_weights(slimming, name, group, reading=True)
     return found
 
 
@@ -144,6 +152,12 @@ def _computed_weight(module: nn.Module) -> Tensor:
     weight = module.weight
     assert isinstance(weight, Tensor)
     return weight
+
+
+def _of_several_weights(slimming: Slimming, layer: str, group: int, *, reading: bool) -> list[Weight]:
+    """Those of a layer in `OF_SEVERAL_WEIGHTS` that make the units of a group, or that read them; no biases."""
+    found = _raw_parameters(slimming, layer, group)
+    return [w for w in found if "weight" in w.name.rpartition(".")[2] and (w.dim > 0) == reading]
 
 
 def _raw_parameters(slimming: Slimming, layer: str, group: int) -> list[Weight]:

@@ -117,6 +117,26 @@ def test_a_confidence_of_ones_own_decides_on_any_structure() -> None:
         slim.Cascade(net, (0.5, 1.0), [0.5], confidence=lambda out: out["scores"])(x)
 
 
+def test_inputs_by_name() -> None:
+    net = slim.convert(nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3)), torch.randn(2, 4))
+    x, labels = torch.randn(12, 4), torch.zeros(12, dtype=torch.long)
+    cascade = slim.fit_cascade(net, (0.5, 1.0), [{"input": x}], labels, budget=0.9)
+    assert torch.equal(cascade({"input": x}), cascade(x))
+    found = slim.search(
+        net, lambda model: float(model(x).square().mean()), [0.8], example={"input": x}, calibrate=[{"input": x}]
+    )
+    assert found.plain > 0
+    assert slim.latency_table(net, {"input": x}, levels=2, rounds=1, check=1).errors
+
+
+def test_an_outcome_that_is_no_number_is_refused() -> None:
+    net = slim.convert(nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3)), torch.randn(2, 4))
+    with pytest.raises(ValueError, match=r"the score of sample 0 is NaN at width 1 of 2, from narrow to wide"):
+        slim.fit_cascade(
+            net, (0.5, 1.0), [torch.randn(5, 4)], torch.zeros(5), budget=0.9, score=lambda out, y: y * float("nan")
+        )
+
+
 def test_confidences_by_hand() -> None:
     logits = torch.tensor([[0.5, 0.3, 0.2]]).log()
     assert float(CONFIDENCES["max_probability"](logits)) == pytest.approx(0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -66,6 +67,14 @@ def test_frozen_it_answers_the_same(name: str) -> None:
     assert torch.equal(again.output, after.output)
 
 
+def test_it_lives_without_the_variable_of_the_network_and_is_copied() -> None:
+    gated = gated_at("mobilenet")[1]
+    with torch.no_grad():
+        answer = gated(IMAGES)
+        for other in (gated.to("cpu"), gated.freeze(), copy.deepcopy(gated)):
+            torch.testing.assert_close(other(IMAGES), answer, **ROUNDING)
+
+
 def of_two_networks() -> slim.Gated:
     """Stem and tail converted by themselves: the features between them stay full."""
     torch.manual_seed(0)
@@ -85,6 +94,16 @@ def test_stem_and_tail_of_their_own() -> None:
     macs = [slim.cost(gated.stem, x[:1], 0.5).macs + slim.cost(gated.tail, features[:1], w).macs for w in WIDTHS]
     gate = 12 * 3 + 3 * 3 + 3 * 12
     assert gated.macs(x) == [each + gate for each in macs]
+
+
+def test_a_price_moves_a_gate_that_none_was_found_for() -> None:
+    gated, x = of_two_networks().eval(), torch.randn(20, 8)
+    gated.price = 1e4
+    assert set(gated.answer(x).widths) == {0.25}
+    gated.price = -1e4
+    assert set(gated.answer(x).widths) == {1.0}
+    with pytest.raises(ValueError, match="a price is found on held-out inputs, and there is no batch"):
+        gated.price_for([], 1e9, x)
 
 
 def test_two_evaluations_are_equal_and_two_trainings_are_not() -> None:
@@ -170,21 +189,27 @@ def test_the_penalty_of_cost_makes_narrow() -> None:
 @pytest.mark.parametrize(
     ("name", "before", "says"),
     [
+        ("mobilenet", "nope", r"SlimMobileNet has no module 'nope'; it has \w"),
         ("residual", "blocks.0.b", "a gate before 'blocks.0.b' would be in the middle of a block"),
         ("residual", "blocks.2.b", "what 'blocks_2_shortcut_1' computed|what 'blocks.2.shortcut.1' computed"),
-        ("residual", "blocks.9", "SlimResidual has no module 'blocks.9'; it has blocks, blocks.0"),
+        ("residual", "blocks.9", "SlimResidual has no module 'blocks.9'; it has blocks.[012], "),
     ],
 )
 def test_places_where_a_network_is_no_chain(name: str, before: str, says: str) -> None:
-    net = slim.convert(Residual(), IMAGES)
+    net = slim.convert(CUTS[name][0](), IMAGES)
     with pytest.raises(ValueError, match=says):
         slim.Gated.at(net, before, WIDTHS, IMAGES)
 
 
 def test_what_does_not_fit() -> None:
     net = slim.convert(MobileNet(), IMAGES, divisor=4).eval()
+    net.train()
     with pytest.raises(slim.UncalibratedWidth, match="calibrate"):
         slim.Gated.at(net, "features.4", WIDTHS, IMAGES)
+    assert all(module.training for module in net.modules())
+    narrow = slim.convert(MobileNet(), IMAGES, widths=slim.WidthRange(0.5))
+    with pytest.raises(ValueError, match=r"width 0.25 is outside what this network was converted for"):
+        slim.Gated.at(narrow, "features.4", WIDTHS, IMAGES)
     tail: Any = of_two_networks().tail
     for stem, after, gate, widths, says in (
         (nn.Identity(), tail, slim.SlimmingGate(12, 2), WIDTHS, "chooses from 2 widths; there are 3"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -93,6 +94,34 @@ def test_layers_written_by_hand_are_counted_alike() -> None:
     costs = slim.plan_costs(slim.adopt(net), x)
     plans = random_plans(net, 3)
     assert pairs(costs, plans) == [counted(net, x, plan) for plan in plans]
+
+
+class OfTokens(nn.Module):
+    """Torch computes some products of its slices under another name than those of the whole."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.table, self.layer, self.head = nn.Embedding(20, 24), layer, nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, T] -> [N, T, 5]
+        found = self.layer(self.table(x))
+        return self.head(found if isinstance(found, Tensor) else found[0])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.LSTM(24, 24, num_layers=2, batch_first=True),
+        lambda: nn.GRU(24, 12, bidirectional=True, batch_first=True),
+        lambda: nn.TransformerEncoderLayer(24, 4, 32, batch_first=True),
+    ],
+    ids=["LSTM", "GRU", "transformer"],
+)
+def test_recurrent_layers_and_attention_are_counted_alike(make: Callable[[], nn.Module]) -> None:
+    x = torch.randint(0, 20, (2, 6))
+    net = slim.convert(OfTokens(make()), x)
+    plans = random_plans(net, 3)
+    assert pairs(slim.plan_costs(net, x), plans) == [counted(net, x, plan) for plan in plans]
 
 
 def test_channel_numbers_in_a_tensor_do_as_well() -> None:

@@ -109,6 +109,12 @@ def test_a_search_within_milliseconds(tmp_path: Path) -> None:
     assert found.cost <= 0.6 * full
 
 
+def test_a_table_is_of_no_use_to_other_budgets() -> None:
+    net = chain()
+    with pytest.raises(ValueError, match=r"latency= is for budgets in milliseconds, and 0.9 of all macs is none.*'ms'"):
+        slim.search(net, loss, [0.9], example=X, calibrate=CALIBRATION, latency=table_of(net))
+
+
 def _growing(layer: LayerTimes) -> LayerTimes:
     """Made-up times that grow with the channels, so that no measurement decides."""
     return replace(layer, milliseconds=tuple(1e-4 * sum(sizes) for sizes in layer.sizes))

@@ -156,6 +156,32 @@ def test_what_is_no_plan_file_is_refused(content: str, tmp_path: Path) -> None:
     assert path.read_text() == content
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"result": [{}]}, {"result": [{"plan": 3}]}, {"scores": [3]}, {"scores": None}],
+    ids=["no plan", "half a plan", "scores", "no scores"],
+)
+def test_a_damaged_plan_file_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "plans.json"
+    slim.search(four_groups(), priced, [0.5], example=X, path=path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    for read in (
+        lambda: slim.load_plans(path),
+        lambda: slim.search(four_groups(), priced, [0.5], example=X, path=path),
+    ):
+        with pytest.raises(ValueError, match=r"is a damaged plan file .*; remove it"):
+            read()
+
+
+def test_a_ranking_holds_no_plans(tmp_path: Path) -> None:
+    path = tmp_path / "ranking.json"
+    slim.learned_ranking(
+        four_groups(), priced, budget=0.5, example=X, path=path, population=4, tournament=2, evaluations=6
+    )
+    with pytest.raises(ValueError, match=r"holds a ranking, and no plans; slimlib.learned_ranking with this path"):
+        slim.load_plans(path)
+
+
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file"):
         slim.load_plans(tmp_path / "none.json")

@@ -108,6 +108,16 @@ def test_a_published_network_is_scored_the_same_bit_for_bit() -> None:
     assert dict(evaluation(net).scores(plans)) == without_reuse(net, plans)
 
 
+def test_a_head_for_each_band_is_no_part_that_plans_share() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    slim.convert(net.append(nn.Linear(16, 10)), IMAGES[:2], heads={"0": 2})
+    for name, parameter in net[0].named_parameters():
+        nn.init.normal_(parameter, std=1.0 if "weight" in name else 0.1)
+    plans = [(8, 16), (8, 8), (16, 8), (16, 16)]
+    assert dict(evaluation(net).scores(plans)) == without_reuse(net, plans)
+
+
 def convolutions_run(net: nn.Module, run: Callable[[], Any]) -> int:
     count = 0
 

@@ -40,6 +40,33 @@ def test_consumers_is_the_norm_of_what_reads_a_channel() -> None:
     torch.testing.assert_close(slim.channel_scores(net, "consumers").values[0], net.c.weight.abs().sum(0).double())
 
 
+class Tagger(nn.Module):
+    """Layers that hold several weights: recurrent ones, attention, and a product of two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.rnn = nn.Embedding(20, 24), nn.LSTM(24, 32, num_layers=2, batch_first=True)
+        self.pairs, self.head = nn.Bilinear(32, 32, 16), nn.Linear(16, 7)
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, T] -> [N, T, 7]
+        states = self.rnn(self.table(x))[0]
+        return self.head(self.pairs(states, states))
+
+
+def test_layers_of_several_weights_make_along_the_first_dimension_and_read_along_the_others() -> None:
+    torch.manual_seed(0)
+    net = slim.convert(Tagger().double(), torch.randint(0, 20, (2, 6)))
+    of_group = {group.name: place for place, group in enumerate(net.slim.layout.groups)}
+    read, made = slim.channel_scores(net, "consumers").values, slim.channel_scores(net, "l2").values
+    rnn, pairs = net.rnn, net.pairs.weight
+    torch.testing.assert_close(read[of_group["table"]], rnn.weight_ih_l0.abs().sum(0))
+    of_states = sum(w.abs().sum(0) for w in (rnn.weight_hh_l0, rnn.weight_ih_l1, rnn.weight_hh_l1))
+    torch.testing.assert_close(read[of_group["rnn"]], of_states + pairs.abs().sum((0, 1)) + pairs.abs().sum((0, 2)))
+    gates = sum(w.square().sum(1) for w in (rnn.weight_ih_l0, rnn.weight_hh_l0, rnn.weight_ih_l1, rnn.weight_hh_l1))
+    torch.testing.assert_close(made[of_group["rnn"]], gates.view(4, 32).sum(0))
+    torch.testing.assert_close(made[of_group["pairs"]], pairs.square().sum((1, 2)))
+
+
 def test_batchnorm_is_the_size_of_its_scale_over_all_that_follow() -> None:
     net = slim.convert(Concatenating(), image())
     for norm in [*net.norms, net.norm]:

@@ -251,6 +251,17 @@ def test_plans_become_switches_and_dense_networks() -> None:
     assert set(switchable.slim.widths.widths) == set(plans)
 
 
+def test_what_was_found_stands_for_its_plan() -> None:
+    net = four_groups()
+    found = slim.search(net, priced, [0.6, 0.3], example=X)
+    plans = [one.plan for one in found]
+    assert slim.Switches(*found) == slim.Switches(*plans)
+    costs = slim.plan_costs(net, X)
+    assert costs(found).macs.tolist() == costs(plans).macs.tolist() == [one.macs for one in found]
+    with pytest.raises(ValueError, match=r"a FoundPlan is more than a width; pass its .plan: WidthPlan\(channels="):
+        slim.set_width(net, found[0])
+
+
 def test_a_result_prints_as_a_table_and_tells_its_effort() -> None:
     found = slim.search(four_groups(), priced, [0.6, 0.3], example=X)
     assert found.seconds > 0 and found.overhead > 0
@@ -297,12 +308,14 @@ def test_a_bar_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
         ({"start": slim.WidthPlan([8, 8, 8, 64])}, r"asks for 64 channels of 'layers.3'"),
         ({"method": "uniform", "budgets": [0.001]}, r"no uniform width is within the budget"),
         ({"method": "ranking", "budgets": [0.01]}, r"no plan is within the budget"),
+        ({"score": lambda net: float("nan")}, r"is nan, no number to compare"),
     ],
 )
 def test_impossible_arguments_are_refused(arguments: dict[str, Any], message: str, tmp_path) -> None:
     path = tmp_path / "plans.json"
     with pytest.raises(ValueError, match=message):
-        slim.search(four_groups(), priced, **{"budgets": [0.5], "example": X, "path": path, **arguments})
+        slim.search(four_groups(), **{"score": priced, "budgets": [0.5], "example": X, "path": path, **arguments})
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_score_that_is_not_finite_is_refused_with_the_plan() -> None:

@@ -250,6 +250,8 @@ def test_a_network_trained_to_be_slimmed_warns_once() -> None:
         slim.sort_channels(quiet, random_scores(quiet), bands=[0.25])
         slim.sort_channels(quiet, random_scores(quiet), bands=[0.25])
     assert quiet.slim.trained == (8, 8, 8, 8, 16)
+    with pytest.warns(UserWarning, match="trained at narrower widths"):
+        slim.sort_channels(quiet, random_scores(quiet), bands=[0.75])  # which keeps no narrower width
 
 
 def test_that_it_was_trained_narrow_is_saved_and_copied(tmp_path) -> None:
