@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from slimlib.core.layers import SLIM_LAYERS
 from slimlib.core.slimming import Slimming
@@ -68,6 +70,13 @@ def slimmable_parts(net: nn.Module) -> list[Slimming]:
             else f"nothing in this {type(net).__name__} is slimmable; make it so with slimlib.convert(net, example)"
         )
     return parts
+
+
+def unwrapped(net: nn.Module) -> nn.Module:
+    """The module in torch's wrappers that only call it: DistributedDataParallel, torch.compile, averaged weights."""
+    while isinstance(net, DataParallel | DistributedDataParallel | AveragedModel) or "_orig_mod" in net._modules:
+        net = next(net.children())
+    return net
 
 
 def slimming_of(net: nn.Module) -> Slimming:

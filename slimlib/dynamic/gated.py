@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from slimlib.core.arguments import arguments
-from slimlib.core.setting import at_width, slimmable_parts, slimming_of
+from slimlib.core.setting import at_width, slimmable_parts
 from slimlib.core.structures import map_tensors, tensors
 from slimlib.core.width import Width
 from slimlib.dynamic.batches import samples_in, take
@@ -273,8 +273,7 @@ def gated_plans(
 def frozen(part: nn.Module, widths: Sequence[Width]) -> nn.Module:
     """A slimmable network, a part of one, or a module that holds one, with the network frozen at some widths."""
     if not isinstance(part, PartOf):
-        net = slimming_of(part).net()
-        return freeze(net, widths) if net is part else copy.deepcopy(part, {id(net): freeze(net, widths)})
+        return freeze(part, widths)
     whole = part.__dict__["slim"]
     nets = {}
     for width in widths:

@@ -13,7 +13,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from slimlib.core.arguments import arguments
 from slimlib.core.layers import SLIM_LAYERS
 from slimlib.core.norms.batchnorm import refuse_uncalibrated
-from slimlib.core.setting import slimming_of
+from slimlib.core.setting import slimming_of, unwrapped
 from slimlib.core.statistics import is_private
 from slimlib.core.structures import tensors
 from slimlib.core.swapping import Gather, dense_class, gathered, without_weight_norm_hooks
@@ -32,7 +32,7 @@ def extract(net: nn.Module, width: Width, example: Any = None, *, fold: bool = F
     Weight normalisation is computed and folded away. `net` is not changed, and nothing is shared with it.
 
     Args:
-        net: a slimmable network.
+        net: a slimmable network, or a module that holds one, which is copied with it.
         width: the width to copy.
         example: an input (or a tuple of arguments) on which both are run in eval mode and compared.
         fold: for serving alone: BatchNorms are folded into the layers that feed them, and dropout is taken out.
@@ -46,13 +46,13 @@ def extract(net: nn.Module, width: Width, example: Any = None, *, fold: bool = F
     """
     if fold and example is None:
         raise ValueError("extract(..., fold=True) needs example=..., an input, to find which layer feeds which norm")
+    net = unwrapped(net)
     source = slimming_of(net)
     source.check(width)
-    root = source.net()
     if source.channels_at(width) != source.layout.full:
-        _refuse_layers_by_hand(root)
+        _refuse_layers_by_hand(net)
     source.empty_caches()
-    plain = copy.deepcopy(root)
+    plain = copy.deepcopy(net)
     slimming = slimming_of(plain)
     slimming.set(width)
     for part in slimming.parts:
@@ -62,7 +62,7 @@ def extract(net: nn.Module, width: Width, example: Any = None, *, fold: bool = F
     for module in list(plain.modules()):
         _make_plain(module)
     if example is not None:
-        _compare(root, width, plain, example)
+        _compare(net, width, plain, example)
     return folding.fold(plain, example) if fold else plain
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from slimlib.core.setting import slimming_of
+from slimlib.core.setting import slimming_of, unwrapped
 from slimlib.core.swapping import slim_class
 from slimlib.core.width import Switches, Width, label
 from slimlib.serving.extraction import extract
@@ -161,7 +161,7 @@ def freeze(net: nn.Module, widths: Sequence[Width] | None = None, example: Any =
     `print(frozen.slim)` shows the memory that it takes.
 
     Args:
-        net: a slimmable network.
+        net: a slimmable network, or a module that holds one, which is frozen with it.
         widths: the widths to serve; by default the switches of a switchable network.
         example: an input (or a tuple of arguments); with one, BatchNorm is folded into the layers that feed it,
             which is fastest, and the outputs of each width are compared on it (see `slimlib.serving.folding.fold`).
@@ -173,6 +173,7 @@ def freeze(net: nn.Module, widths: Sequence[Width] | None = None, example: Any =
         UncalibratedWidth: a width has no BatchNorm statistics.
         RuntimeError: the outputs on `example` differ.
     """
+    net = unwrapped(net)
     source = slimming_of(net)
     if widths is None and isinstance(source.widths, Switches):
         widths = source.widths.widths
@@ -180,10 +181,10 @@ def freeze(net: nn.Module, widths: Sequence[Width] | None = None, example: Any =
         raise ValueError("freeze needs the widths to serve, for example widths=[0.25, 0.5, 1.0]")
     for width in widths:
         source.check(width)
-    mixins = getattr(source.net(), "frozen_mixins", ())
+    mixins = getattr(net, "frozen_mixins", ())
     nets, found = {}, None
     for width in widths:
-        plain = extract(source.net(), width, example)
+        plain = extract(net, width, example)
         if example is not None:
             found = fold_like(plain, example, found)
         nets[width] = prepared(plain, mixins)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils._pytree import tree_leaves
 
 import slimlib as slim
@@ -131,6 +132,35 @@ def test_extract_shares_nothing_and_checks_itself():
     for p in net.parameters():
         p.data.zero_()
     assert_equal(run(plain, args), before)
+
+
+class Probabilities(nn.Module):
+    """More than the slimmable network that it holds."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.mix = net, nn.Linear(10, 10)
+
+    def forward(self, x):
+        return self.mix(self.net(x * 3)).softmax(-1)
+
+
+def test_a_module_that_holds_the_network_is_copied_with_it():
+    net, args = slimmed("mobilenet")
+    whole = Probabilities(net).eval()
+    frozen = slim.freeze(whole, WIDTHS, args)
+    for width in WIDTHS:
+        for module in (whole, frozen):
+            slim.set_width(module, width)
+        expected = run(whole, args)
+        assert_equal(run(slim.extract(whole, width, args), args), expected)
+        torch.testing.assert_close(run(frozen, args), expected)
+
+
+@pytest.mark.parametrize("wrap", [AveragedModel, torch.compile, nn.DataParallel])
+def test_wrappers_of_torch_are_taken_off(wrap):
+    net, args = slimmed("mlp")
+    assert type(slim.extract(wrap(net), 0.5)) is type(slim.extract(net, 0.5))
 
 
 def test_extract_notices_a_forward_that_is_not_a_function_of_its_input():
