@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
@@ -43,6 +44,9 @@ class Slimming:
     _ready: dict[Width, Ready]
     _shared: dict[tuple[int, ...], Ready]
     _channels: dict[Width, tuple[int, ...]]
+    _stores: list[dict[str, nn.Parameter | None]]
+    _held: list[Tensor | None]
+    _ids: list[int]
     _watched: list[nn.Parameter]
     _pointers: list[int]
     _needs_grad: list[bool]
@@ -173,10 +177,12 @@ class Slimming:
     def stale(self) -> bool:
         """Whether a parameter was replaced, moved in memory, or changed its `requires_grad` since views were made.
 
-        Replacing one marks the state dirty; `parameter.data = ...` and `requires_grad` are only noticed here.
+        Replacing one marks the state dirty; `parameter.data = ...`, `requires_grad`, and what torch.func puts in the
+        place of parameters are only noticed here.
         """
         return (
             self.dirty
+            or list(map(id, self._now_held())) != self._ids
             or list(map(Tensor.data_ptr, self._watched)) != self._pointers
             or (torch.is_grad_enabled() and [p.requires_grad for p in self._watched] != self._needs_grad)
         )
@@ -237,14 +243,22 @@ class Slimming:
         self.labels[self.channels_at(width)] = label(width)
 
     def _watch(self) -> None:
-        held = [tensor for part in self.parts for slot in part.slots for tensor in slot.tensors()]
-        self._watched = [tensor for tensor in held if isinstance(tensor, nn.Parameter)]
+        self._stores = [part.module._parameters for part in self.parts if part.slots]
+        self._held = list(self._now_held())
+        self._ids = list(map(id, self._held))
+        seen = [tensor for part in self.parts for slot in part.slots for tensor in slot.tensors()]
+        self._watched = [tensor for tensor in seen if isinstance(tensor, nn.Parameter)]
         self._pointers = [p.data_ptr() for p in self._watched]
         self._needs_grad = [p.requires_grad for p in self._watched]
+
+    def _now_held(self) -> Iterator[Tensor | None]:
+        """The parameters of all parts; each forward asks, so that no line of Python runs for each."""
+        return chain.from_iterable(map(dict.values, self._stores))
 
     def _forget(self) -> None:
         self._parts = None
         self._ready, self._shared, self._channels = {}, {}, {}
+        self._stores, self._held, self._ids = [], [], []
         self._watched, self._pointers, self._needs_grad = [], [], []
         self.dirty = False
 

@@ -6,6 +6,7 @@ import gc
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call, grad
 
 import slimlib as slim
 from slimlib.core.layout import axis_index
@@ -88,6 +89,22 @@ def test_edit_is_seen_at_every_width(edit, width):
         assert not torch.equal(ours, old)
     for served, old in zip(outputs(snapshot, args), before, strict=True):
         torch.testing.assert_close(served, old)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_parameters_that_torch_func_gives_are_seen_while_it_does(width):
+    net, args = network()
+    other = copy.deepcopy(net)
+    in_place_edit(other, args)
+    for each in (net, other):
+        slim.set_width(each, width)
+    before, given = net(*args), {name: p.detach().clone() for name, p in other.named_parameters()}
+    assert torch.equal(functional_call(net, given, args), other(*args))
+    gradients = grad(lambda parameters: functional_call(net, parameters, args).square().sum())(given)
+    other(*args).square().sum().backward()
+    for name, parameter in other.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad)
+    assert torch.equal(net(*args), before)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
