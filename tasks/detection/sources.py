@@ -8,6 +8,7 @@ folder   train and val, with their annotations in COCO's format: train.json and 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,8 +82,10 @@ def _places(root: Path, part: str) -> Iterator[tuple[Path, Path]]:
 
 def _images(name: str, annotations: Path, folder: Path, settings: DetectionSettings) -> DetectionImages:
     read = read_annotations(annotations, settings.head)
-    there = {path.name for path in folder.iterdir()}
-    missing = [image["file_name"] for image in read.images if image["file_name"] not in there]
+    wanted = [image["file_name"] for image in read.images]
+    listed = [inside for inside in {*map(os.path.dirname, wanted)} if (folder / inside).is_dir()]
+    there = {os.path.join(inside, file) for inside in listed for file in os.listdir(folder / inside)}
+    missing = [file for file in wanted if file not in there]
     if missing:
         raise ValueError(
             f"{folder} lacks {len(missing)} of the {len(read.images)} images of {annotations.name}, "

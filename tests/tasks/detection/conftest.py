@@ -58,7 +58,9 @@ def folder(tmp_path: Path) -> MakeFolder:
             (tmp_path / f"{part}.json").write_text(json.dumps(said))
             for image in said.get("images", []):
                 pixels = np.random.default_rng(0).integers(0, 255, (image["height"], image["width"], 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(tmp_path / part / image["file_name"])
+                path = tmp_path / part / image["file_name"]
+                path.parent.mkdir(exist_ok=True)
+                Image.fromarray(pixels).save(path)
         return tmp_path
 
     return make

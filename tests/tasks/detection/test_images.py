@@ -121,6 +121,17 @@ def test_annotations_of_other_images_are_refused(folder: MakeFolder) -> None:
         find_source(DetectionSettings(data="folder", root=str(root), start="scratch"))
 
 
+def test_images_may_lie_in_folders_of_their_own(folder: MakeFolder) -> None:
+    said = content(*annotated(BOX), images=2)
+    said["images"][0]["file_name"] = "sub/1.png"
+    root = folder(said)
+    source = find_source(DetectionSettings(data="folder", root=str(root), start="scratch"))
+    assert source.train[0][0].shape == (3, 40, 60)
+    (root / "val" / "sub" / "1.png").unlink()
+    with pytest.raises(ValueError, match=r"val lacks 1 of the 2 images of val.json, sub/1.png for one"):
+        find_source(DetectionSettings(data="folder", root=str(root), start="scratch"))
+
+
 def test_categories_must_be_the_same_in_both_sets(folder: MakeFolder) -> None:
     other = content(*annotated(BOX))
     other["categories"] = other["categories"][:1]
