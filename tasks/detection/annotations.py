@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from pycocotools.coco import COCO
 
+from tasks.detection.schema import check
+
 Annotation = Mapping[str, Any]
-LISTS = ("images", "annotations", "categories")
 
 
 class Annotations:
@@ -29,23 +30,18 @@ class Annotations:
         images: in the order of their ids; `classes`: names of the categories, in the order of their ids.
 
     Raises:
-        ValueError: something is missing or impossible; names the annotation.
+        ValueError: something is missing or impossible; names the entry.
     """
 
     def __init__(self, content: Mapping[str, Any], where: str, head: str = "boxes") -> None:
-        for key in LISTS:
-            if not isinstance(content, Mapping) or not isinstance(content.get(key), list):
-                raise ValueError(f"{where}: annotations in COCO's format have lists of {', '.join(LISTS)}; no '{key}'")
-        self.where, self.head = where, head
-        images = {image["id"]: image for image in content["images"]}
-        self.categories = sorted(category["id"] for category in content["categories"])
-        for annotation in content["annotations"]:
-            self._check(annotation, images)
+        check(content, where, head)
         if all(annotation.get("iscrowd", 0) for annotation in content["annotations"]):
             raise ValueError(f"{where}: there is no annotation of an object; nothing can be learned or scored")
-        self.images: Sequence[Mapping[str, Any]] = [images[key] for key in sorted(images)]
-        self.coco = indexed({**content, "annotations": list(map(_complete, content["annotations"]))})
-        self.classes = [str(self.coco.cats[key]["name"]) for key in self.categories]
+        self.where, self.head = where, head
+        self.images: Sequence[Mapping[str, Any]] = sorted(content["images"], key=itemgetter("id"))
+        self.categories = sorted(category["id"] for category in content["categories"])
+        self.coco = indexed({**content, "annotations": list(map(self._complete, content["annotations"]))})
+        self.classes = [self.coco.cats[key]["name"] for key in self.categories]
         self.label = {category: label for label, category in enumerate(self.categories, start=1)}
         self.keypoints = self._keypoints() if head == "keypoints" else []
 
@@ -62,30 +58,18 @@ class Annotations:
 
     def _keypoints(self) -> list[str]:
         """The names of the keypoints, the same for every category."""
-        named = {tuple(category.get("keypoints", ())) for category in self.coco.cats.values()}
-        if len(named) != 1 or not (names := named.pop()):
+        named = {tuple(category["keypoints"]) for category in self.coco.cats.values()}
+        if len(named) != 1:
             raise ValueError(f"{self.where}: task.head=keypoints needs categories that name the same keypoints")
-        return list(names)
+        return list(named.pop())
 
-    def _check(self, annotation: Annotation, images: Mapping[Any, Any]) -> None:
-        for fault in self._faults(annotation, images):
-            raise ValueError(f"{self.where}: annotation {annotation.get('id')} {fault}")
-
-    def _faults(self, annotation: Annotation, images: Mapping[Any, Any]) -> Iterator[str]:
-        image, category = annotation.get("image_id"), annotation.get("category_id")
-        if image not in images:
-            yield f"is of image {image}, which is none of the {len(images)} there: are they of other images?"
-        if category not in self.categories:
-            yield f"is of category {category}, which the categories do not have"
-        box = annotation.get("bbox")
-        if not _numbers(box, 4):
-            yield f"has the box {box}; a box is four finite numbers: left, top, width, height"
-        if self.head == "masks" and not annotation.get("segmentation"):
-            yield "has no segmentation, which task.head=masks needs"
+    def _complete(self, annotation: Annotation) -> dict[str, Any]:
+        """What pycocotools asks for and tools of other makers leave out."""
+        _, _, width, height = annotation["bbox"]
+        complete = {"iscrowd": 0, "area": width * height, **annotation}
         if self.head == "keypoints":
-            points = annotation.get("keypoints")
-            if not isinstance(points, list) or len(points) % 3 or not _numbers(points, len(points)):
-                yield "has no keypoints as x, y, visibility in a row, which task.head=keypoints needs"
+            complete["num_keypoints"] = sum(visibility > 0 for visibility in annotation["keypoints"][2::3])
+        return complete
 
 
 def read_annotations(path: Path, head: str = "boxes") -> Annotations:
@@ -108,18 +92,3 @@ def indexed(content: Mapping[str, Any]) -> COCO:
         coco.dataset = dict(content)
         coco.createIndex()
     return coco
-
-
-def _complete(annotation: Annotation) -> dict[str, Any]:
-    """What pycocotools asks for and tools of other makers leave out."""
-    _, _, width, height = annotation["bbox"]
-    seen = sum(visibility > 0 for visibility in annotation.get("keypoints", ())[2::3])
-    return {"iscrowd": 0, "area": width * height, "num_keypoints": seen, **annotation}
-
-
-def _numbers(given: object, count: int) -> bool:
-    return (
-        isinstance(given, list | tuple)
-        and len(given) == count
-        and all(isinstance(value, int | float) and math.isfinite(value) for value in given)
-    )

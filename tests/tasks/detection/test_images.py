@@ -95,23 +95,11 @@ def test_grey_and_turned_images_are_read_as_their_annotations_mean_them(tmp_path
 BOX = (1, 2, 10, 20)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"images": []}, r"lists of images, annotations, categories; no 'annotations'"),
-        (content(*annotated(BOX, image=9)), r"annotation 900 is of image 9, which is none of the 1 there"),
-        (content(*annotated(BOX, category_id=5)), r"annotation 100 is of category 5, which the categories do not have"),
-        (content(*annotated((1, 2, float("nan"), 3))), r"annotation 100 has the box \[1, 2, nan, 3\]; a box is four"),
-        (content(*annotated(BOX, bbox=[1, 2, 3])), r"has the box \[1, 2, 3\]"),
-        (content(), r"there is no annotation of an object"),
-        (content(*annotated(BOX, iscrowd=1)), r"there is no annotation of an object"),
-    ],
-)
-def test_wrong_annotations_are_told_in_one_line(wrong: dict[str, Any], message: str, folder: MakeFolder) -> None:
+@pytest.mark.parametrize("wrong", [content(), content(*annotated(BOX, iscrowd=1))])
+def test_annotations_without_an_object_are_refused(wrong: dict[str, Any], folder: MakeFolder) -> None:
     settings = DetectionSettings(data="folder", root=str(folder(wrong)), start="scratch")
-    with pytest.raises(ValueError, match=message) as told:
+    with pytest.raises(ValueError, match=r"train.json: there is no annotation of an object"):
         find_source(settings)
-    assert "\n" not in str(told.value)
 
 
 def test_annotations_of_other_images_are_refused(folder: MakeFolder) -> None:
@@ -143,7 +131,7 @@ def test_categories_must_be_the_same_in_both_sets(folder: MakeFolder) -> None:
 def test_heads_need_their_annotations(folder: MakeFolder) -> None:
     root = str(folder(content(*annotated(BOX))))
     for head, needs in (("masks", "has no segmentation"), ("keypoints", "has no keypoints")):
-        with pytest.raises(ValueError, match=f"{needs}.*task.head={head} needs"):
+        with pytest.raises(ValueError, match=f"{needs}; it must be .*, for task.head={head}"):
             find_source(DetectionSettings(data="folder", root=root, start="scratch", head=head))
 
 
