@@ -40,7 +40,8 @@ class Annotations:
         self.where, self.head = where, head
         self.images: Sequence[Mapping[str, Any]] = sorted(content["images"], key=itemgetter("id"))
         self.categories = sorted(category["id"] for category in content["categories"])
-        self.coco = indexed({**content, "annotations": list(map(self._complete, content["annotations"]))})
+        complete = [self._complete(number, one) for number, one in enumerate(content["annotations"], start=1)]
+        self.coco = indexed({**content, "annotations": complete})
         self.classes = [self.coco.cats[key]["name"] for key in self.categories]
         self.label = {category: label for label, category in enumerate(self.categories, start=1)}
         self.keypoints = self._keypoints() if head == "keypoints" else []
@@ -63,10 +64,10 @@ class Annotations:
             raise ValueError(f"{self.where}: task.head=keypoints needs categories that name the same keypoints")
         return list(named.pop())
 
-    def _complete(self, annotation: Annotation) -> dict[str, Any]:
-        """What pycocotools asks for and tools of other makers leave out."""
+    def _complete(self, number: int, annotation: Annotation) -> dict[str, Any]:
+        """What pycocotools asks for and tools of other makers leave out; the number, as it takes id 0 for no object."""
         _, _, width, height = annotation["bbox"]
-        complete = {"iscrowd": 0, "area": width * height, **annotation}
+        complete = {"iscrowd": 0, "area": width * height, **annotation, "id": number}
         if self.head == "keypoints":
             complete["num_keypoints"] = sum(visibility > 0 for visibility in annotation["keypoints"][2::3])
         return complete

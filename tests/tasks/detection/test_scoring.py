@@ -12,9 +12,11 @@ import torch
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
+from tasks.detection.annotations import Annotations
 from tasks.detection.images import DetectionImages
 from tasks.detection.scoring import IOU_TYPES, KINDS, metrics_for, results_of, scores
 from tasks.detection.shapes import shapes
+from tests.tasks.detection.conftest import annotated, content
 
 HEADS = tuple(KINDS)
 
@@ -77,6 +79,16 @@ def test_other_predictions_score_what_pycocotools_gives_directly(data: Detection
 
 def test_nothing_found_scores_nothing(data: DetectionImages) -> None:
     assert set(scores(data.annotations, []).values()) == {0.0}
+
+
+@pytest.mark.parametrize("ids", [({"id": 0}, {"id": 1}), ({"id": 7}, {"id": 7}), ({}, {})])
+def test_ids_of_annotations_do_not_matter(ids: tuple[dict[str, int], ...]) -> None:
+    """pycocotools takes a match with id 0 for none, and of two objects with the same id one for both."""
+    boxes = [1, 2, 10, 20], [30, 5, 20, 20]
+    first, second = ({"image_id": 1, "category_id": 3, "bbox": box} | own for box, own in zip(boxes, ids, strict=True))
+    annotations = Annotations(content(first, second), "test.json")
+    found = [{"image_id": 1, "category_id": 3, "bbox": one["bbox"], "score": 1.0} for one in (first, second)]
+    assert scores(annotations, found)["box_ap"] == pytest.approx(100.0)
 
 
 def test_sizes_without_an_object_are_no_metric() -> None:
