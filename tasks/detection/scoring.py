@@ -23,16 +23,17 @@ STATISTICS = {
     "keypoint": {"ap": 0, "ap50": 1, "ap75": 2, "ap_medium": 3, "ap_large": 4},
 }
 """Where pycocotools' summary has each number."""
+ANY_AREA = (0, 1e10)
 AREAS = {"ap_small": (0, 32**2), "ap_medium": (32**2, 96**2), "ap_large": (96**2, 1e10)}
 
 
 def metrics_for(annotations: Annotations) -> tuple[Metric, ...]:
-    """What can be scored on these annotations: of small, medium and large objects only where there are any."""
+    """What can be scored on these annotations: each number only where there are objects that it is of."""
     return tuple(
         Metric(f"{kind}_{name}", "%", "higher")
         for kind in KINDS[annotations.head]
         for name in _statistics(kind)
-        if name not in AREAS or _has_of_size(annotations, kind, *AREAS[name])
+        if _has_of_size(annotations, kind, *AREAS.get(name, ANY_AREA))
     )
 
 
@@ -83,11 +84,18 @@ def _summary(annotations: Annotations, found: Sequence[Mapping[str, Any]], iou_t
     kept = [{key: one[key] for key in ("image_id", "category_id", "score", own)} for one in found]
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(annotations.coco, annotations.coco.loadRes(kept), iou_type)
+        if iou_type == "keypoints":
+            evaluation.params.kpt_oks_sigmas = _sigmas(evaluation.params.kpt_oks_sigmas, len(annotations.keypoints))
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     stats: np.ndarray = evaluation.stats
     return stats
+
+
+def _sigmas(of_coco: np.ndarray, count: int) -> np.ndarray:
+    """How far off each keypoint may be: COCO's for as many as COCO has, else the mean of COCO's for all."""
+    return of_coco if count == len(of_coco) else np.full(count, of_coco.mean())
 
 
 def _statistics(kind: str) -> Mapping[str, int]:

@@ -91,6 +91,29 @@ def test_ids_of_annotations_do_not_matter(ids: tuple[dict[str, int], ...]) -> No
     assert scores(annotations, found)["box_ap"] == pytest.approx(100.0)
 
 
+def with_keypoints(count: int, visibility: int) -> Annotations:
+    """An object of an image, whose keypoints are in a row."""
+    points = [value for n in range(count) for value in (10 + n, 20, visibility)]
+    said = content(*annotated((5, 5, 40, 30), keypoints=points))
+    said["categories"] = [{"id": 3, "name": "cat", "keypoints": [f"point {n}" for n in range(count)]}]
+    return Annotations(said, "test.json", "keypoints")
+
+
+def test_any_number_of_keypoints_is_scored() -> None:
+    """Other numbers than COCO's have the mean of its sigmas: this far off, a keypoint is as similar as exp(-1/2)."""
+    annotations = with_keypoints(5, 2)
+    off = 2 * 0.669 / 10 * (40 * 30) ** 0.5
+    for shift, expected in ((0.0, 100.0), (off, 30.0)):  # at 0.5, 0.55 and 0.6 it is found
+        points = [value for n in range(5) for value in (10 + n + shift, 20, 1)]
+        one = {"image_id": 1, "category_id": 3, "bbox": [5, 5, 40, 30], "score": 1.0, "keypoints": points}
+        assert scores(annotations, [one])["keypoint_ap"] == pytest.approx(expected)
+
+
+def test_keypoints_without_a_label_are_no_metric() -> None:
+    names = {metric.name for metric in metrics_for(with_keypoints(5, 0))}
+    assert "box_ap" in names and not any(name.startswith("keypoint") for name in names)
+
+
 def test_sizes_without_an_object_are_no_metric() -> None:
     names = {metric.name for metric in metrics_for(shapes("test", seed=0, count=5, side=32, head="boxes").annotations)}
     assert "box_ap_small" in names and "box_ap_large" not in names
