@@ -108,9 +108,10 @@ def _look(
         else:
             missing.append(job)
     damaged = folder.read()[1]
-    for path in damaged:
+    for path in list(damaged):
         if any(path.name.endswith(f"-{job.seed}-{job.hash}.json") for job in missing):
             path.replace(path.with_name(path.name + ".corrupt"))
+            say(console, f"damaged record, trained again; kept as {path.name}.corrupt: {damaged.pop(path)}")
     if settings.overwrite == "always":
         for job in missing:
             for trained in filter(None, (job.training, job.first)):

@@ -6,6 +6,7 @@ A key is what the command line says; else what the data, then what the scale say
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -50,6 +51,9 @@ def compose_run(arguments: Sequence[str]) -> dict[str, Any]:
         ValueError: in one line: an unknown key or choice, with the nearest right one, or a missing value.
     """
     overrides = [parse(argument, _texts()) for argument in arguments]
+    for group, count in Counter(o.key_or_group for o in overrides if o.key_or_group in GROUPS).items():
+        if count > 1:
+            raise ValueError(f"{group} is chosen {count} times; a run has one {group}")
     chosen, default_data = _choose({o.key_or_group: o.value() for o in overrides if o.key_or_group in GROUPS})
     config = OmegaConf.create(_defaults(Run) | {group: _choice(group, name) for group, name in chosen.items()})
     given = {group: [o for o in overrides if o.key_or_group.startswith(f"{group}.")] for group in ("scale", "data")}

@@ -43,9 +43,11 @@ def make(
 
 
 def _of_kind(what: str, value: Any, default: Any) -> Any:
-    """The value, which must be a number, a whole number, or true or false, where the default is one."""
-    kinds = {bool: "true or false", int: "a whole number", float: "a number"}
+    """The value, which must be of the kind that the default is of, where there is one."""
+    kinds = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a list"}
     kind = type(default)
+    if kind is tuple and isinstance(value, list):
+        return tuple(value)
     if kind is float and type(value) is int:
         return float(value)
     if kind in kinds and type(value) is not kind:

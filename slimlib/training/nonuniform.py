@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from slimlib.core.setting import slimming_of
-from slimlib.core.width import Width, WidthPlan, WidthRange, Widths, round_channels
+from slimlib.core.width import Width, WidthPlan, WidthRange, Widths, by_size, round_channels
 from slimlib.training.distillation import Distillation, Lesson, Lessons
 from slimlib.training.sandwich import Sandwich, range_of
 from slimlib.training.step import Step
@@ -71,8 +71,8 @@ class NonuniformSandwich(Sandwich):
         if step is None:
             raise ValueError("NonuniformSandwich draws for the layers of a network: draw(step)")
         count = self.samples - len(self.fixed())
-        plans = [self._plan(step) for _ in range(count)]
-        return [self._range.largest, *plans, self._range.smallest]
+        plans = {self._plan(step) for _ in range(count)}
+        return [self._range.largest, *sorted(plans, key=by_size, reverse=True), self._range.smallest]
 
     def _plan(self, step: Step) -> WidthPlan:
         """A random plan, or the best or worst of several that cost about as much."""

@@ -134,13 +134,17 @@ class Average:
         # By `data`, behind autograd's back: what a graph has saved is the same again before it runs backward.
         parameters = [parameter.data for parameter in _averaged(net)]
         own = [parameter.clone() for parameter in parameters]
-        try:
-            for parameter, value in zip(parameters, self._values, strict=True):
+
+        def put(values: list[Tensor]) -> None:
+            for parameter, value in zip(parameters, values, strict=True):
                 parameter.copy_(value)
+            torch.clear_autocast_cache()  # of a region around the step, which does not see what `data` changes
+
+        try:
+            put(self._values)
             yield
         finally:
-            for parameter, value in zip(parameters, own, strict=True):
-                parameter.copy_(value)
+            put(own)
 
     def state_dict(self) -> dict[str, Any]:
         """The average, and the number of steps."""
@@ -183,7 +187,8 @@ def loss_of_width(loss: Callable[..., Tensor]) -> Loss:
     A second parameter with a default is what a lambda binds (`lambda out, target=target: ...`), unless it is `width`.
     """
     try:
-        parameters = list(inspect.signature(loss).parameters.values())
+        called: Callable[..., Tensor] = loss.forward if isinstance(loss, nn.Module) else loss
+        parameters = list(inspect.signature(called).parameters.values())
     except (TypeError, ValueError):  # of a function in C
         parameters = []
     places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]

@@ -47,7 +47,7 @@ class GrowingSandwich(Sandwich):
 
     def draw(self, step: Step | None = None) -> list[Width]:
         whole = self.range
-        grown = 1.0 if self.steps >= self.alone + self.growth else max(self.steps - self.alone, 0) / self.growth
+        grown = 1.0 if self.steps >= self.alone + self.growth else max(self.steps - self.alone, 0) / max(self.growth, 1)
         self.steps += 1
         if not grown:
             return [whole.largest]

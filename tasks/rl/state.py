@@ -21,19 +21,20 @@ COUNTERS = (
     "exploration_rate",
     "_current_progress_remaining",
 )
+RULES = ("rule", "critic_rule")
 ARRAYS = ("_last_obs", "_last_episode_starts", "_last_original_obs")
 
 
 def training_state(model: Any) -> dict[str, Any]:
     """Everything that decides the next steps, as tensors and plain values."""
     _, variables = model._get_torch_save_params()
-    rule = getattr(model, "rule", None)
+    rules = {name: vars(model)[name].state_dict() for name in RULES if name in vars(model)}
     return {
         "parameters": model.get_parameters(),
         "variables": {name: getattr(model, name).detach() for name in variables},
         "counters": {name: getattr(model, name) for name in COUNTERS if hasattr(model, name)},
         "arrays": {name: _tensors(getattr(model, name, None)) for name in ARRAYS},
-        "rule": None if rule is None else rule.state_dict(),
+        "rules": rules,
         "buffer": _buffer_state(getattr(model, "replay_buffer", None)),
         "environments": environments_state(model.env),
         "draws": {"noise": [_noise(each) for each in _noisy(model)], "random": _random_state(model.device)},
@@ -57,8 +58,8 @@ def load_training_state(model: Any, state: Mapping[str, Any]) -> str | None:
     for name, value in state["arrays"].items():
         if value is not None:
             setattr(model, name, converted(value, Tensor, Tensor.numpy))
-    if state["rule"] is not None:
-        model.rule.load_state_dict(state["rule"])
+    for name, rule in state["rules"].items():
+        getattr(model, name).load_state_dict(rule)
     _load_buffer(getattr(model, "replay_buffer", None), state["buffer"])
     lost = None
     try:

@@ -220,6 +220,11 @@ def test_wrong_settings_are_refused_in_one_line(argument: str, says: str, capsys
     assert says in err and err.startswith("error: ") and err.count("\n") == 1 and not out
 
 
+def test_a_group_is_chosen_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["task=sr", "task=rl"]) == 2
+    assert capsys.readouterr().err == "error: task is chosen 2 times; a run has one task\n"
+
+
 def test_recipes_with_commas_are_listed_as_only_takes_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ablation=distillation", "only=[nothing at all]"]) == 2
     assert 'one of individual, none, "none, mean over widths", l1, "l1, balanced"' in capsys.readouterr().err

@@ -152,6 +152,17 @@ def test_what_a_loss_has_bound_is_not_taken_for_the_width() -> None:
     assert seen == slim.Sandwich(RANGE, seed=3).draw()
 
 
+def test_a_loss_that_is_a_module_may_ask_for_the_width() -> None:
+    class Asking(nn.Module):
+        def forward(self, output: Tensor, width: float) -> Tensor:
+            seen.append(width)
+            return loss(output)
+
+    seen: list[Any] = []
+    of_rule(slim.Sandwich(RANGE, seed=3), Asking())
+    assert seen == slim.Sandwich(RANGE, seed=3).draw()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -46,6 +46,14 @@ def test_ends_are_uniform_and_draws_go_on_from_a_state() -> None:
     assert other.draw(Step(net)) == second != first
 
 
+def test_plans_come_from_wide_to_narrow() -> None:
+    net = network()
+    rule = NonuniformSandwich(slim.WidthRange(0.25, 1.0), samples=5, seed=0)
+    for _ in range(20):
+        sizes = [sum(net.slim.channels_at(width)) for width in rule.draw(Step(net))]
+        assert sizes == sorted(sizes, reverse=True)
+
+
 def test_gradients_are_the_sum_over_the_plans() -> None:
     net = network()
     by_hand = copy.deepcopy(net)

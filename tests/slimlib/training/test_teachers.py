@@ -241,6 +241,25 @@ def test_random_widths_learn_from_an_average_though_the_largest_is_not_in_every_
     assert not any(torch.equal(a, b) for a, b in zip(weights(net), before, strict=True))
 
 
+def test_an_average_teaches_within_autocast_as_without_its_cache() -> None:
+    """Autocast keeps casts of the weights, and does not see that others are in their place."""
+    torch.manual_seed(0)
+    first, x = slim.convert(normed(), torch.randn(8, 6)), torch.randn(8, 6)
+    losses = []
+    for cached in (True, False):
+        net = copy.deepcopy(first)
+        rule = slim.Sandwich(RANGE, lesson=slim.Lesson(distill=slim.mse, teacher=slim.AveragedTeacher(decay=0.9)))
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            torch.manual_seed(1)
+            with torch.autocast("cpu", torch.bfloat16, cache_enabled=cached):
+                found = rule.backward(net, x, lambda output: output.float().square().mean())
+            optimizer.step()
+        losses.append(list(found.values()))
+    assert losses[0] == losses[1]
+
+
 def test_an_average_of_half_precision_moves() -> None:
     net, rule = (
         network("weight norm").bfloat16(),

@@ -67,6 +67,11 @@ def test_a_growing_range_begins_with_the_largest_and_ends_as_the_sandwich_rule()
     assert rule.draw() == sandwich.draw()
 
 
+def test_a_range_may_grow_in_no_step_at_all() -> None:
+    rule = GrowingSandwich(RANGE, alone=2, growth=0)
+    assert [len(rule.draw()) for _ in range(4)] == [1, 1, 4, 4]
+
+
 def test_a_growing_range_goes_on_where_it_was_saved() -> None:
     rule, other = (GrowingSandwich(RANGE, alone=2, growth=6) for _ in range(2))
     for _ in range(5):

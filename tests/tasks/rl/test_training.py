@@ -49,6 +49,7 @@ SETTINGS = {
 }
 SAMPLED = Recipe("sampled", range=(0.25, 1.0), rule="sandwich", samples=3, distill="outputs", behaviour="sampled")
 TAUGHT = SAMPLED.replace(data=0.5, weight="balanced", teacher={"averaged": {"decay": 0.8, "start": 2}})
+GROWING = SAMPLED.replace(rule="growing", alone=60, growth=80, distill_values=0.5)
 INDIVIDUAL = Recipe("individual", kind="individual")
 STEPS = 160
 
@@ -75,6 +76,7 @@ def trained(settings, recipe, path=None, *, stop_at=None, steps=STEPS):
         *((name, SAMPLED) if name != "sac" else at_night(name, SAMPLED) for name in SETTINGS),
         ("ppo", TAUGHT),
         at_night("sac", TAUGHT),
+        ("sac", GROWING),
     ],
 )
 def test_resumed_training_equals_uninterrupted(name, recipe, tmp_path):
