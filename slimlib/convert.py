@@ -16,7 +16,7 @@ from slimlib.core.layout import Layout, axis_size
 from slimlib.core.norms import NormName, norm_named
 from slimlib.core.slimming import Slimming
 from slimlib.core.swapping import no_inference_mode
-from slimlib.core.width import Widths
+from slimlib.core.width import Widths, as_widths
 
 
 def convert(
@@ -65,9 +65,10 @@ def convert(
     from slimlib.flow import follow
 
     check_network(net)
+    widths = EVERY_WIDTH if widths is None else as_widths(widths)
     norm_named(norm).check(widths)
     check_divisors(divisor, divisors or {})
-    check_heads(net, heads or {}, widths or EVERY_WIDTH)
+    check_heads(net, heads or {}, widths)
     if layout is None:
         with no_inference_mode():
             layout = follow(net, example, keep=keep, divisor=divisor, divisors=divisors)
@@ -75,7 +76,7 @@ def convert(
         raise ValueError("a layout already says its divisors and what stays full; leave out divisors and keep")
     else:
         check_layout(net, layout)
-    bounds = {name: bounds_of(layout, widths or EVERY_WIDTH, count) for name, count in (heads or {}).items()}
+    bounds = {name: bounds_of(layout, widths, count) for name, count in (heads or {}).items()}
     return apply_layout(net, layout, widths=widths, norm=norm, heads=bounds)
 
 

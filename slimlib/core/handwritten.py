@@ -8,11 +8,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
-from slimlib.core.apply import apply_layout
+from slimlib.core.apply import EVERY_WIDTH, apply_layout
 from slimlib.core.layers import SLIM_LAYERS
 from slimlib.core.layout import Axis, Group, Layout, Segment
 from slimlib.core.slimming import Slimming
-from slimlib.core.width import Widths, fitting_divisor
+from slimlib.core.width import Widths, as_widths, fitting_divisor
 
 
 def adopt(net: nn.Module, *, widths: Widths | None = None) -> nn.Module:
@@ -30,8 +30,9 @@ def adopt(net: nn.Module, *, widths: Widths | None = None) -> nn.Module:
 
     Raises:
         ValueError: there is no slim layer in it, or a norm whose channels only `convert` can follow; or it is
-            slimmable already.
+            slimmable already; or `widths` are none.
     """
+    widths = EVERY_WIDTH if widths is None else as_widths(widths)
     if isinstance(net, DistributedDataParallel) or "_orig_mod" in net._modules:
         raise ValueError(f"adopt the network first, then wrap it; this one is inside {type(net).__name__} already")
     for name, module in net.named_modules():

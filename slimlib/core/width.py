@@ -107,6 +107,20 @@ def label(width: Width) -> str:
 Widths = WidthRange | Switches
 
 
+def as_widths(given: object) -> Widths:
+    """What was given as the widths of a network or of a rule.
+
+    Raises:
+        ValueError: it is something else, such as a list of numbers.
+    """
+    if not isinstance(given, Widths):
+        raise ValueError(
+            f"widths={given!r} must be Switches, such as Switches(0.5, 1.0), for a fixed list, "
+            "or a WidthRange, such as WidthRange(0.25, 1.0), for every width between"
+        )
+    return given
+
+
 def fitting_divisor(full: int, divisor: int) -> int:
     """The divisor, halved until a layer of `full` channels has at least two of it."""
     while divisor > 1 and full < 2 * divisor:

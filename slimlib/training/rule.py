@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map_only
 
 from slimlib.core.arguments import arguments
 from slimlib.core.setting import current_width, set_width, slimming_of
-from slimlib.core.width import Width, Widths
+from slimlib.core.width import Width, Widths, as_widths
 from slimlib.training.distillation import Distillation, Lesson, Lessons, as_lessons
 from slimlib.training.gradients import adding_in_place
 from slimlib.training.graphs import Graphs
@@ -46,7 +46,7 @@ class Rule(ABC):
         sizes: height and width that images are scaled to for a width; all others see them as they are.
 
     Raises:
-        ValueError: the lessons need the largest width in a step that may go without it.
+        ValueError: `widths` are none, or the lessons need the largest width in a step that may go without it.
     """
 
     trains_largest: ClassVar[bool] = True
@@ -60,7 +60,7 @@ class Rule(ABC):
         lesson: Lesson | Lessons | None = None,
         seed: int = 0,
     ) -> None:
-        self.widths = widths
+        self.widths = as_widths(widths)
         self.generator = torch.Generator().manual_seed(seed)
         self._learn(as_lessons(distill, lesson))
 

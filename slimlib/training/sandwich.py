@@ -14,7 +14,7 @@ from abc import abstractmethod
 
 import torch
 
-from slimlib.core.width import Switches, Width, WidthRange, Widths, by_size
+from slimlib.core.width import Switches, Width, WidthRange, Widths, as_widths, by_size
 from slimlib.training.distillation import Distillation, Lesson, Lessons
 from slimlib.training.rule import Rule
 from slimlib.training.step import Step
@@ -78,7 +78,7 @@ class Sandwich(_Drawn):
         seed: of the random widths.
 
     Raises:
-        ValueError: fewer than 2 samples, or more than there are switches.
+        ValueError: `widths` are none, fewer than 2 samples, or more than there are switches.
 
     Source: Yu & Huang 2019 (US-Nets), the sandwich rule, algorithm 1.
     """
@@ -160,7 +160,7 @@ class LargestAlone(SingleWidth):
     """Every step trains the largest width alone, of a network that is cut down afterwards."""
 
     def __init__(self, widths: Widths) -> None:
-        super().__init__(widths.largest)
+        super().__init__(as_widths(widths).largest)
 
 
 def range_of(widths: object, rule: Rule) -> WidthRange:

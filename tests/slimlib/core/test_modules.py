@@ -200,6 +200,11 @@ def test_convert_refuses_a_slimmable_network():
     [
         ({"norm": "batch"}, "universal, switchable, shared"),
         ({"norm": "switchable"}, r"widths=Switches\("),
+        ({"norm": "switchable", "widths": [0.25, 1.0]}, r"widths=\[0.25, 1.0\] must be Switches"),
+        ({"widths": [0.5, 1.0]}, r"widths=\[0.5, 1.0\] must be Switches, such as Switches\(0.5, 1.0\).*WidthRange\("),
+        ({"widths": []}, r"widths=\[\] must be Switches"),
+        ({"widths": 0.5}, "widths=0.5 must be Switches"),
+        ({"widths": "0.25"}, "widths='0.25' must be Switches"),
         ({"divisor": 0}, "divisor 0"),
         ({"divisor": 2.5}, "divisor 2.5"),
         ({"keep": ["layerz"]}, "layerz"),
@@ -337,6 +342,8 @@ def test_a_network_by_hand_is_untouched_until_it_is_adopted(ask):
 
 
 def test_adopting_twice_and_widths_outside_are_refused():
+    with pytest.raises(ValueError, match="widths=0.5 must be Switches"):
+        slim.adopt(ByHand(), widths=0.5)
     net = slim.adopt(ByHand(), widths=slim.Switches(0.5, 1.0))
     assert slim.current_width(net) == 1.0
     with pytest.raises(ValueError, match="allowed: 0.5, 1"):

@@ -22,6 +22,7 @@ from slimlib.training.distillation import mse, soft_cross_entropy
 from slimlib.training.rule import Rule
 from slimlib.training.sandwich import (
     EveryWidth,
+    LargestAlone,
     LargestAndRandom,
     RandomWidths,
     Sandwich,
@@ -116,6 +117,9 @@ def test_draws_go_on_from_a_state_of_plain_numbers() -> None:
         (lambda: Sandwich(SWITCHES, 5), "cannot draw 5 different widths"),
         (lambda: RandomWidths(RANGE, 3, mse), "cannot distil from the largest width, which is not in every step"),
         (lambda: SmallestAndRandom(RANGE, 3, mse), "cannot distil from the largest width, which is not in every step"),
+        (lambda: Sandwich([0.25, 1.0]), r"widths=\[0.25, 1.0\] must be Switches, such as"),  # type: ignore[arg-type]
+        (lambda: RandomWidths(0.5), "widths=0.5 must be Switches, such as"),  # type: ignore[arg-type]
+        (lambda: LargestAlone([0.5]), r"widths=\[0.5\] must be Switches"),  # type: ignore[arg-type]
         (lambda: EveryWidth(RANGE), "list of switches"),  # type: ignore[arg-type]
     ],
 )
