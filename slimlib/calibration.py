@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map_only
 from slimlib.core.arguments import arguments
 from slimlib.core.setting import current_width, set_width, slimming_of
 from slimlib.core.statistics import STATISTICS, OfWidth, drop_buffer, tracks
+from slimlib.core.structures import tensors
 from slimlib.core.swapping import Part, Swaps
 from slimlib.core.width import Width
 
@@ -130,18 +131,28 @@ class _Collector:
             if count[0] > 0:
                 yield norm, mean, variance
 
-    def before(self, position: int, _norm: nn.Module, args: tuple[Any, ...]) -> None:
+    def before(self, position: int, _norm: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Hook of each layer, by its position, before it runs."""
         if self._counts[position]:
             self._take()  # it runs again, and overwrites
-        self._counts[position] = args[0].numel() // args[0].shape[1]
+        entering = tensors((args, kwargs))[0]
+        self._counts[position] = entering.numel() // entering.shape[1]
 
     def _run_at(self, channels: tuple[int, ...], net: nn.Module, batch: Any) -> list[Moments]:
         set_width(net, self.widths[channels])
         self._now, self._passes = self._scratch[channels], []
         for norm, swaps in zip(self.norms, self._now, strict=True):
             norm.__dict__.update(swaps)
-        net(*arguments(net, batch))
+        args = arguments(net, batch)
+        try:
+            net(*args)
+        except (AttributeError, TypeError) as error:
+            if not isinstance(batch, list | tuple):
+                raise
+            raise ValueError(
+                f"forward does not take a batch that is a {type(batch).__name__} ({error}); give the inputs alone, "
+                "for example [x for x, _ in loader], or tuples of the arguments of forward"
+            ) from error
         self._take()
         return self._passes
 
@@ -160,7 +171,8 @@ def _scratch(norm: nn.Module) -> Swaps:
     channels: Any = norm.num_features
     empty = _statistics(norm).new_zeros(channels)
     statistics = dict(zip(STATISTICS, (empty, torch.ones_like(empty)), strict=True))
-    return {"track_running_stats": True, "num_batches_tracked": None, "momentum": 1.0, **statistics}
+    batches = torch.zeros((), dtype=torch.long)  # SyncBatchNorm counts them, and asks for nothing else
+    return {"track_running_stats": True, "num_batches_tracked": batches, "momentum": 1.0, **statistics}
 
 
 def _in_a_row(tensors: Sequence[Tensor]) -> Tensor:
@@ -195,8 +207,9 @@ def calibrate(
         momentum: of the moving average.
 
     Raises:
-        ValueError: no batch, no width, a width that is not allowed, or norm "shared", which has one set for all;
-            processes with different widths or, "moving", different numbers of batches.
+        ValueError: no batch, or one that forward does not take; no list of widths, or a width that is not allowed; norm
+            "shared", which has one set for all; processes with different widths or, "moving", different numbers of
+            batches.
 
     Source: Yu & Huang 2019 (US-Nets), sec. 3.1 and eq. 5.
     """
@@ -204,10 +217,7 @@ def calibrate(
     norms = [part.module for part in slimming.parts if tracks(part.module)]
     if average not in ("exact", "moving"):
         raise ValueError(f"average {average!r} does not exist; choose 'exact' or 'moving'")
-    if not widths:
-        raise ValueError("calibrate got no widths; give for example widths=[0.25, 0.5, 1.0]")
-    for width in widths:
-        slimming.check(width)
+    slimming.check_all(widths)
     if not norms:
         return
     if not slimming.norm.has_statistics_of_widths:
@@ -305,7 +315,9 @@ def _collecting(net: nn.Module, collector: _Collector) -> Iterator[None]:
     net.eval()
     for norm in norms:
         norm.training = True
-    hooks = [norm.register_forward_pre_hook(partial(collector.before, i)) for i, norm in enumerate(norms)]
+    hooks = [
+        norm.register_forward_pre_hook(partial(collector.before, i), with_kwargs=True) for i, norm in enumerate(norms)
+    ]
     try:
         with torch.no_grad():
             yield

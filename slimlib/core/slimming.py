@@ -95,6 +95,13 @@ class Slimming:
                 f"{width} is not a switch of this network, and only switches have their own BatchNorm: {self.widths}"
             )
 
+    def check_all(self, widths: Sequence[Width]) -> None:
+        """Raise ValueError unless `widths` is a list of widths that may be set, one at least."""
+        if not isinstance(widths, Sequence) or not widths:
+            raise ValueError(f"widths={widths!r} must be a list of one width or more, such as [0.25, 0.5, 1.0]")
+        for width in widths:
+            self.check(width)
+
     @property
     def has_private_parameters(self) -> bool:
         """Whether a width has parameters that get no gradient from the passes of others."""

@@ -64,6 +64,7 @@ class Request:
         if holds_frozen(net):
             raise ValueError("a frozen network is a snapshot for serving; export the network that it was made from")
         slimming = slimming_of(net)
+        slimming.check_all(widths)
         _check_formats(formats, len(widths))
         _check_widths(slimming, widths)
         _check_metrics(metrics, widths)
@@ -110,10 +111,7 @@ def _check_formats(formats: Sequence[str], count: int) -> None:
 
 
 def _check_widths(slimming: Slimming, widths: Sequence[Width]) -> None:
-    if not widths:
-        raise ValueError("export needs the widths to write, for example widths=[0.25, 0.5, 1.0]")
     for place, width in enumerate(widths):
-        slimming.check(width)
         if width in widths[:place]:
             raise ValueError(f"width {label(width)} is given twice")
         with at_width(slimming.net(), width):

@@ -190,7 +190,10 @@ def test_network_without_batchnorm_needs_no_calibration():
     ("arguments", "message"),
     [
         ({"batches": [], "widths": [0.5]}, "got no batch"),
-        ({"batches": [torch.zeros(2, 3, 16, 16)], "widths": []}, "got no widths"),
+        ({"batches": [torch.zeros(2, 3, 16, 16)], "widths": []}, r"widths=\[\] must be a list of one"),
+        ({"batches": [torch.zeros(2, 3, 16, 16)], "widths": 0.5}, r"widths=0.5 must be a list .* such as \[0.25, 0.5"),
+        ({"batches": [[torch.zeros(2, 3, 16, 16), torch.zeros(2)]], "widths": [0.5]}, "a list .*; give the inputs"),
+        ({"batches": [(torch.zeros(2, 3, 16, 16), torch.zeros(2))], "widths": [0.5]}, "a tuple .*; give the inputs"),
         ({"batches": [torch.zeros(2, 3, 16, 16)], "widths": [2.0]}, "allowed"),
         ({"batches": [torch.zeros(2, 3, 16, 16)], "widths": [0.5], "average": "median"}, "'exact' or 'moving'"),
     ],
@@ -199,6 +202,19 @@ def test_wrong_input_is_refused(arguments, message):
     net = slim.convert(MobileNet(), image())
     with pytest.raises(ValueError, match=message):
         slim.calibrate(net, **arguments)
+
+
+def test_a_synchronised_norm_is_calibrated_as_its_plain_form():
+    torch.manual_seed(0)
+    plain = slim.convert(Residual(), image())
+    synchronised = slim.convert(nn.SyncBatchNorm.convert_sync_batchnorm(Residual()), image())
+    synchronised.load_state_dict(plain.state_dict())
+    for net in (plain, synchronised):
+        slim.calibrate(net, batches(), [0.5, 1.0])
+    found, expected = synchronised.state_dict(), plain.state_dict()
+    assert any("_at_" in name for name in expected)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_shared_norm_has_nothing_to_calibrate():

@@ -58,7 +58,8 @@ def two(last=None):
 @pytest.mark.parametrize(
     ("widths", "message"),
     [
-        ([], r"needs the widths to write, for example widths="),
+        ([], r"widths=\[\] must be a list of one width or more, such as"),
+        (0.5, "widths=0.5 must be a list"),
         ([0.5, 0.1], "width 0.1 is outside what this network was converted for; allowed: 0.25 to 1"),
         ([0.5, 1, 0.5], "width 0.5 is given twice"),
         ([slim.WidthPlan([8])], "the WidthPlan has 1 numbers, and this network 2 groups"),
