@@ -67,14 +67,14 @@ def reads_matrices(x: Tensor, weight: Tensor) -> bool:
 class SlimConv1d(_SlimConv, nn.Conv1d):
     """`nn.Conv1d` whose active channels are leading ones. Input [N, C_in, L], output [N, C_out, L']."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         weight, bias, groups = self.weight, self.bias, self.groups
-        if x.shape[-2] != weight.shape[1] * groups:
-            weight, bias, groups = self.leading(x.shape[-2])
+        if input.shape[-2] != weight.shape[1] * groups:
+            weight, bias, groups = self.leading(input.shape[-2])
         if self.padding_mode == "zeros":
-            return F.conv1d(x, weight, bias, self.stride, self.padding, self.dilation, groups)
-        x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-        return F.conv1d(x, weight, bias, self.stride, 0, self.dilation, groups)
+            return F.conv1d(input, weight, bias, self.stride, self.padding, self.dilation, groups)
+        input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+        return F.conv1d(input, weight, bias, self.stride, 0, self.dilation, groups)
 
 
 class SlimConv2d(_SlimConv, nn.Conv2d):
@@ -85,41 +85,41 @@ class SlimConv2d(_SlimConv, nn.Conv2d):
 
     as_matrix = False  # a pointwise kernel with a part of its input channels, which a convolution copies in each call
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         weight, bias, groups = self.weight, self.bias, self.groups
-        if x.shape[-3] != weight.shape[1] * groups:
-            weight, bias, groups = self.leading(x.shape[-3])
-        if self.as_matrix and reads_matrices(x, weight):
-            return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+        if input.shape[-3] != weight.shape[1] * groups:
+            weight, bias, groups = self.leading(input.shape[-3])
+        if self.as_matrix and reads_matrices(input, weight):
+            return F.linear(input.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
         if self.padding_mode == "zeros":
-            return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, groups)
-        x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-        return F.conv2d(x, weight, bias, self.stride, 0, self.dilation, groups)
+            return F.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, groups)
+        input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+        return F.conv2d(input, weight, bias, self.stride, 0, self.dilation, groups)
 
 
 class SlimConvTranspose2d(_SlimConv, nn.ConvTranspose2d):
     """`nn.ConvTranspose2d` whose active channels are leading ones. Input [N, C_in, H, W], output [N, C_out, H', W']."""
 
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         weight, bias, groups = self.weight, self.bias, self.groups
-        if x.shape[-3] != weight.shape[0]:
-            weight, bias, groups = self.leading(x.shape[-3])
+        if input.shape[-3] != weight.shape[0]:
+            weight, bias, groups = self.leading(input.shape[-3])
         padding: Any = self.padding
-        extra = self._output_padding(x, output_size, self.stride, padding, self.kernel_size, 2, self.dilation)  # type: ignore[arg-type]
-        return F.conv_transpose2d(x, weight, bias, self.stride, padding, extra, groups, self.dilation)
+        extra = self._output_padding(input, output_size, self.stride, padding, self.kernel_size, 2, self.dilation)  # type: ignore[arg-type]
+        return F.conv_transpose2d(input, weight, bias, self.stride, padding, extra, groups, self.dilation)
 
 
 class SlimLinear(_SlimLayer, nn.Linear):
     """`nn.Linear` whose active features are leading ones. Input [..., in], output [..., out]."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         weight = self.weight
-        arriving, expected = x.shape[-1], weight.shape[1]
+        arriving, expected = input.shape[-1], weight.shape[1]
         if arriving != expected:
             if self.name_in_network is not None or arriving > expected:
                 self.refuse(arriving, expected)
             weight = weight[:, :arriving]
-        return F.linear(x, weight, self.bias)
+        return F.linear(input, weight, self.bias)
 
 
 SLIM_LAYERS: dict[type, type] = {

@@ -22,10 +22,10 @@ class SlimBatchNorm(SwapsOut):
     Source: Yu & Huang 2019 (US-Nets), sec. 3.1 (post-statistics); Yu et al. 2019, sec. 3.2 (switchable).
     """
 
-    def forward(self: Any, x: Tensor) -> Tensor:
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not self.training and self.running_mean is None:
             refuse_uncalibrated(self)
-        return super().forward(x)  # type: ignore[misc, no-any-return]
+        return super().forward(*args, **kwargs)  # type: ignore[misc]
 
     def _load_from_state_dict(self: Any, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Calibrated statistics come and go with what is loaded."""
@@ -45,14 +45,15 @@ class SlimBatchNorm(SwapsOut):
 class PlainBatchNorm(SlimBatchNorm):
     """The same for torch's own BatchNorm, whose eval mode is one call."""
 
-    def forward(self: Any, x: Tensor) -> Tensor:
+    def forward(self: Any, input: Tensor) -> Tensor:
         if self.training:
-            return super().forward(x)
+            output: Tensor = super().forward(input)
+            return output
         mean = self.running_mean
         if mean is None:
             refuse_uncalibrated(self)
-        self._check_input_dim(x)
-        return F.batch_norm(x, mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        self._check_input_dim(input)
+        return F.batch_norm(input, mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
 
 
 PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

@@ -78,3 +78,26 @@ def test_every_door_takes_arguments_by_name():
     rule = slim.Sandwich(slim.WidthRange(0.25, 1.0), samples=3)
     losses = rule.backward(net, inputs, lambda out: out.square().mean())
     assert len(losses) == 3 and net.up.weight.grad is not None
+
+
+class ByKeyword(nn.Module):
+    """Layers of every slimmable class, and a norm, called with torch's name of their argument."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ConvTranspose2d(16, 16, 3)
+        self.c, self.last = nn.Conv1d(16, 16, 3), nn.Linear(16, 3)
+
+    def forward(self, x):  # [N, 3, H, W] -> [N, 3]
+        x = self.b(input=self.norm(input=self.a(input=x)))
+        return self.last(input=self.c(input=x.flatten(2)).mean(2))
+
+
+def test_layers_take_their_input_by_keyword_as_torch_does():
+    torch.manual_seed(0)
+    net, x = ByKeyword(), torch.randn(2, 3, 8, 8)
+    slim.convert(net, x)
+    assert net.slim.layout.kept.keys() == {"last"}
+    slim.calibrate(net, [x], [0.5])
+    slim.set_width(net.eval(), 0.5)
+    torch.testing.assert_close(slim.extract(net, 0.5)(x), net(x))
