@@ -14,7 +14,7 @@ from slimlib.core.apply import EVERY_WIDTH, apply_layout
 from slimlib.core.heads import bounds_of, check_heads
 from slimlib.core.layout import Layout, axis_size
 from slimlib.core.norms import NormName, norm_named
-from slimlib.core.slimming import Slimming
+from slimlib.core.setting import check_dense
 from slimlib.core.swapping import no_inference_mode
 from slimlib.core.width import Widths, as_widths
 
@@ -94,9 +94,7 @@ def check_network(net: nn.Module) -> None:
             raise ValueError(f"'{name}' has no numbers, on the meta device; load the network on another device first")
     if isinstance(net, DistributedDataParallel) or "_orig_mod" in net._modules:
         raise ValueError(f"convert the network first, then wrap it; this one is inside {type(net).__name__} already")
-    for name, module in net.named_modules():
-        if "slim" in module.__dict__ and isinstance(module.__dict__["slim"], Slimming):
-            raise ValueError(f"'{name or type(net).__name__}' is slimmable already; convert a network once, as a whole")
+    check_dense(net, "convert")
 
 
 def check_divisors(divisor: int, divisors: Mapping[str, int]) -> None:

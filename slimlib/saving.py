@@ -19,7 +19,6 @@ from slimlib.core.apply import apply_layout
 from slimlib.core.heads import Bounds
 from slimlib.core.layout import Layout
 from slimlib.core.setting import slimming_of
-from slimlib.core.slimming import Slimming
 from slimlib.core.statistics import is_private
 from slimlib.core.width import Switches, WidthPlan, WidthRange, Widths
 
@@ -99,7 +98,7 @@ def load(path: str | Path, into: nn.Module) -> nn.Module:
     if isinstance(path, nn.Module):
         raise TypeError(f"slimlib.load takes the file first: slimlib.load({into!r}, into=net)")
     file = _read(Path(path))
-    slimmed: Slimming | None = into.__dict__.get("slim")
+    slimmed = slimming_of(into) if "slim" in into.__dict__ else None
     if slimmed is not None and slimmed.layout != file.layout:
         raise ValueError(
             f"{path}: other channel layout than this network: {_first_difference(file.layout, slimmed.layout)}"

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from slimlib.core.apply import EVERY_WIDTH, apply_layout
 from slimlib.core.layers import SLIM_LAYERS
 from slimlib.core.layout import Axis, Group, Layout, Segment
-from slimlib.core.slimming import Slimming
+from slimlib.core.setting import check_dense
 from slimlib.core.width import Widths, as_widths, fitting_divisor
 
 
@@ -35,9 +35,7 @@ def adopt(net: nn.Module, *, widths: Widths | None = None) -> nn.Module:
     widths = EVERY_WIDTH if widths is None else as_widths(widths)
     if isinstance(net, DistributedDataParallel) or "_orig_mod" in net._modules:
         raise ValueError(f"adopt the network first, then wrap it; this one is inside {type(net).__name__} already")
-    for name, module in net.named_modules():
-        if isinstance(module.__dict__.get("slim"), Slimming):
-            raise ValueError(f"'{name or type(net).__name__}' is slimmable already; adopt a network once, as a whole")
+    check_dense(net, "adopt")
     slim: Any = tuple(SLIM_LAYERS.values())
     layers: dict[str, Any] = {n: m for n, m in net.named_modules() if isinstance(m, slim) and not _depthwise(m)}
     if not layers:

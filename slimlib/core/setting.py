@@ -63,12 +63,28 @@ def slimmable_parts(net: nn.Module) -> list[Slimming]:
         return [own]
     parts = [found for m in net.modules() if (found := m.__dict__.get("slim")) is not None]
     if not parts:
-        by_hand = any(isinstance(module, tuple(SLIM_LAYERS.values())) for module in net.modules())
-        raise ValueError(
-            f"this {type(net).__name__} is written by hand from slim layers; make it slimmable with slimlib.adopt(net)"
-            if by_hand
-            else f"nothing in this {type(net).__name__} is slimmable; make it so with slimlib.convert(net, example)"
-        )
+        raise ValueError(_why_none(net))
+    return parts
+
+
+def _why_none(net: nn.Module) -> str:
+    name = type(net).__name__
+    if any("slimming" in module.__dict__ for module in net.modules()):
+        return f"this {name} is a part of a slimmable network, which has one width; give the whole network"
+    if any(isinstance(module, tuple(SLIM_LAYERS.values())) for module in net.modules()):
+        return f"this {name} is written by hand from slim layers; make it slimmable with slimlib.adopt(net)"
+    return f"nothing in this {name} is slimmable; make it so with slimlib.convert(net, example)"
+
+
+def trainable_parts(net: nn.Module) -> list[Slimming]:
+    """The slimmable networks in `net`, which are no snapshots.
+
+    Raises:
+        ValueError: there is none, or one is frozen.
+    """
+    parts = slimmable_parts(net)
+    if not all(isinstance(part, Slimming) for part in parts):
+        raise ValueError("a frozen network is a snapshot for serving; give the network that it was made from")
     return parts
 
 
@@ -83,12 +99,21 @@ def slimming_of(net: nn.Module) -> Slimming:
     """The one slimmable network in `net`.
 
     Raises:
-        ValueError: there is none, or there are several.
+        ValueError: there is none, there are several, or it is frozen.
     """
-    parts = slimmable_parts(net)
+    parts = trainable_parts(net)
     if len(parts) > 1:
         raise ValueError(f"this module holds {len(parts)} slimmable networks; give one of them, or convert the whole")
     return parts[0]
+
+
+def check_dense(net: nn.Module, call: str) -> None:
+    """Raise ValueError for a network of which something is slimmable already; `call` is what would make it so."""
+    for name, module in net.named_modules():
+        if hasattr(module.__dict__.get("slim"), "channels_at"):  # others may have an attribute of that name
+            slimming_of(module)
+            where = name or type(net).__name__
+            raise ValueError(f"'{where}' is slimmable already; {call} a network once, as a whole")
 
 
 def in_use(net: nn.Module, width: Width) -> dict[nn.Parameter, Tensor]:

@@ -18,7 +18,6 @@ from slimlib.core.width import Width, label
 from slimlib.export.inputs import Inputs
 from slimlib.export.onnx_file import check_installed
 from slimlib.serving.extraction import extract
-from slimlib.serving.freezing import holds_frozen
 
 FORMATS = ONNX, TORCH, ANY_WIDTH = "onnx", "torch", "onnx-any-width"
 Metrics = Mapping[Width, Mapping[str, float]]
@@ -61,8 +60,6 @@ class Request:
         cascade: Cascade | None = None,
     ) -> Request:
         """Check the arguments of `export`, which documents what they are and what is raised."""
-        if holds_frozen(net):
-            raise ValueError("a frozen network is a snapshot for serving; export the network that it was made from")
         slimming = slimming_of(net)
         slimming.check_all(widths)
         _check_formats(formats, len(widths))

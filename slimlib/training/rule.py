@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from slimlib.core.arguments import arguments
-from slimlib.core.setting import current_width, set_width, slimming_of
+from slimlib.core.setting import set_width, slimming_of, trainable_parts
 from slimlib.core.width import Width, Widths, as_widths
 from slimlib.training.distillation import Distillation, Lesson, Lessons, as_lessons
 from slimlib.training.gradients import adding_in_place
@@ -130,10 +130,13 @@ class Rule(ABC):
 
         Returns:
             The detached loss of each width, as its lesson adds it up, largest first.
+
+        Raises:
+            ValueError: nothing in `net` is slimmable, or it is frozen.
         """
         of_data = loss_of_width(loss)
         args = arguments(net, x)
-        before = current_width(net)
+        before = trainable_parts(net)[0].width
         for average in self._averages.values():
             average.follow(net)
         step = Step(net, args, of_data, forward=forward, autocast=autocast, averages=self._averages)

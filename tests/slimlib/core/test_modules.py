@@ -354,6 +354,13 @@ def test_adopting_twice_and_widths_outside_are_refused():
         slim.current_width(nn.Linear(3, 3))
 
 
+@pytest.mark.parametrize("ask", [lambda part: slim.set_width(part, 0.5), lambda part: slim.extract(part, 0.5)])
+def test_a_part_of_a_slimmable_network_is_told_to_be_one(ask):
+    net = slim.convert(MLP(), torch.randn(2, 8))
+    with pytest.raises(ValueError, match="this ModuleList is a part of a slimmable network.*; give the whole network"):
+        ask(net.layers)
+
+
 UNFIT = {
     "no module": (lambda: torch.relu, TypeError, "net must be a torch.nn.Module, and is builtin_function_or_method"),
     "a class": (lambda: nn.Linear, TypeError, "is the class Linear; make a network of it first"),

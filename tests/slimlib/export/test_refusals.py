@@ -174,9 +174,7 @@ def test_metrics(metrics, message, tmp_path):
 
 
 def test_frozen_network(tmp_path):
-    with pytest.raises(
-        ValueError, match="frozen network is a snapshot for serving; export the network that it was made"
-    ):
+    with pytest.raises(ValueError, match="frozen network is a snapshot for serving; give the network that it was made"):
         slim.export(slim.freeze(mlp(), [0.5]), tmp_path / "out", [0.5], X)
 
 

@@ -165,3 +165,31 @@ def test_gradients_and_parameters_are_gone(name):
     assert list(frozen.parameters()) == [] and frozen.state_dict() == {}
     assert not frozen(*args).requires_grad
     assert frozen.eval() is frozen
+
+
+def load_what_was_saved(frozen, path):
+    slim.save(perceptron(), path)
+    slim.load(path, frozen)
+
+
+X = torch.zeros(2, 8)
+NEED_THE_NETWORK = {
+    "freeze": lambda frozen, _: slim.freeze(frozen, [0.5]),
+    "extract": lambda frozen, _: slim.extract(frozen, 0.5),
+    "save": slim.save,
+    "load": load_what_was_saved,
+    "calibrate": lambda frozen, _: slim.calibrate(frozen, [X], [0.5]),
+    "channel_scores": lambda frozen, _: slim.channel_scores(frozen),
+    "latency_table": lambda frozen, _: slim.latency_table(frozen, X),
+    "plan_costs": lambda frozen, _: slim.plan_costs(frozen, X),
+    "train": lambda frozen, _: slim.Sandwich(slim.WidthRange(0.25, 1.0)).backward(frozen, X, torch.sum),
+    "convert": lambda frozen, _: slim.convert(frozen, X),
+    "convert what holds it": lambda frozen, _: slim.convert(nn.Sequential(frozen), X),
+    "adopt": lambda frozen, _: slim.adopt(frozen),
+}
+
+
+@pytest.mark.parametrize("call", NEED_THE_NETWORK.values(), ids=NEED_THE_NETWORK)
+def test_what_needs_the_network_itself_refuses_its_snapshot(call, tmp_path):
+    with pytest.raises(ValueError, match="a frozen network is a snapshot for serving; give the network that it was"):
+        call(slim.freeze(perceptron(), [0.5]), tmp_path / "net")
