@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from slimlib.core.heads import Bounds
 from slimlib.core.layout import Layout
 from slimlib.core.setting import slimming_of
 from slimlib.core.statistics import is_private
+from slimlib.core.whole_file import whole_file
 from slimlib.core.width import Switches, WidthPlan, WidthRange, Widths
 
 KEY = "slimlib"
@@ -54,19 +54,11 @@ def save(net: nn.Module, path: str | Path, recipe: Mapping[str, Any] | None = No
         )
     except TypeError as error:
         raise ValueError(f"the recipe must be plain data (numbers, text, lists, dicts): {error}") from None
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    os.close(handle)
-    try:
-        save_file(tensors, temporary, metadata={KEY: about})
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, SafetensorError):  # of which the disk being full is one
-            raise OSError(f"cannot write {path.name}: {error}") from error
-        raise
+    with whole_file(Path(path)) as file:
+        try:
+            save_file(tensors, file, metadata={KEY: about})
+        except SafetensorError as error:  # of which the disk being full is one
+            raise OSError(errno.EIO, str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -121,7 +113,11 @@ def load(path: str | Path, into: nn.Module) -> nn.Module:
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """The recipe that was saved with a network."""
+    """The recipe that was saved with a network.
+
+    Raises:
+        ValueError: the file is missing, or was not written by `save`.
+    """
     return _read(Path(path)).recipe
 
 
@@ -136,10 +132,16 @@ def _read(path: Path) -> _File:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
     if not isinstance(about, dict):
         raise ValueError(f"{path}: a safetensors file, but not one that slimlib.save wrote")
-    tensors |= {alias: tensors[name] for alias, name in about["aliases"].items()}
+    try:
+        return _file(tensors, about)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not as this slimlib.save writes it ({type(error).__name__}: {error})") from error
+
+
+def _file(tensors: dict[str, Tensor], about: Mapping[str, Any]) -> _File:
     trained = about.get("trained")
     return _File(
-        tensors,
+        tensors | {alias: tensors[name] for alias, name in about["aliases"].items()},
         Layout.from_json(about["layout"]),
         widths_from_json(about["widths"]),
         about["norm"],

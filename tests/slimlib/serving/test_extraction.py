@@ -4,12 +4,14 @@ import copy
 import io
 import json
 import pickle
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._pytree import tree_leaves
@@ -229,6 +231,13 @@ def wrong_files(tmp_path):
     (tmp_path / "cut").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty").write_bytes(b"")
     save_file({"a": torch.zeros(1)}, tmp_path / "foreign")
+    with safe_open(path, framework="pt") as file:
+        about = json.loads(file.metadata()["slimlib"])
+    for name, damaged in {
+        "lacking": {"layout": about["layout"], "aliases": {}},
+        "newer": {**about, "layout": {"format": 9}},
+    }.items():
+        save_file(load_file(path), tmp_path / name, {"slimlib": json.dumps(damaged)})
     (tmp_path / "pickle").write_bytes(pickle.dumps(print))
     return path
 
@@ -241,6 +250,8 @@ def wrong_files(tmp_path):
         ("empty", "not a readable safetensors file"),
         ("pickle", "not a readable safetensors file"),
         ("foreign", "not one that slimlib.save wrote"),
+        ("lacking", "not as this slimlib.save writes it .KeyError: 'widths'"),
+        ("newer", "not as this slimlib.save writes it .ValueError: channel layout of format 9; this slimlib reads"),
     ],
 )
 def test_wrong_files_are_refused(name, message, tmp_path):
@@ -293,6 +304,20 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         slim.save(net, tmp_path / "net")
     assert [p.name for p in tmp_path.iterdir()] == ["net"]
     assert (tmp_path / "net").read_bytes() == before
+
+
+def test_a_file_has_the_rights_of_any_other(tmp_path):
+    other, path = tmp_path / "other", tmp_path / "net"
+    other.touch()
+    for _ in range(2):  # also in place of an earlier one
+        slim.save(slim.convert(MLP(), torch.randn(2, 8)), path)
+        assert path.stat().st_mode == other.stat().st_mode
+
+
+def test_a_missing_folder_is_told_by_the_path_that_was_given(tmp_path):
+    path = tmp_path / "missing" / "net"
+    with pytest.raises(FileNotFoundError, match=re.escape(f"cannot write {path}: No such file or directory")):
+        slim.save(slim.convert(MLP(), torch.randn(2, 8)), path)
 
 
 def test_layout_survives_json():
