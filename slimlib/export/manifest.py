@@ -120,7 +120,7 @@ def read_manifest(path: str | Path, *, verify: bool = True) -> Manifest:
         if data["format"] != FORMAT:
             raise ValueError(f"{folder / NAME} is of format {data['format']!r}; this slimlib reads format {FORMAT}")
         manifest = _from_json(data)
-    except (OSError, TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+    except (OSError, TypeError, KeyError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{folder} has no manifest that slimlib.export wrote ({error})") from None
     if verify:
         for file in manifest.files:

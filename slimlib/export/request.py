@@ -132,9 +132,7 @@ def _check_cascade(cascade: Cascade, widths: Sequence[Width], formats: Sequence[
 def _check_metrics(metrics: Metrics, widths: Sequence[Width]) -> None:
     for width, values in metrics.items():
         if width not in widths:
-            raise ValueError(
-                f"metrics has {label(width)}, which is not exported; widths: {', '.join(map(label, widths))}"
-            )
+            raise ValueError(f"metrics has {width!r}, which is not exported; widths: {', '.join(map(label, widths))}")
         for name, value in values.items():
             if not isinstance(value, int | float) or not math.isfinite(value):
                 raise ValueError(f"metric {name!r} of width {label(width)} must be a finite number, not {value!r}")

@@ -125,6 +125,9 @@ def test_changed_and_missing_files_are_named(tmp_path):
 def test_foreign_manifests_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"has no manifest that slimlib.export wrote"):
         read_manifest(tmp_path)
+    (tmp_path / "manifest.json").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"has no manifest that slimlib.export wrote .*utf-8"):
+        read_manifest(tmp_path)
     (tmp_path / "manifest.json").write_text(json.dumps({"format": 99}))
     with pytest.raises(ValueError, match=r"is of format 99; this slimlib reads format 1"):
         read_manifest(tmp_path)

@@ -165,6 +165,7 @@ def test_formats(formats, message, tmp_path):
     ("metrics", "message"),
     [
         ({0.25: {"top-1": 1.0}}, "metrics has 0.25, which is not exported; widths: 0.5"),
+        ({"0.5": {"top-1": 1.0}}, "metrics has '0.5', which is not exported; widths: 0.5"),
         ({0.5: {"top-1": float("nan")}}, "metric 'top-1' of width 0.5 must be a finite number, not nan"),
     ],
 )
