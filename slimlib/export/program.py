@@ -69,9 +69,18 @@ def trace(net: nn.Module, inputs: Inputs, outputs: Any) -> Program:
 
 
 def write_program(program: Program, file: Path, trials: Sequence[Trial]) -> File:
-    """Write a `.pt2` file, and check what it gives when it is loaded again."""
+    """Write a `.pt2` file, and check what it gives when it is loaded again.
+
+    Raises:
+        ValueError: torch.export cannot save it, or it does not run where torch does.
+    """
     with quietly(), torch.no_grad():
-        torch.export.save(program.exported, file)
+        try:
+            torch.export.save(program.exported, file)
+        except NotImplementedError as error:  # of classes that are not registered, such as a NamedTuple
+            raise ValueError(
+                f"torch.export cannot save {file.name}: {_reason(error)} Or take formats=['onnx'], or plain tuples"
+            ) from error
         loaded = torch.export.load(file).module()
         for trial in trials:
             try:

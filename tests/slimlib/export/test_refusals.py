@@ -2,6 +2,7 @@
 
 import re
 import sys
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -44,6 +45,14 @@ class Branches(nn.Module):
 class Pairs(nn.Module):
     def forward(self, x):
         return x.view(-1, 2, 16).sum(1)
+
+
+class Named(nn.Module):
+    class Scores(NamedTuple):
+        scores: torch.Tensor
+
+    def forward(self, x):
+        return self.Scores(x)
 
 
 class Count(nn.Module):
@@ -105,6 +114,7 @@ def test_inputs_with_different_batches(tmp_path):
     [
         (Pairs(), r"runs on the example \[2, 8\], and not with another batch, \[1, 8\]: RuntimeError"),
         (Branches(), "cannot follow the forward of Two: it only runs with a batch of 2"),
+        (Named(), r"torch.export cannot save width-0.5.pt2: .*namedtuple class .*register.* take formats=\['onnx'\]"),
         (Count(), "Two returns int; export needs tensors"),
     ],
 )
