@@ -18,7 +18,7 @@ from slimlib.core.norms.batchnorm import PLAIN_NORMS, PlainBatchNorm, SlimBatchN
 from slimlib.core.norms.norm import Norm
 from slimlib.core.slimming import FULL_STATISTICS, Slimming, as_buffers, find_parts
 from slimlib.core.statistics import tracks
-from slimlib.core.swapping import Gathers, GathersFlat, Part, SwapsOut, slim_class
+from slimlib.core.swapping import Gathers, GathersFlat, Part, SwapsOut, dense_class, slim_class
 from slimlib.core.tracing import cut_in_graph
 from slimlib.core.width import Switches, WidthRange, Widths
 
@@ -32,6 +32,11 @@ class SlimRoot(SwapsOut):
     """
 
     slim: Slimming
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        """A network never comes here: what is made by its class, as slices of nn.Sequential are, is a dense module."""
+        self.__class__ = dense_class(type(self))
+        self.__init__(*args, **kwargs)
 
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_exporting():

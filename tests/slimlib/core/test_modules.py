@@ -99,6 +99,16 @@ def test_copy_of_a_child_is_the_full_layer():
     assert child.weight.shape[0] == child.out_channels == 24
 
 
+def test_slices_of_a_sequence_compute_at_the_width_that_is_set():
+    net, x = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 7)), torch.randn(2, 8)
+    slim.convert(net, x)
+    first, rest = net[:2], net[2:]
+    assert type(first) is nn.Sequential
+    for width in (1.0, 0.5):
+        slim.set_width(net, width)
+        assert torch.equal(rest(first(x)), net(x))
+
+
 def test_channels_last_is_kept():
     torch.manual_seed(0)
     net = slim.convert(MobileNet(), image(), norm="shared").eval()
