@@ -208,13 +208,15 @@ def calibrate(
 
     Raises:
         ValueError: no batch, or one that forward does not take; no list of widths, or a width that is not allowed; norm
-            "shared", which has one set for all; processes with different widths or, "moving", different numbers of
-            batches.
+            "shared", which has one set for all; a momentum outside (0, 1]; processes with different widths or,
+            "moving", different numbers of batches.
 
     Source: Yu & Huang 2019 (US-Nets), sec. 3.1 and eq. 5.
     """
     slimming = slimming_of(net)
     norms = [part.module for part in slimming.parts if tracks(part.module)]
+    if not 0 < momentum <= 1:
+        raise ValueError(f"momentum={momentum} must be above 0 and at most 1")
     if average not in ("exact", "moving"):
         raise ValueError(f"average {average!r} does not exist; choose 'exact' or 'moving'")
     slimming.check_all(widths)

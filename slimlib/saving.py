@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from slimlib.core.apply import apply_layout
 from slimlib.core.heads import Bounds
 from slimlib.core.layout import Layout
-from slimlib.core.setting import slimming_of
+from slimlib.core.setting import slimming_of, whole_network
 from slimlib.core.statistics import is_private
 from slimlib.core.whole_file import whole_file
 from slimlib.core.width import Switches, WidthPlan, WidthRange, Widths
@@ -34,10 +33,10 @@ def save(net: nn.Module, path: str | Path, recipe: Mapping[str, Any] | None = No
         recipe: how it was trained, anything that json can hold.
 
     Raises:
-        ValueError: the recipe cannot be written as JSON.
+        ValueError: the recipe cannot be written as JSON, or `net` is more than a slimmable network.
         OSError: the file cannot be written.
     """
-    slimming = slimming_of(net)
+    slimming = whole_network(net)
     root = slimming.net()
     tensors, aliases = _unique(root.state_dict())
     try:
@@ -152,16 +151,20 @@ def _file(tensors: dict[str, Tensor], about: Mapping[str, Any]) -> _File:
 
 
 def _unique(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors that share memory are written once; the other names point to the first."""
-    first: dict[tuple[int, torch.Size], str] = {}
-    tensors, aliases = {}, {}
+    """Tensors that are one in memory are written once; the other names point to the first."""
+    first: dict[tuple[Any, ...], str] = {}
+    tensors, aliases, storages = {}, {}, set()
     for name, tensor in state.items():
-        key = (tensor.data_ptr(), tensor.shape)
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if tensor.numel() and key in first:
             aliases[name] = first[key]
-        else:
-            first[key] = name
-            tensors[name] = tensor.detach().contiguous()
+            continue
+        first[key] = name
+        storage = tensor.untyped_storage().data_ptr()
+        tensors[name] = tensor.detach().contiguous()
+        if storage in storages:  # a part of another, or its transpose, which safetensors would refuse
+            tensors[name] = tensors[name].clone()
+        storages.add(storage)
     return tensors, aliases
 
 

@@ -107,6 +107,22 @@ def slimming_of(net: nn.Module) -> Slimming:
     return parts[0]
 
 
+def whole_network(net: nn.Module) -> Slimming:
+    """The slimmable network that `net` is, also within torch's wrappers.
+
+    Raises:
+        ValueError: as `slimming_of`; or `net` computes more than the network that it holds.
+    """
+    slimming = slimming_of(net)
+    root = slimming.net()
+    if unwrapped(net) is not root:
+        name = next(name for name, module in net.named_modules() if module is root)
+        raise ValueError(
+            f"this {type(net).__name__} computes more than the slimmable network in it; give that alone, .{name}"
+        )
+    return slimming
+
+
 def check_dense(net: nn.Module, call: str) -> None:
     """Raise ValueError for a network of which something is slimmable already; `call` is what would make it so."""
     for name, module in net.named_modules():

@@ -70,8 +70,9 @@ def export(
         The contents of the manifest.
 
     Raises:
-        ValueError: no list of widths, one that is not allowed, or one twice; an example that does not fit; a network
-            that torch.export cannot follow or save, or ONNX has no operator for; a folder that holds something else.
+        ValueError: `net` computes more than the slimmable network in it; no list of widths, one that is not allowed, or
+            one twice; an example that does not fit; a network that torch.export cannot follow or save, or ONNX has no
+            operator for; a folder that holds something else.
         UncalibratedWidth: a width has no BatchNorm statistics.
         ImportError: onnx, onnxruntime or onnxscript are missing.
         OSError: the folder cannot be written.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from slimlib.core.norms.batchnorm import refuse_uncalibrated
-from slimlib.core.setting import at_width, slimming_of
+from slimlib.core.setting import at_width, whole_network
 from slimlib.core.slimming import Slimming
 from slimlib.core.width import Width, label
 from slimlib.export.inputs import Inputs
@@ -60,7 +60,7 @@ class Request:
         cascade: Cascade | None = None,
     ) -> Request:
         """Check the arguments of `export`, which documents what they are and what is raised."""
-        slimming = slimming_of(net)
+        slimming = whole_network(net)
         slimming.check_all(widths)
         _check_formats(formats, len(widths))
         _check_widths(slimming, widths)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +16,7 @@ from torch import nn
 from slimlib.core.layout import Layout
 from slimlib.core.setting import slimming_of
 from slimlib.core.statistics import is_private
+from slimlib.core.whole_file import whole_file
 from slimlib.core.width import WidthPlan
 from slimlib.search.budgets import Budget
 from slimlib.search.chain import Plan
@@ -215,21 +214,8 @@ def write_json(path: Path, data: Any) -> None:
     Raises:
         OSError: it cannot be written; what was there before stays.
     """
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".part")
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(data, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
-        raise
+    with whole_file(path) as file:
+        file.write_text(json.dumps(data))
 
 
 def plan_to_json(found: FoundPlan) -> dict[str, Any]:

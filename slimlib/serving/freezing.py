@@ -175,12 +175,9 @@ def freeze(net: nn.Module, widths: Sequence[Width] | None = None, example: Any =
     """
     net = unwrapped(net)
     source = slimming_of(net)
-    if widths is None and isinstance(source.widths, Switches):
-        widths = source.widths.widths
-    if not widths:
-        raise ValueError("freeze needs the widths to serve, for example widths=[0.25, 0.5, 1.0]")
-    for width in widths:
-        source.check(width)
+    if widths is None:
+        widths = source.widths.widths if isinstance(source.widths, Switches) else ()
+    source.check_all(widths)
     mixins = getattr(net, "frozen_mixins", ())
     nets, found = {}, None
     for width in widths:

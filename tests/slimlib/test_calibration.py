@@ -146,6 +146,8 @@ def test_moving_average_is_torchs_begun_with_the_first_batch():
         for norm in norms(dense):
             norm.momentum = 0.1 if i else 1.0
         dense(x)
+    with pytest.raises(ValueError, match=r"momentum=5.0 must be above 0 and at most 1"):
+        slim.calibrate(net, batches(), [1.0], average="moving", momentum=5.0)
     slim.calibrate(net, batches(), [1.0], average="moving", momentum=0.1)
     for ours, theirs in zip(norms(net), norms(dense), strict=True):
         torch.testing.assert_close(ours.running_mean, theirs.running_mean)
