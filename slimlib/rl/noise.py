@@ -19,6 +19,10 @@ class NoiseOfAnyWidth(StateDependentNoiseDistribution):
 
     log_std: Tensor | None = None
 
+    def get_std(self, log_std: Tensor) -> Tensor:
+        self.latent_sde_dim = len(log_std)  # without full_std, as many rows are made of its one column
+        return super().get_std(log_std)
+
     def proba_distribution(self: Self, mean_actions: Tensor, log_std: Tensor, latent_sde: Tensor) -> Self:
         self.log_std = log_std
         made: Self = super().proba_distribution(mean_actions, log_std, latent_sde)

@@ -110,6 +110,16 @@ def test_every_policy_trains_and_its_outputs_stay_full(name):
     assert len(shapes) == 1
 
 
+def test_noise_of_one_deviation_for_all_actions_is_that_of_the_active_units():
+    kwargs = {"net_arch": [16, 16], "full_std": False}
+    slimmable = model("PPO, state-dependent noise", policy_kwargs=kwargs).learn(32)
+    narrow = slimmable.extract(0.25)
+    slim.set_width(slimmable.policy, 0.25)
+    seen = torch.from_numpy(observations(slimmable))
+    ours, theirs = (each.policy.get_distribution(seen).distribution.stddev for each in (slimmable, narrow))
+    torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_full_width_is_the_ordinary_policy_bit_for_bit(name):
     slimmable, plain = model(name), plain_twin(name)
