@@ -59,7 +59,7 @@ class SlimPolicy(SwapsOut):
                 return nn.Module.__call__(self, *args, **kwargs)
         return nn.Module.__call__(self, *args, **kwargs)  # replaced parameters are looked for once a rollout
 
-    modes: list[dict[str, Any]] | None = None
+    modes: list[nn.Module] | None = None
 
     def set_training_mode(self: Any, mode: bool) -> None:
         """As the policy's own, which visits every module, and which each `predict` calls."""
@@ -68,11 +68,11 @@ class SlimPolicy(SwapsOut):
             self.__dict__["modes"] = self._modes_that_follow() if plain else []
         if not self.modes:
             super().set_training_mode(mode)  # type: ignore[misc]
-        for attributes in self.modes:
-            attributes["training"] = mode
+        for module in self.modes:
+            module.__dict__["training"] = mode
 
-    def _modes_that_follow(self: Any) -> list[dict[str, Any]]:
-        """The attributes of the modules whose mode the policy sets: target networks, say, always stay in eval."""
+    def _modes_that_follow(self: Any) -> list[nn.Module]:
+        """The modules whose mode the policy sets: target networks, say, always stay in eval."""
         modules = list(self.modules())
         before = [module.training for module in modules]
         super().set_training_mode(False)  # type: ignore[misc]
@@ -81,7 +81,7 @@ class SlimPolicy(SwapsOut):
         on = [module.training for module in modules]
         for module, mode in zip(modules, before, strict=True):
             module.__dict__["training"] = mode
-        return [m.__dict__ for m, was, now in zip(modules, off, on, strict=True) if now and not was]
+        return [m for m, was, now in zip(modules, off, on, strict=True) if now and not was]
 
     def load_from_vector(self: Any, vector: np.ndarray) -> None:
         super().load_from_vector(vector)  # type: ignore[misc]

@@ -77,6 +77,7 @@ def test_exported_policy_acts_as_the_narrow_one(name, form, tmp_path):
 def test_exporter_of_torch_export_takes_the_narrow_q_network(tmp_path):
     """The recipe without an option, as torch reads it now; policies that make a distribution it refuses, plain too."""
     slimmable, net, seen = exportable("DQN")
+    slimmable.predict(seen.numpy())  # from then on it keeps which modules follow its mode
     slim.set_width(slimmable.policy, 0.25)
     run = onnx(net, seen, str(tmp_path / "model"))
     np.testing.assert_array_equal(actions(run(seen)), actions(net(seen)))
