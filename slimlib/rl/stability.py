@@ -64,6 +64,8 @@ class Certainty(Stability):
             if torch.is_grad_enabled() and self.model.slimming.width == update.rule.widths.largest:
                 for layer, uncertain in self.model.uncertainties(output):
                     parameters = [p for p in layer.parameters() if p.requires_grad]
+                    if not parameters:
+                        continue
                     direction = torch.autograd.grad(uncertain, parameters, retain_graph=True, allow_unused=True)
                     if all(d is not None for d in direction):
                         held.append(_Along(parameters, direction))
@@ -114,8 +116,9 @@ class WithoutConflict(Stability):
         def before_each(count: int) -> None:
             if count == 1:
                 known = [p for p in update.parameters if p.grad is not None]
-                held.append(_Along(known, [p.grad.clone() for p in known if p.grad is not None]))
-                held[0].full = held[0].product()
+                if known:
+                    held.append(_Along(known, [p.grad.clone() for p in known if p.grad is not None]))
+                    held[0].full = held[0].product()
 
         losses = update.run(before_each)
         for along in held:
@@ -157,8 +160,8 @@ class _Along:
 
     def product(self) -> Tensor:
         """Of the gradients so far and the direction: a scalar."""
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        return torch.stack([torch.sum(g * d) for g, d in zip(gradients, self.direction, strict=True)]).sum()
+        pairs = zip(self.parameters, self.direction, strict=True)
+        return torch.stack([torch.sum(d.new_zeros(()) if p.grad is None else p.grad * d) for p, d in pairs]).sum()
 
     def take_out(self, part: Callable[[Tensor], Tensor]) -> None:
         """Of the gradients the part along the direction; `part`: of the product of the narrow widths' with it."""
@@ -167,8 +170,8 @@ class _Along:
         length = torch.stack([torch.sum(d * d) for d in self.direction]).sum()
         share = part(self.product() - self.full) / (length + 1e-12)
         for parameter, along in zip(self.parameters, self.direction, strict=True):
-            assert parameter.grad is not None
-            parameter.grad.sub_(along * share)
+            if parameter.grad is not None:
+                parameter.grad.sub_(along * share)
 
 
 STABILITY: Mapping[str, type[Stability]] = {

@@ -113,7 +113,8 @@ class Rule(ABC):
     ) -> dict[Width, Tensor]:
         """Draw widths and add the gradient of the sum of their losses to the parameters' `.grad`.
 
-        Each width runs backward as soon as its loss is ready, so the memory is that of one pass.
+        Each width runs backward as soon as its loss is ready, so the memory is that of one pass. A loss that
+        depends on no parameter that is trained, since layers are frozen, adds nothing.
         The network is left at the width it was set to. In DistributedDataParallel the gradients are
         sent once, with the last pass; with find_unused_parameters=True (switchable BatchNorm, whose
         switches have private parameters) with every pass.
@@ -133,6 +134,7 @@ class Rule(ABC):
 
         Raises:
             ValueError: nothing in `net` is slimmable, or it is frozen.
+            RuntimeError: no loss of the step depends on a parameter that is trained.
         """
         of_data = loss_of_width(loss)
         args = arguments(net, x)
@@ -141,6 +143,7 @@ class Rule(ABC):
             average.follow(net)
         step = Step(net, args, of_data, forward=forward, autocast=autocast, averages=self._averages)
         losses: dict[Width, Tensor] = {}
+        learning = False
         if graphs is not None:
             graphs.begin()
         try:
@@ -158,10 +161,13 @@ class Rule(ABC):
                     if graphs is not None:
                         key = slimming_of(net).channels, lesson, len(step.widths), heard, size
                         run = partial(graphs.run, key, run)
-                    losses[width], output = run()
+                    losses[width], (output, learns) = run()
+                learning |= learns
                 if heard:
                     step.keep(width, output)
                 del output
+            if not learning:
+                losses[width].backward()  # torch says so
         finally:
             set_width(net, before)
         return losses
@@ -211,16 +217,23 @@ def _pass(
     heard: bool,
     scaler: GradScaler | None,
     size: int | None,
-) -> tuple[Tensor, Any]:
-    """Run the width that is set forward and backward; its loss, and its output if a teacher is to hear it."""
+) -> tuple[Tensor, tuple[Any, bool]]:
+    """Run the width that is set forward and backward.
+
+    Returns:
+        Its loss; and its output if a teacher is to hear it, and whether anything learns from the loss.
+    """
     assert step.of_data is not None
     with adding_in_place(step.net, casts=step.casts) as run_backward:
         output = step.run(size)
         value = lesson.loss(output, taught, step.of_data, width, len(step.widths))
         kept = tree_map_only(Tensor, Tensor.detach, output) if heard else None
         del output  # its graph goes with the backward pass, before the next width runs
-        run_backward(value if scaler is None else scaler.scale(value))
-    return value.detach(), kept
+        # Without a backward pass, DistributedDataParallel would not send what the other passes have added up.
+        learns = value.requires_grad or hasattr(step.net, "no_sync")
+        if learns:
+            run_backward(value if scaler is None else scaler.scale(value))
+    return value.detach(), (kept, learns)
 
 
 def _gradients_stay_local(net: nn.Module, *, last: bool) -> AbstractContextManager[Any]:

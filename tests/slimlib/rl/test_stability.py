@@ -1,5 +1,7 @@
 """What is done to the gradients of the widths, so that the narrow ones leave the full one alone."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -164,6 +166,29 @@ def test_of_continuous_actions_the_layer_of_the_means_alone_is_held_back():
         "action_net.weight",
         "action_net.bias",
     }
+
+
+FROZEN = [
+    ("PPO", ["action_net"]),
+    ("PPO", ["mlp_extractor.policy_net", "action_net"]),  # a narrow width learns nothing
+    ("A2C", ["action_net"]),
+    ("SAC", ["actor.mu"]),
+    ("SAC", ["actor.log_std"]),
+    ("SAC", ["actor"]),
+]
+
+
+@pytest.mark.parametrize(("name", "layers"), FROZEN, ids=str)
+def test_frozen_layers_stay_as_they_are_and_the_others_learn(name, layers):
+    for stability in ("certainty", "conflict"):
+        slimmable = model(name, stability=stability)
+        for layer in layers:
+            slimmable.policy.get_submodule(layer).requires_grad_(False)
+        before = copy.deepcopy(slimmable.policy.state_dict())
+        slimmable.learn(24)
+        learned = {key for key, value in slimmable.policy.state_dict().items() if not torch.equal(value, before[key])}
+        assert learned
+        assert not any(key.startswith(f"{layer}.") for key in learned for layer in layers)
 
 
 def test_choice_is_saved_and_may_be_changed(tmp_path):

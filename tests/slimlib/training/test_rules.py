@@ -205,6 +205,19 @@ def test_the_width_stays_as_set_when_a_loss_fails() -> None:
     assert current_width(net) == 0.5
 
 
+def test_a_loss_that_nothing_learns_from_adds_nothing_as_long_as_another_is_learned_from() -> None:
+    net, (x, labels), rule = perceptron(), batch(), EveryWidth(Switches(0.5, 1.0))
+
+    def without_narrow(out: Tensor, width: float) -> Tensor:
+        return F.cross_entropy(out if width == 1.0 else out.detach(), labels)
+
+    alone = fresh_gradients(net, lambda: F.cross_entropy(net(x), labels).backward())
+    assert all(map(torch.equal, fresh_gradients(net, lambda: rule.backward(net, x, without_narrow)), alone))
+    net.requires_grad_(False)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        rule.backward(net, x, without_narrow)
+
+
 def test_several_arguments_and_outputs_of_any_structure() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
