@@ -83,11 +83,19 @@ class _OnPolicy(SlimAlgorithm):
         assert output.entropy is not None
         return [(policy.action_net, output.entropy.mean())]
 
-    def _step(self, data: Any, policy_loss: PolicyLoss, log: UpdateLog, *, clip_values: float | None = None) -> None:
+    def _step(
+        self,
+        data: Any,
+        policy_loss: PolicyLoss,
+        log: UpdateLog,
+        *,
+        clip_values: float | None = None,
+        farthest: float | None = None,
+    ) -> None:
         """One step of the optimizer on the gradients of all widths that the rule draws.
 
         Raises:
-            _TooFar: from `policy_loss`, before anything is changed.
+            _TooFar: the divergence that `policy_loss` logs is larger than `farthest`; nothing is changed.
         """
         model: Any = self
         actions, advantages = data.actions, data.advantages
@@ -103,11 +111,14 @@ class _OnPolicy(SlimAlgorithm):
                 values = data.old_values + (values - data.old_values).clamp(-clip_values, clip_values)
             value_part = F.mse_loss(data.returns, values)
             entropy_part = torch.mean(output.log_prob) if output.entropy is None else -torch.mean(output.entropy)
-            if self._tells(width):
-                log.add(policy=policy_part, value=value_part, entropy=entropy_part)
             total: Tensor = policy_part + model.ent_coef * entropy_part + model.vf_coef * value_part
+            if self._tells(width):
+                log.add(policy=policy_part, value=value_part, entropy=entropy_part, loss=total)
+                if farthest is not None and log.last("divergence") > farthest:
+                    raise _TooFar
             return total
 
+        log.restart("loss")
         model.policy.optimizer.zero_grad()
         arguments = data.observations, actions
         widest, actor_alone = self.rule.widths.largest, self.narrow_actors_alone
@@ -121,8 +132,7 @@ class _OnPolicy(SlimAlgorithm):
         update = Update(self.rule, model.policy, arguments, loss, forward, parameters, model.max_grad_norm)
         losses = self.stabilizer.backward(update)
         model.policy.optimizer.step()
-        first, *others = losses.values()
-        log.add(loss=first)
+        _, *others = losses.values()
         if others:
             log.add(narrow=torch.stack(others).mean())
 
@@ -157,15 +167,20 @@ class SlimPPO(_OnPolicy, PPO):
         progress = self._current_progress_remaining
         clip_range: float = self.clip_range(progress)  # type: ignore[operator]
         clip_values = None if self.clip_range_vf is None else self.clip_range_vf(progress)  # type: ignore[operator]
+        farthest = None if self.target_kl is None else 1.5 * self.target_kl
         log = UpdateLog()
         self.stabilizer.begin()
-        for _ in range(self.n_epochs):
+        for epoch in range(self.n_epochs):
             self._n_updates += 1
+            log.restart("divergence")
             try:
                 for data in self.rollout_buffer.get(self.batch_size):
                     loss = partial(self._clipped, data=data, clip_range=clip_range, log=log)
-                    self._step(data, loss, log, clip_values=clip_values)
+                    self._step(data, loss, log, clip_values=clip_values, farthest=farthest)
             except _TooFar:
+                if self.verbose >= 1:
+                    far = log.last("divergence")
+                    print(f"Early stopping at step {epoch} due to reaching max kl: {far:.2f}")
                 break
         names = {
             "policy": "policy_gradient_loss",
@@ -196,8 +211,6 @@ class SlimPPO(_OnPolicy, PPO):
             with torch.no_grad():
                 far = torch.mean((torch.exp(log_ratio) - 1) - log_ratio)
                 log.add(divergence=far, clipped=torch.mean((torch.abs(ratio - 1) > clip_range).float()))
-            if self.target_kl is not None and far > 1.5 * self.target_kl:
-                raise _TooFar
         return -torch.min(advantages * ratio, advantages * ratio.clamp(1 - clip_range, 1 + clip_range)).mean()
 
 

@@ -62,8 +62,16 @@ class UpdateLog:
         for name, value in values.items():
             self._values[name].append(value.item())
 
+    def restart(self, name: str) -> None:
+        """Forget what was added so far: stable-baselines3 logs some of the last epoch, or the last step, alone."""
+        self._values[name] = []
+
+    def last(self, name: str) -> float:
+        """What was added last."""
+        return self._values[name][-1]
+
     def write_to(self, logger: Any, names: Mapping[str, str]) -> None:
         """Record the means of what was added, under the names that stable-baselines3 gives them."""
         for name, shown in names.items():
-            if name in self._values:
+            if self._values[name]:
                 logger.record(f"train/{shown}", np.mean(self._values[name]))

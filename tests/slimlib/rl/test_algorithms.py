@@ -58,6 +58,23 @@ def test_log_has_what_the_ordinary_algorithm_writes():
         assert written[0] - written[1] == {"train/loss_of_narrow_widths"}, name
 
 
+STOPS = {"target_kl": 1e-3, "learning_rate": 0.02, "n_epochs": 9, "verbose": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [*((name, SETTINGS[name]) for name in ("PPO", "A2C", "DQN", "SAC")), ("PPO", STOPS)], ids=str
+)
+def test_log_of_the_full_width_alone_is_that_of_the_ordinary_algorithm(name, settings, capsys):
+    logs, printed = [], []
+    for made, own in ((model, {"widths": slim.WidthRange(1.0, 1.0), "rule": "sandwich"}), (plain_twin, {})):
+        trained = made(name, **settings, **own).learn(64, log_interval=None)
+        logs.append({key: value for key, value in trained.logger.name_to_value.items() if key.startswith("train/")})
+        printed.append([line for line in capsys.readouterr().out.splitlines() if line.startswith("Early")])
+    assert logs[0] == pytest.approx(logs[1], rel=1e-5)
+    assert printed[0] == printed[1]
+    assert bool(printed[1]) == (settings is STOPS)
+
+
 def collected(name, **changes):
     """A model with a rollout, and the one batch of it."""
     slimmable = model(name, **changes)
