@@ -20,7 +20,7 @@ from slimlib.core.random_numbers import own_random_numbers
 from slimlib.core.slimming import Slimming
 from slimlib.core.width import Switches, Width, WidthRange, Widths, check_width
 from slimlib.rl.callbacks import at_full_width
-from slimlib.rl.loading import check_algorithm, check_environment_fits, read_safely
+from slimlib.rl.loading import attributes, check_algorithm, check_environment_fits, check_methods_stay, read_safely
 from slimlib.rl.narrowing import narrow_policy_kwargs
 from slimlib.rl.paths import check_rows
 from slimlib.rl.policies import make_slimmable
@@ -270,17 +270,21 @@ class SlimAlgorithm:
         Raises:
             UnsafeModelError: the file holds or refers to code that is not known.
             ValueError: it is no model, one of another algorithm, or of another environment; or an argument does not
-                exist.
+                exist, or is wrong.
         """
         given = dict(custom_objects or {})
         arguments, kwargs = kwargs, _as_attributes(kwargs)
-        if not trusted:
+        if trusted:
+            data = attributes(path)
+        else:
             replaced = {name: value for name, value in kwargs.items() if name != "policy_kwargs"}  # those must agree
             data = read_safely(path, allow=allow, custom_objects=replaced | given)
-            cls._check_arguments(arguments, data)
-            if "widths" in arguments and "rule_name" not in data:  # an ordinary model
-                kwargs.setdefault("rule_name", _default_rule(arguments["widths"]))
-            check_algorithm(path, data, cls.plain)
+        cls._check_arguments(arguments, data)
+        if "widths" in arguments and "rule_name" not in data:  # an ordinary model
+            kwargs.setdefault("rule_name", _default_rule(arguments["widths"]))
+        check_algorithm(path, data, cls.plain)
+        if not trusted:
+            check_methods_stay(path, data, cls.plain)
             if env is not None:
                 check_environment_fits(path, data, env)
             given = data | given

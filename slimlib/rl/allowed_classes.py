@@ -6,6 +6,7 @@ None of them does anything but hold values when it is made or filled.
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict, deque
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,18 @@ def _attribute(owner: Any, name: Any) -> Any:
 MODEL = ARRAYS | GENERATORS | may_name(*NAMED) | may_call(*CALLED) | may_fill(*FILLED) | Allowed(DTYPES)
 MODEL |= calls_instead({(builtins, "getattr"): _attribute for builtins in ("builtins", "__builtin__")})
 """What the attributes of a model may hold."""
+
+
+def own_allowed(known: Allowed, allow: Any) -> Allowed:
+    """What is known, and a user's own classes and functions.
+
+    Raises:
+        ValueError: `allow` is no list of them.
+    """
+    if not isinstance(allow, Collection) or not all(map(callable, allow)):
+        name = getattr(allow, "__name__", "MyExtractor")
+        raise ValueError(f"allow={allow!r} must be a list of classes and functions, such as allow=[{name}]")
+    return known.and_own([*allow])
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:

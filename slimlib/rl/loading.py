@@ -14,13 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
-from stable_baselines3.common.vec_env import VecTransposeImage
+from stable_baselines3.common.vec_env import VecEnv, VecTransposeImage
 
-from slimlib.core.unpickling import Refused, unpickle
-from slimlib.rl.allowed_classes import MODEL
+from slimlib.core.unpickling import Allowed, Refused, unpickle
+from slimlib.rl.allowed_classes import MODEL, own_allowed
 from slimlib.rl.contrib import algorithm_of, refusal
 
 File = str | Path | io.BufferedIOBase
@@ -65,13 +66,15 @@ def read_safely(
 
     Raises:
         UnsafeModelError: an attribute refers to something else, or holds code.
-        ValueError: the file is not there, is damaged, or is no model of PPO, A2C, DQN or SAC.
+        ValueError: the file is not there, is damaged, or is no model of PPO, A2C, DQN or SAC; or `allow` is no list.
     """
-    data = _attributes(path)
+    allowed = own_allowed(MODEL, allow)
+    data = attributes(path)
     _saved_by(path, data)
     replaced = dict.fromkeys(COMPUTED) | dict(custom_objects or {})
     return {
-        name: replaced[name] if name in replaced else _value(path, name, stored, allow) for name, stored in data.items()
+        name: replaced[name] if name in replaced else _value(path, name, stored, allowed)
+        for name, stored in data.items()
     }
 
 
@@ -88,10 +91,20 @@ def check_algorithm(path: File, data: Mapping[str, Any], expected: type[BaseAlgo
         raise ValueError(
             f"{shown(path)} was saved by {found}, and cannot be loaded by Slim{expected.__name__}; use Slim{found}.load"
         )
+
+
+def check_methods_stay(path: File, data: Mapping[str, Any], expected: type[BaseAlgorithm]) -> None:
+    """Raise UnsafeModelError if an attribute has the name of a method, whose place it would take.
+
+    Args:
+        path, data, expected: see `check_algorithm`.
+    """
     for name in data:
         if callable(getattr(expected, name, None)):
+            algorithm = expected.__name__
             raise UnsafeModelError(
-                f"{shown(path)}: attribute {name!r} would replace a method of {found}; no {found} saves such a model"
+                f"{shown(path)}: attribute {name!r} would replace a method of {algorithm}; no {algorithm} saves such a "
+                "model"
             )
 
 
@@ -103,6 +116,8 @@ def check_environment_fits(path: File, data: Mapping[str, Any], env: Any) -> Non
         data: its attributes.
         env: of gymnasium, or a vectorised one of stable-baselines3; images may still have their channels last.
     """
+    if not isinstance(env, gymnasium.Env | VecEnv):
+        raise ValueError(f"env={env!r} is a {type(env).__name__}, and no environment, such as gymnasium.make returns")
     for name, what in {"observation_space": "observations", "action_space": "actions"}.items():
         saved, here = data.get(name), getattr(env, name)
         if saved not in (here, _channels_first(here)):
@@ -112,8 +127,12 @@ def check_environment_fits(path: File, data: Mapping[str, Any], env: Any) -> Non
             )
 
 
-def _attributes(path: File) -> dict[str, Any]:
-    """The JSON of a model, pickles as they are."""
+def attributes(path: File) -> dict[str, Any]:
+    """The JSON of a model, pickles as they are.
+
+    Raises:
+        ValueError: the file is not there, is damaged, or is no model.
+    """
     where, found = shown(path), _find(path)
     try:
         with zipfile.ZipFile(found) as archive:
@@ -157,12 +176,12 @@ def _how_broken(found: Any) -> str:
     return "damaged or cut off" if starts_as_zip else "no zip, and so no model of stable-baselines3"
 
 
-def _value(path: File, name: str, stored: Any, allow: Sequence[Any]) -> Any:
+def _value(path: File, name: str, stored: Any, allowed: Allowed) -> Any:
     if not isinstance(stored, dict) or PICKLED not in stored:
         return stored
     replace = f"custom_objects={{{name!r}: ...}} to replace the value"
     try:
-        return unpickle(base64.b64decode(stored[PICKLED]), MODEL.and_own(allow))
+        return unpickle(base64.b64decode(stored[PICKLED]), allowed)
     except Refused as refused:
         yours = f"allow=[{refused.name}] if you know it, or " if refused.name else ""
         raise UnsafeModelError(

@@ -129,7 +129,7 @@ def load_policy(path: Any, device: Any = "auto", *, trusted: bool = False, allow
 
     Raises:
         UnsafeModelError: the file holds or refers to code that is not known.
-        ValueError: it is damaged, or holds no slimmable policy.
+        ValueError: it is damaged, or holds no slimmable policy; or `allow` is no list.
     """
     device = get_device(device)
     saved = read_policy(path, device, trusted=trusted, allow=allow)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from slimlib.core.unpickling import Refused, Unpickler, check_lengths
-from slimlib.rl.allowed_classes import POLICY
+from slimlib.rl.allowed_classes import POLICY, own_allowed
 from slimlib.rl.loading import File, UnsafeModelError, shown
 
 ABOUT = "slimlib"
@@ -28,15 +28,15 @@ def read_policy(path: File, device: torch.device, *, trusted: bool, allow: Seque
 
     Raises:
         UnsafeModelError: the file refers to something that is not known, or holds code.
-        ValueError: the file is damaged, or holds no slimmable policy.
+        ValueError: the file is damaged, or holds no slimmable policy; or `allow` is no list.
     """
-    where = shown(path)
+    where, allowed = shown(path), own_allowed(POLICY, allow)
     _check_zip(path, where)
 
     class Reader(Unpickler):
         def __init__(self, file: io.BytesIO, **how: Any) -> None:
             check_lengths(file.getvalue())
-            super().__init__(file, POLICY.and_own(allow), **how)
+            super().__init__(file, allowed, **how)
 
     module: Any = pickle if trusted else SimpleNamespace(__name__="slimlib", Unpickler=Reader)
     try:

@@ -25,8 +25,15 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from slimlib.core import unpickling
 from slimlib.core.unpickling import Refused
 from slimlib.core.width import Switches, WidthPlan, WidthRange
+from slimlib.rl import load_policy
 from slimlib.rl.allowed_classes import MODEL
-from slimlib.rl.loading import UnsafeModelError, check_algorithm, check_environment_fits, read_safely
+from slimlib.rl.loading import (
+    UnsafeModelError,
+    check_algorithm,
+    check_environment_fits,
+    check_methods_stay,
+    read_safely,
+)
 from tests.slimlib.rl.pickles import filled, named
 from tests.slimlib.rl.saved_models import ALGORITHMS, SLIMMABLE, changed, holding, made
 
@@ -156,6 +163,17 @@ def test_a_class_of_ones_own_is_refused_by_name_and_can_be_allowed(folder: Path,
     with pytest.raises(UnsafeModelError, match=message):
         read_safely(path)
     assert read_safely(path, [OwnExtractor])["policy_kwargs"] is OwnExtractor
+
+
+@pytest.mark.parametrize(
+    ("allow", "right"), [(OwnExtractor, "OwnExtractor"), ("OwnExtractor", "MyExtractor"), (None, "MyExtractor")]
+)
+def test_a_wrong_allow_is_not_blamed_on_the_file(folder: Path, allow: Any, right: str) -> None:
+    message = rf"^allow=.* must be a list of classes and functions, such as allow=\[{right}\]"
+    with pytest.raises(ValueError, match=message):
+        read_safely(folder / "PPO", allow)
+    with pytest.raises(ValueError, match=message):
+        load_policy(io.BytesIO(), allow=allow)
 
 
 def test_what_is_replaced_is_not_unpickled(folder: Path, tmp_path: Path) -> None:
@@ -297,7 +315,7 @@ def test_algorithms_of_sb3_contrib_are_not_taken_for_their_relatives(
 def test_no_attribute_takes_the_place_of_a_method(folder: Path) -> None:
     data = read_safely(folder / "PPO") | {"predict": torch.nn.ReLU}
     with pytest.raises(UnsafeModelError, match="model.zip: attribute 'predict' would replace a method of PPO"):
-        check_algorithm("model.zip", data, PPO)
+        check_methods_stay("model.zip", data, PPO)
 
 
 @pytest.mark.parametrize("name", SLIMMABLE)
@@ -322,7 +340,12 @@ def test_another_environment_is_refused_with_both_spaces(folder: Path) -> None:
         check_environment_fits("model.zip", data, gymnasium.make("CartPole-v1"))
 
 
-class Seen:
+def test_what_is_no_environment_is_refused_by_its_kind(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"env='CartPole-v1' is a str, and no environment, such as gymnasium\.make"):
+        check_environment_fits("model.zip", read_safely(folder / "PPO"), "CartPole-v1")
+
+
+class Seen(gymnasium.Env[Any, Any]):
     """Only the spaces of an environment."""
 
     def __init__(self, observation_space: spaces.Space[Any]) -> None:

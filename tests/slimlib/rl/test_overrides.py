@@ -67,10 +67,18 @@ def test_impossible_arguments_are_refused_as_by_the_constructor(tmp_path):
     [("learing_rate", "did you mean learning_rate"), ("xyzzy", "SlimPPO takes .*batch_size")],
 )
 def test_arguments_that_do_not_exist_are_refused(argument, says, tmp_path):
-    for saved in (model("PPO"), plain_twin("PPO")):
+    for saved, trusted in ((model("PPO"), False), (plain_twin("PPO"), False), (model("PPO"), True)):
         saved.save(tmp_path / "model")
         with pytest.raises(ValueError, match=rf"SlimPPO\.load got {argument}=1, which is no argument of it; {says}"):
-            SlimPPO.load(tmp_path / "model", **{argument: 1})
+            SlimPPO.load(tmp_path / "model", trusted=trusted, **{argument: 1})
+
+
+def test_trust_is_in_the_pickles_alone(tmp_path):
+    plain_twin("PPO").save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"was saved by PPO, and cannot be loaded by SlimA2C; use SlimPPO\.load"):
+        SlimA2C.load(tmp_path / "model", trusted=True)
+    loaded = SlimPPO.load(tmp_path / "model", trusted=True, widths=slim.Switches(0.5, 1.0))
+    assert isinstance(loaded.rule, slim.EveryWidth)
 
 
 @pytest.mark.parametrize("name", ["PPO", "A2C", "DQN", "SAC"])
