@@ -26,6 +26,10 @@ from slimlib.rl.paths import computing, path_of
 from slimlib.rl.policy_files import ABOUT, read_policy
 from slimlib.saving import widths_from_json, widths_to_json
 from slimlib.serving.freezing import CANNOT_TRAIN
+from slimlib.training.named import unknown
+
+OPTIONS = ("divisor", "divisors", "keep", "norm")
+"""Arguments of `slimlib.convert` that may be chosen."""
 
 
 class FrozenPolicy:
@@ -152,16 +156,20 @@ def make_slimmable(
         policy: an actor-critic (PPO, A2C), DQN or SAC policy of stable-baselines3, with any features extractor, with
             or without state-dependent noise.
         widths: what may be set; the largest must be 1.0, which the target networks have.
-        options: further arguments of `slimlib.convert`, for example `divisor`.
-        layout: of this very policy, where it is known.
+        options: further arguments of `slimlib.convert`: `divisor`, `divisors`, `keep` and `norm`.
+        layout: of this very policy, where it is known: it says what slims, whatever the widths.
 
     Warns:
         UserWarning: a layer has less than one unit at the smallest width, and so stays full, where others slim.
 
     Raises:
-        ValueError: the policy is of another family, or nothing in it slims; or what `convert` raises.
+        ValueError: the policy is of another family, nothing in it slims, or there is no such option; or what `convert`
+            raises.
     """
     path = path_of(policy)
+    for name in options:
+        if name not in OPTIONS:
+            raise unknown("option of slimlib.convert:", name, OPTIONS)
     noise: list[Any] = [m.__dict__["action_dist"] for m in policy.modules() if "action_dist" in m.__dict__]
     for each in noise:
         forget_samples(each)
@@ -170,10 +178,11 @@ def make_slimmable(
         raise ValueError(
             f"the largest width must be 1.0, not {largest}; for a narrower policy make its net_arch smaller"
         )
+    assert isinstance(smallest, float)
     if layout is None:
-        assert isinstance(smallest, float)
         with computing(policy, path), own_random_numbers(), no_inference_mode():
             layout = _found_layout(policy, path.example(policy), smallest, options)
+    _check_slims(policy, layout, smallest)
     convert(policy, None, widths=widths, norm=options.get("norm", "universal"), layout=layout)
     for each in noise:
         if isinstance(each, StateDependentNoiseDistribution):
@@ -190,7 +199,9 @@ def _found_layout(policy: BasePolicy, example: Any, smallest: float, options: Ma
     try:
         layout = follow(policy, example, keep=keep, **given)
     except FlowError as error:
-        if "nothing slims" not in str(error):
+        hidden: Any = policy.net_arch
+        sizes = [size for part in hidden.values() for size in part] if isinstance(hidden, dict) else hidden
+        if "nothing slims" not in str(error) or any(size > 1 for size in sizes):
             raise
         raise ValueError(
             f"{error}. Without hidden layers of several units a policy is the same at every width: give it some, for "
@@ -206,10 +217,13 @@ def _found_layout(policy: BasePolicy, example: Any, smallest: float, options: Ma
             stacklevel=2,
         )
         layout = follow(policy, example, keep=[*keep, *names], **given)
+    return layout
+
+
+def _check_slims(policy: BasePolicy, layout: Layout, smallest: float) -> None:
     if smallest < 1 and all(round_channels(g.units, smallest, g.divisor) == g.units for g in layout.groups):
         sizes = ", ".join([f"'{group.name}' has {group.units} units" for group in layout.groups])
         raise ValueError(
             f"nothing slims in this {type(policy).__name__}: at the smallest width {smallest:g} every layer has all "
             f"its units ({sizes}). Give it more units in net_arch, or lower the smallest width"
         )
-    return layout

@@ -51,12 +51,21 @@ def test_arguments_of_slimming_may_be_changed(name, tmp_path):
         slim.set_width(loaded.policy, 0.25)
 
 
+def test_layers_slim_as_they_do_in_the_file_whatever_the_widths(tmp_path):
+    saved = model("PPO", policy_kwargs={"net_arch": [64, 8]})
+    saved.save(tmp_path / "model")
+    loaded = SlimPPO.load(tmp_path / "model", widths=slim.WidthRange(0.0625, 1.0), rule="sandwich")
+    assert loaded.policy.slim.layout == saved.policy.slim.layout
+
+
 def test_impossible_arguments_are_refused_as_by_the_constructor(tmp_path):
     model("PPO").save(tmp_path / "model")
     for changes, says in (
         ({"behaviour": "narrow"}, "behaviour 'narrow' must be"),
         ({"rule": "sandwitch"}, "unknown rule 'sandwitch'"),
         ({"rule": "sandwich", "samples": 9}, "cannot draw 9 different widths"),
+        ({"widths": slim.Switches(0.99, 1.0)}, "nothing slims .* at the smallest width 0.99 every layer has all its"),
+        ({"convert_options": {"divisr": 8}}, "unknown option of slimlib.convert: 'divisr'"),
     ):
         with pytest.raises(ValueError, match=says):
             SlimPPO.load(tmp_path / "model", **changes)

@@ -237,6 +237,7 @@ def test_making_it_slimmable_draws_no_random_numbers():
         ({"distill": False, "distill_values": 0.5}, "distill_values is a part of distillation, and distill is False"),
         ({"distill_values": -1.0}, "distill_values -1.0 is a weight, at least 0"),
         ({"convert_options": {"divisor": 0}}, "divisor 0 must be a whole number of channels"),
+        ({"convert_options": {"divisr": 8}}, "unknown option of slimlib.convert: 'divisr'; did you mean 'divisor'?"),
         ({"policy_kwargs": {"net_arch": []}}, "nothing slims"),
         ({"policy_kwargs": {"net_arch": []}}, "give it some, for example policy_kwargs={'net_arch': [64, 64]}"),
         (

@@ -101,6 +101,13 @@ def test_images_alone_slim_off_policy(kind):
     slimmable.extract(0.25)
 
 
+@pytest.mark.parametrize("name", ["PPO", "DQN", "SAC"])
+def test_an_activation_that_forbids_to_slim_is_named_without_that_remedy(name):
+    with pytest.raises(ValueError, match="nothing slims .*softmax over channels") as error:
+        model(name, policy_kwargs={"net_arch": [16, 16], "activation_fn": nn.Softmax})
+    assert "net_arch" not in str(error.value)
+
+
 def test_what_has_nothing_to_slim_is_refused_with_the_remedy():
     for name in KINDS:
         for arch in ([], [1]):
