@@ -17,6 +17,7 @@ from torch import nn
 from slimlib.convert import check_divisors, convert
 from slimlib.core.layout import Layout
 from slimlib.core.random_numbers import own_random_numbers
+from slimlib.core.statistics import OfWidth
 from slimlib.core.swapping import SwapsOut, dense_class, no_inference_mode, slim_class
 from slimlib.core.tracing import cut_in_graph
 from slimlib.core.width import Widths, by_size, round_channels
@@ -184,6 +185,7 @@ def make_slimmable(
             layout = _found_layout(policy, path.example(policy), smallest, options)
     _check_slims(policy, layout, smallest)
     convert(policy, None, widths=widths, norm=options.get("norm", "universal"), layout=layout)
+    _optimize_private(policy)
     for each in noise:
         if isinstance(each, StateDependentNoiseDistribution):
             each.__class__ = NoiseOfAnyWidth
@@ -227,3 +229,18 @@ def _check_slims(policy: BasePolicy, layout: Layout, smallest: float) -> None:
             f"nothing slims in this {type(policy).__name__}: at the smallest width {smallest:g} every layer has all "
             f"its units ({sizes}). Give it more units in net_arch, or lower the smallest width"
         )
+
+
+def _optimize_private(policy: BasePolicy) -> None:
+    """What switches have alone was not there when the policy made its optimizers: it goes to what it was copied from.
+
+    Private parameters that no optimizer has would not learn, and their gradients would add up for ever.
+    """
+    optimizers = [module.__dict__["optimizer"] for module in policy.modules() if "optimizer" in module.__dict__]
+    for group in [group for optimizer in optimizers for group in optimizer.param_groups]:
+        known = {id(parameter) for parameter in group["params"]}
+        for module in policy.modules():
+            for name, own in module._parameters.items():
+                of = OfWidth.parse(name)
+                if of is not None and id(module._parameters[of.key]) in known:
+                    group["params"].append(own)
