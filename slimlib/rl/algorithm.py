@@ -19,6 +19,7 @@ from slimlib.core.layout import Layout
 from slimlib.core.random_numbers import own_random_numbers
 from slimlib.core.slimming import Slimming
 from slimlib.core.width import Switches, Width, WidthRange, Widths, check_width
+from slimlib.rl.batchnorm import check_targets, check_widths_run
 from slimlib.rl.callbacks import at_full_width
 from slimlib.rl.loading import attributes, check_algorithm, check_environment_fits, check_methods_stay, read_safely
 from slimlib.rl.narrowing import narrow_policy_kwargs
@@ -83,7 +84,10 @@ class SlimAlgorithm:
             full width is taken out; late: they begin after half of the training; ratio (PPO): each width is compared
             with old probabilities of its own; none (by default in DQN). See `slimlib.rl.stability`.
         behaviour: the width that acts in training: full, smallest, a number, or sampled: another for each rollout.
-        convert_options: further arguments of `slimlib.convert`; by default {"divisor": 4}.
+            With a BatchNorm in the policy, all but full need {"norm": "shared"} in `convert_options`, or, in PPO and
+            A2C with `Switches`, "switchable".
+        convert_options: further arguments of `slimlib.convert`: divisor, divisors, keep, norm; by default
+            {"divisor": 4}.
 
     Raises:
         ValueError: an argument is impossible, or the policy cannot be made slimmable.
@@ -159,6 +163,10 @@ class SlimAlgorithm:
         known = None if self.slim_layout is None else _read_layout(self.slim_layout)
         policy: Any = self.policy  # type: ignore[attr-defined]
         make_slimmable(policy, widths=self.widths, options=self.convert_options, layout=known)
+        check_targets(policy)
+        if self.behaviour != "full":
+            acting = [self.behaviour] if not isinstance(self.behaviour, str) else [self.widths.smallest]
+            check_widths_run(f"behaviour={self.behaviour!r}", policy, acting)
         self.slim_layout = self.slimming.layout.to_json()
         self.rule = self._make_rule(self._seed)
         self.stabilizer = STABILITY[self.stability](self)
@@ -263,7 +271,7 @@ class SlimAlgorithm:
             print_system_info: print the system that the model was saved on, and this one.
             force_reset: reset the environment before the next training.
             **kwargs: attributes to change; with a plain model also `widths=...` and the other arguments of the
-                constructor.
+                constructor. Other widths of a slimmable model change no layers: those that slim in the file do.
             trusted: let stable-baselines3 unpickle everything in the file, which can run any code.
             allow: classes and functions of your own that the file may refer to.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 from slimlib.core.setting import at_width, slimming_of
 from slimlib.core.width import Width, WidthPlan, check_width, label
+from slimlib.rl.batchnorm import check_widths_run
 
 Score = Callable[[Mapping[Width, float]], float]
 
@@ -78,7 +79,7 @@ class SlimEvalCallback(EvalCallback):
 
     Raises:
         ValueError: no width, one twice, a `best` that is not evaluated, or (when training starts) a width that the
-            policy is not trained for.
+            policy is not trained for, or that has no BatchNorm statistics during the training.
     """
 
     def __init__(
@@ -89,9 +90,11 @@ class SlimEvalCallback(EvalCallback):
         best: str | Width = "mean",
         **arguments: Any,
     ) -> None:
-        self.widths = list(widths)
+        self.widths = list(widths) if isinstance(widths, Iterable) else []
         if not self.widths or len(set(self.widths)) < len(self.widths):
-            raise ValueError(f"widths={self.widths}: name at least one, each only once, for example [0.25, 0.5, 1.0]")
+            raise ValueError(
+                f"widths={widths!r}: name at least one, each only once, in a list, for example [0.25, 0.5, 1.0]"
+            )
         self.score = _score(best, self.widths)
         self.last_mean_rewards: dict[Width, float] = {}
         super().__init__(eval_env, **arguments)
@@ -102,6 +105,7 @@ class SlimEvalCallback(EvalCallback):
             raise ValueError(f"the policy of this {type(self.model).__name__} is not slimmable; use EvalCallback")
         for width in self.widths:
             check_width(width, slimming_of(policy).widths)
+        check_widths_run("SlimEvalCallback", policy, self.widths)
         super()._init_callback()
 
     def _on_step(self) -> bool:

@@ -191,6 +191,7 @@ def test_statistics_of_the_training_normalise_the_evaluation():
     [
         ([], {}, "name at least one"),
         ([0.5, 0.5], {}, "each only once"),
+        (0.5, {}, "widths=0.5: name at least one, each only once, in a list"),
         ([0.5, 1.0], {"best": "median"}, "best='median' must be 'mean', 'worst' or one of the widths: 0.5, 1"),
         ([0.5, 1.0], {"best": 0.25}, "best=0.25 must be"),
     ],
