@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from slimlib.core.layout import Layout
 from slimlib.core.random_numbers import own_random_numbers
 from slimlib.core.slimming import Slimming
-from slimlib.core.width import Switches, Width, WidthRange, Widths, check_width
+from slimlib.core.width import Switches, Width, WidthRange, Widths, as_widths, check_width
 from slimlib.rl.batchnorm import check_targets, check_widths_run
 from slimlib.rl.callbacks import at_full_width
 from slimlib.rl.loading import attributes, check_algorithm, check_environment_fits, check_methods_stay, read_safely
@@ -121,7 +121,7 @@ class SlimAlgorithm:
         convert_options: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.slim_widths, self.samples = widths_to_json(widths), samples
+        self.slim_widths, self.samples = widths_to_json(as_widths(widths)), samples
         self.rule_name = rule or _default_rule(widths)
         self.rule_options, self.lesson = dict(rule_options or {}), dict(lesson or {})
         self.distill, self.distill_values, self.behaviour = distill, distill_values, behaviour
@@ -361,7 +361,7 @@ def _as_attributes(given: Mapping[str, Any]) -> dict[str, Any]:
     if "rule" in kept:
         kept["rule_name"] = kept.pop("rule")
     if "widths" in kept:
-        kept["slim_widths"] = widths_to_json(kept.pop("widths"))
+        kept["slim_widths"] = widths_to_json(as_widths(kept.pop("widths")))
     if "convert_options" in kept:
         kept["convert_options"] = DIVISOR | dict(kept["convert_options"])
         kept["slim_layout"] = None  # that of the file rounds by other divisors

@@ -20,7 +20,7 @@ from slimlib.core.random_numbers import own_random_numbers
 from slimlib.core.statistics import OfWidth
 from slimlib.core.swapping import SwapsOut, dense_class, no_inference_mode, slim_class
 from slimlib.core.tracing import cut_in_graph
-from slimlib.core.width import Widths, by_size, round_channels
+from slimlib.core.width import Widths, as_widths, by_size, round_channels
 from slimlib.flow import FlowError, follow
 from slimlib.rl.noise import NoiseOfAnyWidth, forget_samples
 from slimlib.rl.paths import computing, path_of
@@ -174,6 +174,7 @@ def make_slimmable(
     noise: list[Any] = [m.__dict__["action_dist"] for m in policy.modules() if "action_dist" in m.__dict__]
     for each in noise:
         forget_samples(each)
+    widths = as_widths(widths)
     smallest, largest = sorted((widths.smallest, widths.largest), key=by_size)
     if largest != 1.0:
         raise ValueError(

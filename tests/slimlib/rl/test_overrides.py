@@ -62,6 +62,7 @@ def test_impossible_arguments_are_refused_as_by_the_constructor(tmp_path):
     model("PPO").save(tmp_path / "model")
     for changes, says in (
         ({"behaviour": "narrow"}, "behaviour 'narrow' must be"),
+        ({"widths": "0.5"}, "widths='0.5' must be Switches"),
         ({"rule": "sandwitch"}, "unknown rule 'sandwitch'"),
         ({"rule": "sandwich", "samples": 9}, "cannot draw 9 different widths"),
         ({"widths": slim.Switches(0.99, 1.0)}, "nothing slims .* at the smallest width 0.99 every layer has all its"),

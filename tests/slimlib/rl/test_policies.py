@@ -237,6 +237,7 @@ def test_making_it_slimmable_draws_no_random_numbers():
         ({"distill": False, "distill_values": 0.5}, "distill_values is a part of distillation, and distill is False"),
         ({"distill_values": -1.0}, "distill_values -1.0 is a weight, at least 0"),
         ({"convert_options": {"divisor": 0}}, "divisor 0 must be a whole number of channels"),
+        ({"widths": [0.25, 0.5, 1.0]}, "widths=[0.25, 0.5, 1.0] must be Switches"),
         ({"convert_options": {"divisr": 8}}, "unknown option of slimlib.convert: 'divisr'; did you mean 'divisor'?"),
         ({"policy_kwargs": {"net_arch": []}}, "nothing slims"),
         ({"policy_kwargs": {"net_arch": []}}, "give it some, for example policy_kwargs={'net_arch': [64, 64]}"),
@@ -251,6 +252,12 @@ def test_what_cannot_be_made_slimmable_is_refused(changes, says):
     with pytest.raises(ValueError) as error:
         model("PPO", **changes)
     assert says in str(error.value)
+
+
+def test_widths_in_a_list_are_refused_at_the_other_door():
+    policy = plain_twin("PPO").policy
+    with pytest.raises(ValueError, match=r"widths=\[0.5, 1.0\] must be Switches"):
+        make_slimmable(policy, widths=[0.5, 1.0], options={})
 
 
 def test_q_values_are_not_distilled_twice():

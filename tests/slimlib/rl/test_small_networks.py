@@ -103,8 +103,8 @@ def test_images_alone_slim_off_policy(kind):
 
 @pytest.mark.parametrize("name", ["PPO", "DQN", "SAC"])
 def test_an_activation_that_forbids_to_slim_is_named_without_that_remedy(name):
-    with pytest.raises(ValueError, match="nothing slims .*softmax over channels") as error:
-        model(name, policy_kwargs={"net_arch": [16, 16], "activation_fn": nn.Softmax})
+    with pytest.raises(ValueError, match="nothing slims .*rrelu") as error:
+        model(name, policy_kwargs={"net_arch": [16, 16], "activation_fn": nn.RReLU})
     assert "net_arch" not in str(error.value)
 
 
