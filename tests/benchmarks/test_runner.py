@@ -215,8 +215,8 @@ def test_a_damaged_record_is_named_and_trained_again(
     shutil.copytree(uninterrupted / "toy", tmp_path / "toy")
     path = next((folder_of(tmp_path) / "records").glob("random-1-*"))
     path.write_text(path.read_text()[:100])
-    assert toy_run(toy_settings(tmp_path)) == 1
-    assert f"damaged record, left out: {path.name}" in capsys.readouterr().err
+    assert toy_run(toy_settings(tmp_path)) == 0
+    assert f"damaged record, trained again; kept as {path.name}.corrupt: " in capsys.readouterr().out
     assert path.with_name(path.name + ".corrupt").exists()
     assert records_of(tmp_path) == records_of(uninterrupted)
     assert toy_run(toy_settings(tmp_path)) == 0

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import gc
 import json
+import re
 import sys
 
 import pytest
@@ -239,6 +240,6 @@ def test_a_long_search_shows_where_it_is_and_leaves_no_trace(monkeypatch, capsys
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     follow(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2)), torch.randn(2, 8))
     shown = capsys.readouterr().err
-    assert "0%, 0 s, attempt 1: follows channels" in shown
+    assert re.search(r" 0%, \d+ s, attempt 1: follows channels", shown)
     assert "attempt 1: compares with the full network" in shown
     assert shown.rsplit("\r", 2)[-2].strip() == ""
