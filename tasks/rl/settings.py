@@ -46,8 +46,8 @@ class RlSettings(Settings):
     deterministic: bool = setting(True, "whether evaluation takes the likeliest action, not a random one")
     data: Literal[
         "cartpole", "acrobot", "lunarlander", "pendulum", "halfcheetah", "hopper", "breakout", "pong", "identity",
-        "minatar-breakout", "minatar-asterix", "minatar-freeway", "minatar-seaquest", "minatar-spaceinvaders",
-        "environment",
+        "identity-bits", "minatar-breakout", "minatar-asterix", "minatar-freeway", "minatar-seaquest",
+        "minatar-spaceinvaders", "environment",
     ] = setting("cartpole", "which environment", group="")  # fmt: skip
     root: str = setting("", "nothing: environments come with their packages", group="data")
     workers: int = setting(

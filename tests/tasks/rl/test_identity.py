@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gymnasium
+import pytest
 from stable_baselines3.common.env_checker import check_env
 
 from tasks.rl.environments import find_environment
 
-NAME = "tasks.rl.identity:Identity-v0"
+NAME, BITS = "tasks.rl.identity:Identity-v0", "tasks.rl.identity:IdentityOfBits-v0"
 
 
 def play(answer, seed: int) -> tuple[float, list[int]]:
@@ -20,9 +21,20 @@ def play(answer, seed: int) -> tuple[float, list[int]]:
     return total, sights
 
 
-def test_it_is_an_environment_as_stable_baselines3_wants_it() -> None:
-    find_environment(NAME)
-    check_env(gymnasium.make(NAME).unwrapped, warn=False)
+@pytest.mark.parametrize("name", [NAME, BITS])
+def test_it_is_an_environment_as_stable_baselines3_wants_it(name: str) -> None:
+    find_environment(name)
+    check_env(gymnasium.make(name).unwrapped, warn=False)
+
+
+def test_of_several_bits_all_must_be_right() -> None:
+    environment = gymnasium.make(BITS)
+    seen, _ = environment.reset(seed=0)
+    for wrong in (0, 1, 4, 0):
+        answer = seen.copy()
+        answer[:wrong] = 1 - answer[:wrong]
+        seen, reward, *_ = environment.step(answer)
+        assert reward == (wrong == 0)
 
 
 def test_only_what_is_seen_pays() -> None:
