@@ -7,6 +7,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from slimlib.core.whole_file import usual_rights
+
 try:
     import fcntl
 except ImportError:  # Windows, where a file that another process has open cannot be removed
@@ -32,7 +34,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
+            os.chmod(temporary, usual_rights())
             if fcntl is None:  # Windows, again, renames no open file
                 file.close()
             os.replace(temporary, path)
@@ -71,9 +73,3 @@ def _temporary(path: Path) -> tuple[int, str]:
         if os.fstat(handle).st_nlink:
             return handle, name
         os.close(handle)  # `remove_stale` was quicker than the lock
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -9,6 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def usual_rights() -> int:
+    """The mode of any new file of this process."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A file to write, which becomes `path` when the block ends; on an error, what was there before stays.
@@ -22,9 +29,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.close(handle)
         part = Path(name)
         yield part
-        mask = os.umask(0)
-        os.umask(mask)
-        part.chmod(0o666 & ~mask)  # the rights of any file of this user: mkstemp and safetensors give fewer
+        part.chmod(usual_rights())  # mkstemp and safetensors give fewer
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(part, path)

@@ -191,7 +191,7 @@ class SearchFile:
                     f"{path} holds a search with other {HASHES.get(name, name)}{shown}. To go on, call with the same; "
                     "to begin anew, give another path or remove the file"
                 )
-        self.scores = _scores(data)
+        self.scores = data["scores"]
         self._seconds_before, self.result = data["seconds"], data["result"]
         self._head |= {"plain": data["plain"]} if "plain" in data else {}
 
@@ -252,16 +252,12 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict) or data.get("format") != FORMAT or not data.keys() >= KEYS:
         raise ValueError(f"{path} is not a plan file that this slimlib reads (format {FORMAT})")
     try:
-        _scores(data)
+        data["scores"] = {tuple(plan): float(score) for plan, score in data["scores"]}
         if data["kind"] == "search" and data["result"] is not None:
             _found(data)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is a damaged plan file ({type(error).__name__}: {error}); remove it") from error
     return data
-
-
-def _scores(data: Mapping[str, Any]) -> dict[Plan, float]:
-    return {tuple(plan): float(score) for plan, score in data["scores"]}
 
 
 def check_groups(what: str, given: Sequence[Sequence[Any]], layout: Layout) -> None:
