@@ -11,24 +11,23 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from slimlib.core.heads import Bounds, prepare_heads
-from slimlib.core.layers import SLIM_LAYERS
 from slimlib.core.layout import Layout
 from slimlib.core.norms import norm_named
-from slimlib.core.norms.batchnorm import PLAIN_NORMS, PlainBatchNorm, SlimBatchNorm
 from slimlib.core.norms.norm import Norm
-from slimlib.core.slimming import FULL_STATISTICS, Slimming, as_buffers, find_parts
+from slimlib.core.parts import as_buffers, find_parts, slim_part
+from slimlib.core.slimming import Slimming
 from slimlib.core.statistics import tracks
-from slimlib.core.swapping import Gathers, GathersFlat, Part, SwapsOut, dense_class, slim_class
+from slimlib.core.swapping import Part, SwapsOut, dense_class, slim_class
 from slimlib.core.tracing import cut_in_graph
-from slimlib.core.width import Switches, WidthRange, Widths
+from slimlib.core.width import WidthRange, Widths
 
 EVERY_WIDTH = WidthRange(1e-3, 1.0)
 
 
 class SlimRoot(SwapsOut):
-    """Mixin of the outermost module of a slimmable network: notices replaced parameters, and is copied whole.
+    """Mixin of the outermost module of a slimmable network: notices what was replaced, and is copied whole.
 
-    What leaves no trace, `parameter.data = ...`, is noticed when the network itself is called.
+    What leaves no trace, `parameter.data = ...` or another layer, is noticed when the network itself is called.
     """
 
     slim: Slimming
@@ -48,6 +47,12 @@ class SlimRoot(SwapsOut):
             if self.training and torch.is_grad_enabled():
                 self.slim.note_training()
         return super().__call__(*args, **kwargs)  # type: ignore[misc]
+
+    def __getstate__(self: Any) -> dict[str, Any]:
+        if self.slim.stale():
+            self.slim.refresh()  # a layer that was put into the network is copied as one that slims
+        state: dict[str, Any] = super().__getstate__()
+        return state
 
     def __setstate__(self: Any, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[misc]
@@ -78,16 +83,15 @@ def apply_layout(
     """
     slimming = Slimming(layout, widths or EVERY_WIDTH, norm if isinstance(norm, Norm) else norm_named(norm), heads)
     # A plan of another network is refused before this one is touched.
-    channels = [slimming.channels_at(width) for width in widths.widths] if isinstance(widths, Switches) else []
-    switches = [each for each in channels if each != layout.full]
+    switches = slimming.switches
     as_buffers(net, layout.axes)
-    prepare_heads(net, heads)
+    prepare_heads({name: net.get_submodule(name) for name in heads}, heads)
     names = {module: name for name, module in net.named_modules()}
     parts = {part.module: part for part in find_parts(net, layout, heads)}
     for module in [m for m in net.modules() if parametrize.is_parametrized(m)]:
         parts.setdefault(module, Part(module, []))  # so that it can be copied and pickled, too
     for part in parts.values():
-        _slim_module(part, None if by_hand else names[part.module], slimming)
+        slim_part(part, None if by_hand else names[part.module], slimming, layout)
         if tracks(part.module):
             slimming.norm.prepare(part, switches)
     net.__class__ = slim_class(type(net), (SlimRoot,))
@@ -95,27 +99,3 @@ def apply_layout(
     slimming.bind(net)
     slimming.set(1.0 if 1.0 in slimming.widths else slimming.widths.largest)
     return net
-
-
-def _slim_module(part: Part, name: str | None, slimming: Slimming) -> None:
-    module = part.module
-    mixins: list[type] = []
-    full = part.numbers(slimming.layout.full)
-    narrow = part.numbers((1,) * len(slimming.layout.groups))
-    numbers = {key: value for key, value in full.items() if narrow[key] != value}
-    if tracks(module):
-        numbers |= FULL_STATISTICS
-        mixins.append(PlainBatchNorm if type(module) in PLAIN_NORMS else SlimBatchNorm)
-    if isinstance(module, nn.RNNBase):
-        mixins.insert(0, GathersFlat)
-    elif part.gathers:
-        mixins.insert(0, Gathers)
-    module.__dict__.update(full_numbers=numbers, slimming=slimming)
-    computed = tuple(module.parametrizations) if parametrize.is_parametrized(module) else ()  # type: ignore[arg-type]
-    kind = type(module).__mro__[1] if computed else type(module)
-    base = SLIM_LAYERS.get(kind, kind)
-    if base in SLIM_LAYERS.values():
-        module.__dict__["name_in_network"] = name
-    if not issubclass(base, SwapsOut) and not mixins:
-        mixins.append(SwapsOut)
-    module.__class__ = slim_class(base, tuple(mixins), computed) if mixins or computed else base

@@ -47,10 +47,10 @@ def bounds_of(layout: Layout, widths: Widths, count: int) -> Bounds:
     return tuple(dict.fromkeys(each for each in channels if each != layout.full))
 
 
-def prepare_heads(net: nn.Module, heads: Mapping[str, Bounds]) -> None:
-    """Add to the layers what each band has of its own: copies."""
-    for name, bounds in heads.items():
-        layer = net.get_submodule(name)
+def prepare_heads(layers: Mapping[str, nn.Module], heads: Mapping[str, Bounds]) -> None:
+    """Add to the layers, by name, what each band has of its own: copies."""
+    for name, layer in layers.items():
+        bounds = heads.get(name, ())
         plain = [(key, parameter) for key, parameter in layer._parameters.items() if parameter is not None]
         for key, shared in plain:
             for bound in bounds:

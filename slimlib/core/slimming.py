@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -12,16 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimlib.core.heads import Bounds
-from slimlib.core.layout import Axis, Layout
+from slimlib.core.heads import Bounds, prepare_heads
+from slimlib.core.layout import Layout
 from slimlib.core.norms.norm import Norm
-from slimlib.core.statistics import AFFINE, STATISTICS, OfWidth, tracks
-from slimlib.core.swapping import Part, Ready, Slot, Swaps, logical_weight, no_inference_mode, swap_in
+from slimlib.core.parts import FULL_STATISTICS, find_parts, slim_part
+from slimlib.core.replaced import fitting
+from slimlib.core.statistics import STATISTICS, OfWidth, tracks
+from slimlib.core.swapping import Part, Ready, Swaps, no_inference_mode, swap_in
 from slimlib.core.width import Switches, Width, WidthPlan, Widths, check_width, label
 
 # How much is kept prepared: a plan of MobileNet v2 takes 0.2 MB, and random plans never end.
 REMEMBERED_WIDTHS, REMEMBERED_CHANNELS = 16384, 512
-FULL_STATISTICS: Swaps = {"track_running_stats": True}
 
 
 class Slimming:
@@ -40,12 +40,13 @@ class Slimming:
     trained: tuple[int, ...] | None = None
     _net: Callable[[], nn.Module | None]
     _parts: list[Part] | None
+    _modules: Mapping[str, nn.Module]
     _caches: Sequence[tuple[nn.Module, str]] = ()
     _ready: dict[Width, Ready]
     _shared: dict[tuple[int, ...], Ready]
     _channels: dict[Width, tuple[int, ...]]
-    _stores: list[dict[str, nn.Parameter | None]]
-    _held: list[Tensor | None]
+    _stores: list[dict[str, Any]]
+    _held: list[Tensor | nn.Module | None]
     _ids: list[int]
     _watched: list[nn.Parameter]
     _pointers: list[int]
@@ -59,6 +60,7 @@ class Slimming:
         self.channels = layout.full
         self._net = lambda: None
         self.labels: dict[tuple[int, ...], str] = {}  # calibrated channel numbers -> the width they were asked for as
+        self._modules = {}
         self._forget()
 
     # -- what a user asks
@@ -101,6 +103,12 @@ class Slimming:
             raise ValueError(f"widths={widths!r} must be a list of one width or more, such as [0.25, 0.5, 1.0]")
         for width in widths:
             self.check(width)
+
+    @property
+    def switches(self) -> list[tuple[int, ...]]:
+        """The channel numbers of the switches below the full width; none of a range."""
+        found = map(self.channels_at, self.widths.widths if isinstance(self.widths, Switches) else ())
+        return [channels for channels in found if channels != self.layout.full]
 
     @property
     def has_private_parameters(self) -> bool:
@@ -148,6 +156,7 @@ class Slimming:
         self._net = weakref.ref(net)
         found = [path.rpartition(".") for path in self.layout.caches]
         self._caches = [(net.get_submodule(owner), attribute) for owner, _, attribute in found]
+        self._modules = {}
         self._forget()
 
     def net(self) -> nn.Module:
@@ -182,10 +191,10 @@ class Slimming:
             self.trained = self.channels
 
     def stale(self) -> bool:
-        """Whether a parameter was replaced, moved in memory, or changed its `requires_grad` since views were made.
+        """Whether views were made of what is no longer there, has moved in memory, or changed its `requires_grad`.
 
-        Replacing one marks the state dirty; `parameter.data = ...`, `requires_grad`, and what torch.func puts in the
-        place of parameters are only noticed here.
+        Replacing a parameter marks the state dirty; another layer, `parameter.data = ...`, `requires_grad`, and what
+        torch.func puts in the place of parameters are only noticed here.
         """
         return (
             self.dirty
@@ -198,8 +207,28 @@ class Slimming:
     def parts(self) -> list[Part]:
         """The modules in which something depends on the width."""
         if self._parts is None:
-            self._parts = find_parts(self.net(), self.layout, self.heads)
+            self._parts = self._find_parts()
         return self._parts
+
+    def _find_parts(self) -> list[Part]:
+        net = self.net()
+        names = {module: name for name, module in net.named_modules()}
+        replaced = {name: module for name, module in self._modules.items() if names.get(module) != name}
+        came: list[nn.Module] = []
+        if replaced:
+            self.dirty = True  # until it fits: each call refuses
+            self.layout, came = fitting(self.layout, net, replaced)
+            prepare_heads({names[module]: module for module in came}, self.heads)
+            self.dirty = False
+        parts = find_parts(net, self.layout, self.heads)
+        for part in parts:
+            if part.module in came:
+                path = names[part.module]
+                slim_part(part, getattr(replaced[path], "name_in_network", path), self, self.layout)
+                if tracks(part.module):
+                    self.norm.prepare(part, self.switches)
+        self._modules = {names[part.module]: part.module for part in parts}
+        return parts
 
     def _prepare(self, width: Width) -> Ready:
         self.check(width)
@@ -251,6 +280,7 @@ class Slimming:
 
     def _watch(self) -> None:
         self._stores = [part.module._parameters for part in self.parts if part.slots]
+        self._stores += [self.net().get_submodule(path)._modules for path in _above(self._modules)]
         self._held = list(self._now_held())
         self._ids = list(map(id, self._held))
         seen = [tensor for part in self.parts for slot in part.slots for tensor in slot.tensors()]
@@ -258,8 +288,8 @@ class Slimming:
         self._pointers = [p.data_ptr() for p in self._watched]
         self._needs_grad = [p.requires_grad for p in self._watched]
 
-    def _now_held(self) -> Iterator[Tensor | None]:
-        """The parameters of all parts; each forward asks, so that no line of Python runs for each."""
+    def _now_held(self) -> Iterator[Tensor | nn.Module | None]:
+        """The parameters of all parts, and the layers; each forward asks, so that no line of Python runs for each."""
         return chain.from_iterable(map(dict.values, self._stores))
 
     def _forget(self) -> None:
@@ -275,60 +305,15 @@ class Slimming:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._net = lambda: None
+        self._modules = {}
         self._forget()
 
 
-def find_parts(net: nn.Module, layout: Layout, heads: Mapping[str, Bounds] = MappingProxyType({})) -> list[Part]:
-    """Every module of `net` that holds an axis of the layout, a number that depends on one, or a BatchNorm."""
-    axes: dict[str, dict[str, Any]] = {}
-    for name, dims in layout.axes.items():
-        owner, _, attribute = name.rpartition(".")
-        axes.setdefault(owner, {})[attribute] = dims
-    parts = []
-    for name, module in net.named_modules(remove_duplicate=True):
-        if isinstance(module, torch.jit.ScriptModule):
-            continue
-        own = axes.get(name, {})
-        if tracks(module):  # whatever its channels do, its statistics depend on the width
-            own = {key: {} for key in (*AFFINE, *STATISTICS) if _store(module, key).get(key) is not None} | own
-        bounds = heads.get(name, ())
-        if bounds:
-            own = {key: {} for key in AFFINE if module._parameters.get(key) is not None} | own
-        # Interned like the attribute names of code, so that a look-up in `__dict__` compares pointers.
-        slots = [
-            Slot(_store(module, key), sys.intern(key), dims, f"{name}.{key}".lstrip(".") in layout.contiguous, bounds)
-            for key, dims in own.items()
-        ]
-        weight = _weight_slot(module, name, net, axes)
-        entering: Axis | None = layout.norm_inputs.get(name)
-        held = layout.numbers.get(name, {})
-        if slots or weight or entering or held:
-            parts.append(Part(module, slots, weight, entering, held))
-    return parts
-
-
-def as_buffers(net: nn.Module, names: Iterable[str]) -> None:
-    """Make buffers, which are in no state_dict, of tensors that are plain attributes, so that they can be sliced."""
-    for name in names:
-        owner, _, attribute = name.rpartition(".")
-        module = net.get_submodule(owner)
-        if isinstance(module.__dict__.get(attribute), Tensor) and attribute not in (
-            *module._parameters,
-            *module._buffers,
-        ):
-            module.register_buffer(attribute, module.__dict__.pop(attribute), persistent=False)
-
-
-def _store(module: nn.Module, attribute: str) -> dict[str, Any]:
-    return module._parameters if attribute in module._parameters else module._buffers
-
-
-def _weight_slot(module: nn.Module, name: str, net: nn.Module, axes: dict[str, dict[str, Any]]) -> Slot | None:
-    """The slot from which the active shape of a layer's weight is read, if any of it slims."""
-    found = logical_weight(module)
-    if found is None:
-        return None
-    owner, attribute = found
-    path = name if owner is module else f"{name}.parametrizations.weight".lstrip(".")
-    dims: Sequence[Any] | dict[int, Axis] = axes.get(path, {}).get(attribute, {})
-    return Slot(owner._parameters, attribute, dims) if isinstance(dims, dict) and dims else None
+def _above(paths: Iterable[str]) -> set[str]:
+    """The paths of all modules that hold those at `paths`."""
+    found = set()
+    for path in paths:
+        while path:
+            path = path.rpartition(".")[0]
+            found.add(path)
+    return found

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from slimlib.core.apply import apply_layout
 from slimlib.core.layout import Layout
-from slimlib.core.slimming import as_buffers
+from slimlib.core.parts import as_buffers
 from slimlib.core.structures import map_tensors
 
 NOISE = 10007  # numbers that are repeated: a prime, so that no two rows get the same
