@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,7 +58,7 @@ def convert(
     Raises:
         ValueError: something cannot be followed and cannot be kept full, nothing slims, or an argument is wrong.
             The network is then untouched.
-        TypeError: `net` is no module.
+        TypeError: `net` is no module, or an argument of another type than here.
 
     Source: Yu et al. 2019 (Slimmable Neural Networks); Yu & Huang 2019 (US-Nets).
     """
@@ -67,6 +67,9 @@ def convert(
     check_network(net)
     widths = EVERY_WIDTH if widths is None else as_widths(widths)
     norm_named(norm).check(widths)
+    check_names("divisors", divisors or {}, numbers=True)
+    check_names("heads", heads or {}, numbers=True)
+    check_names("keep", keep)
     check_divisors(divisor, divisors or {})
     check_heads(net, heads or {}, widths)
     if layout is None:
@@ -74,6 +77,8 @@ def convert(
             layout = follow(net, example, keep=keep, divisor=divisor, divisors=divisors)
     elif divisors or keep:
         raise ValueError("a layout already says its divisors and what stays full; leave out divisors and keep")
+    elif not isinstance(layout, Layout):
+        raise TypeError(f"layout must be a Layout, as net.slim.layout of a slimmable network, and is {layout!r}")
     else:
         check_layout(net, layout)
     bounds = {name: bounds_of(layout, widths, count) for name, count in (heads or {}).items()}
@@ -95,6 +100,16 @@ def check_network(net: nn.Module) -> None:
     if isinstance(net, DistributedDataParallel) or "_orig_mod" in net._modules:
         raise ValueError(f"convert the network first, then wrap it; this one is inside {type(net).__name__} already")
     check_dense(net, "convert")
+
+
+def check_names(what: str, names: Any, *, numbers: bool = False) -> None:
+    """Raise TypeError unless these are names of modules, with a number each where `numbers`."""
+    right = isinstance(names, Mapping) if numbers else isinstance(names, Collection) and not isinstance(names, str)
+    if not right or not all(isinstance(name, str) for name in names):
+        form = (
+            '{"layer1.conv": 8}, a number for each name of a module' if numbers else '["layer1.conv"], names of modules'
+        )
+        raise TypeError(f"{what}={names!r} must be of the form {form} in net.named_modules()")
 
 
 def check_divisors(divisor: int, divisors: Mapping[str, int]) -> None:

@@ -32,7 +32,8 @@ def check_heads(net: nn.Module, heads: Mapping[str, int], widths: Widths) -> Non
             raise ValueError(f"heads: '{name}' ({type(layer).__name__}) is no layer with a weight and bias of its own")
         most = len(widths.widths) if isinstance(widths, Switches) else float("inf")
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most:
-            raise ValueError(f"heads: {count!r} bands of the widths {widths}; give a whole number from 1 to {most}")
+            possible = f"from 1 to {most}" if isinstance(widths, Switches) else "of at least 1"
+            raise ValueError(f"heads: {count!r} bands of the widths {widths}; give a whole number {possible}")
 
 
 def bounds_of(layout: Layout, widths: Widths, count: int) -> Bounds:

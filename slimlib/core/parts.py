@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from slimlib.core.heads import Bounds
 from slimlib.core.layers import SLIM_LAYERS
-from slimlib.core.layout import Axis, Layout
+from slimlib.core.layout import Axis, Layout, axis_size
 from slimlib.core.norms.batchnorm import PLAIN_NORMS, PlainBatchNorm, SlimBatchNorm
 from slimlib.core.statistics import AFFINE, STATISTICS, tracks
 from slimlib.core.swapping import (
@@ -47,11 +48,15 @@ def find_parts(net: nn.Module, layout: Layout, heads: Mapping[str, Bounds] = Map
         bounds = heads.get(name, ())
         if bounds:
             own = {key: {} for key in AFFINE if module._parameters.get(key) is not None} | own
+        if outputs := _of_new_bias(module, own):
+            own = own | {"bias": {0: outputs}}
         # Interned like the attribute names of code, so that a look-up in `__dict__` compares pointers.
         slots = [
             Slot(_store(module, key), sys.intern(key), dims, f"{name}.{key}".lstrip(".") in layout.contiguous, bounds)
             for key, dims in own.items()
         ]
+        for slot in slots:
+            _check_size(f"{name}.{slot.name}".lstrip("."), slot, layout)
         weight = _weight_slot(module, name, net, axes)
         entering: Axis | None = layout.norm_inputs.get(name)
         held = layout.numbers.get(name, {})
@@ -95,6 +100,28 @@ def as_buffers(net: nn.Module, names: Iterable[str]) -> None:
             *module._buffers,
         ):
             module.register_buffer(attribute, module.__dict__.pop(attribute), persistent=False)
+
+
+def _check_size(path: str, slot: Slot, layout: Layout) -> None:
+    if slot.name not in slot.store:
+        raise ValueError(f"'{path}' is gone since slimlib.convert; change layers (pruning, weight norm) before it")
+    tensor = slot.store[slot.name]
+    for dim, axis in slot.axes.items():
+        if tensor is not None and (tensor.ndim <= dim or tensor.shape[dim] != axis_size(axis, layout.full)):
+            wanted = f"must be {axis_size(axis, layout.full)} in dimension {dim}, as when the network was converted"
+            raise ValueError(f"'{path}' is {list(tensor.shape)}, and {wanted}; convert a network of other sizes anew")
+
+
+def _of_new_bias(layer: nn.Module, own: Mapping[str, Any]) -> Axis | None:
+    """The outputs of a layer whose bias came after its channels were followed."""
+    if not isinstance(layer, _ConvNd | nn.Linear) or layer._parameters["bias"] is None or "bias" in own:
+        return None
+    axes: Mapping[int, Axis] = own.get("weight", {})
+    if not isinstance(layer, _ConvTransposeNd):
+        return axes.get(0)
+    inputs, outputs = layer._parameters["weight"].shape[:2]  # type: ignore[union-attr]
+    groups = len(layer._parameters["bias"]) // outputs  # the layer's own number may be that of a width
+    return axes[1] * groups if 1 in axes else axes.get(0) if 1 < groups == inputs else None
 
 
 def _store(module: nn.Module, attribute: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from slimlib.core.layers import SLIM_LAYERS
-from slimlib.core.layout import Layout, axis_size
+from slimlib.core.layout import Layout
 from slimlib.core.swapping import dense_class
 
 
@@ -29,7 +29,7 @@ def fitting(layout: Layout, net: nn.Module, replaced: Mapping[str, nn.Module]) -
     for path, before in replaced.items():
         after = now.get(path)
         if after is not None and _kind(after) is _kind(before):
-            _check_sizes(layout, path, before, after)
+            _check_numbers(path, before, after)
             came.append(after)
         else:
             _check_gone(layout, path, before, now)
@@ -43,21 +43,12 @@ def _kind(module: nn.Module) -> type:
     return SLIM_LAYERS.get(kind, kind)
 
 
-def _check_sizes(layout: Layout, path: str, before: nn.Module, after: nn.Module) -> None:
-    what = f"'{path}' was replaced by another {_kind(before).__name__.removeprefix('Slim')}, of which"
+def _check_numbers(path: str, before: nn.Module, after: nn.Module) -> None:
+    kind = _kind(before).__name__.removeprefix("Slim")
     for attribute, value in before.__dict__["full_numbers"].items():
         if getattr(after, attribute, value) != value:
-            raise ValueError(_refusal(f"{what} {attribute} is {getattr(after, attribute)} and must be {value}"))
-    for name, dims in layout.axes.items():
-        owner, _, attribute = name.rpartition(".")
-        if owner != path:
-            continue
-        tensor = getattr(after, attribute, None)
-        for dim, axis in dims.items():
-            if tensor is None or tensor.ndim <= dim or tensor.shape[dim] != axis_size(axis, layout.full):
-                found = "is missing" if tensor is None else f"is {list(tensor.shape)}"
-                wanted = f"needs {axis_size(axis, layout.full)} in dimension {dim}"
-                raise ValueError(_refusal(f"{what} {attribute} {found} and {wanted}"))
+            found = f"{attribute} is {getattr(after, attribute)} and must be {value}"
+            raise ValueError(_refusal(f"'{path}' was replaced by another {kind}, of which {found}"))
 
 
 def _check_gone(layout: Layout, path: str, before: nn.Module, now: Mapping[str, nn.Module]) -> None:

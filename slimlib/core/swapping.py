@@ -49,6 +49,14 @@ class SwapsOut:
             self.slimming.dirty = True  # load_state_dict(assign=True) comes here, too
         super().__setattr__(name, value)
 
+    def __delattr__(self: Any, name: str) -> None:
+        if self.slimming is not None and name in self._parameters and name in self.__dict__:
+            raise ValueError(
+                f"'{name}' of this {type(self).__name__} slims and cannot be taken away; "
+                "do what takes it (weight norm, parametrizations, pruning) before slimlib.convert"
+            )
+        super().__delattr__(name)
+
     def _apply(self: Any, *args: Any, **kwargs: Any) -> Any:
         done = super()._apply(*args, **kwargs)  # type: ignore[misc]
         if self.slimming is not None:
@@ -280,6 +288,7 @@ class Part:
         for slot in self.slots:
             tensor = slot.tensor(channels)
             if tensor is None:
+                self.module.__dict__.pop(slot.name, None)
                 continue
             shape, picks = list(tensor.shape), []
             for dim, axis in slot.axes.items():

@@ -59,8 +59,9 @@ def extract(net: nn.Module, width: Width, example: Any = None, *, fold: bool = F
         refuse_uncalibrated(part.module)
     for module in list(plain.modules()):
         fold_weight_norm(module)
+    copies: dict[Tensor, list[Tensor]] = {}
     for module in list(plain.modules()):
-        _make_plain(module)
+        _make_plain(module, copies)
     if example is not None:
         _compare(net, width, plain, example)
     return folding.fold(plain, example) if fold else plain
@@ -102,8 +103,11 @@ def plain_class(module: nn.Module) -> type:
     return PLAIN.get(dense, dense)
 
 
-def _make_plain(module: nn.Module) -> None:
-    """Own copies of the active slices, the class from before, and no trace of slimming."""
+def _make_plain(module: nn.Module, copies: dict[Tensor, list[Tensor]]) -> None:
+    """Own copies of the active slices, the class from before, and no trace of slimming.
+
+    `copies`: of each whole tensor, those made so far; modules that share it share them.
+    """
     if isinstance(module, torch.jit.ScriptModule):
         return  # stays full
     stores: tuple[Any, Any] = (module._parameters, module._buffers)
@@ -115,8 +119,13 @@ def _make_plain(module: nn.Module) -> None:
             active = active_tensor(module, name)
             if full is None or active is None:
                 continue
-            own = compact(active, full)
-            store[name] = nn.Parameter(own, requires_grad=full.requires_grad) if isinstance(full, nn.Parameter) else own
+            known = copies.setdefault(full, [])
+            own = next((t for t in known if t.shape == active.shape and torch.equal(t, active)), None)
+            if own is None:
+                own = compact(active, full)
+                own = nn.Parameter(own, requires_grad=full.requires_grad) if isinstance(full, nn.Parameter) else own
+                known.append(own)
+            store[name] = own
             module.__dict__.pop(name, None)
     if "track_running_stats" in module.__dict__.get("full_numbers", {}):
         module.__dict__["track_running_stats"] = True

@@ -218,11 +218,18 @@ def test_convert_refuses_a_slimmable_network():
         ({"divisor": 0}, "divisor 0"),
         ({"divisor": 2.5}, "divisor 2.5"),
         ({"keep": ["layerz"]}, "layerz"),
+        ({"keep": "layers"}, r"keep='layers' must be of the form \["),
+        ({"keep": None}, r"keep=None must be of the form \["),
+        ({"keep": [0]}, r"keep=\[0\] must be of the form \["),
+        ({"divisors": ["layers.0"]}, r"divisors=\['layers.0'\] must be of the form \{"),
+        ({"heads": {2: 2}}, r"heads=\{2: 2\} must be of the form \{"),
+        ({"heads": {"layers.0": 0}}, "0 bands of the widths 0.001 to 1; give a whole number of at least 1"),
+        ({"layout": "universal"}, "layout must be a Layout, .* and is 'universal'"),
     ],
 )
 def test_convert_refuses_wrong_arguments_and_leaves_the_network(arguments, message):
     dense = MLP()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         slim.convert(dense, torch.randn(2, 8), **arguments)
     assert type(dense) is MLP
     assert "weight" not in dense.layers[0].__dict__

@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 import slimlib as slim
 from slimlib.core.swapping import dense_class
@@ -139,4 +140,37 @@ def test_group_norm_of_other_groups_is_refused():
     with pytest.raises(
         ValueError, match="'1' was replaced by another GroupNorm, of which num_groups is 2 and must be 4"
     ):
+        net(IMAGE)
+
+
+@pytest.mark.parametrize("path", ["0", "3", "6"])
+@pytest.mark.parametrize("before", [True, False])
+def test_bias_that_comes_or_goes_is_seen(path, before):
+    dense = chain()
+    if not before:
+        dense.get_submodule(path).bias = None
+    net = slim.convert(copy.deepcopy(dense), IMAGE, norm="shared")
+    outputs(net, (IMAGE,))
+    for each in (net, dense):
+        layer = each.get_submodule(path)
+        layer.bias = None if before else nn.Parameter(torch.linspace(-1, 1, len(layer._parameters["weight"])))
+    expected = outputs(slim.convert(dense, IMAGE, norm="shared"), (IMAGE,))
+    for ours, wanted in zip(outputs(net, (IMAGE,)), expected, strict=True):
+        assert torch.equal(ours, wanted)
+
+
+def test_parameter_of_another_size_is_refused():
+    net = slim.convert(chain(), IMAGE)
+    net[3].weight = nn.Parameter(torch.randn(48, 16, 3, 3))
+    with pytest.raises(ValueError, match=r"'3.weight' is \[48, 16, 3, 3\], and must be 32 in dimension 0"):
+        net(IMAGE)
+
+
+def test_weights_that_something_else_computes_are_refused():
+    net = slim.convert(chain(), IMAGE)
+    with pytest.raises(ValueError, match=r"'weight' of this SlimConv2d slims.*before slimlib.convert"):
+        parametrizations.weight_norm(net[3])
+    assert net(IMAGE).shape == (4, 10)
+    prune.l1_unstructured(net[3], "weight", 0.5)
+    with pytest.raises(ValueError, match=r"'3.weight' is gone since slimlib.convert; .*pruning.* before it"):
         net(IMAGE)

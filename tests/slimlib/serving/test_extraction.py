@@ -136,6 +136,25 @@ def test_extract_shares_nothing_and_checks_itself():
     assert_equal(run(plain, args), before)
 
 
+class Language(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.mix, self.out = nn.Embedding(50, 32), nn.Linear(32, 32), nn.Linear(32, 50, bias=False)
+        self.out.weight = self.embed.weight
+
+    def forward(self, tokens):
+        return self.out(self.mix(self.embed(tokens)).tanh())
+
+
+@pytest.mark.parametrize("width", [1.0, 0.5])
+def test_tied_parameters_stay_tied(width):
+    tokens = torch.randint(0, 50, (2, 7))
+    net = slim.convert(Language(), tokens)
+    plain = slim.extract(net, width, example=tokens)
+    assert plain.out.weight is plain.embed.weight
+    assert sum(p.numel() for p in plain.parameters()) == slim.cost(net, tokens, width=width).params
+
+
 class Probabilities(nn.Module):
     """More than the slimmable network that it holds."""
 
