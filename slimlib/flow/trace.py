@@ -17,7 +17,7 @@ from slimlib.flow import caches
 from slimlib.flow.context import Context, plain_modules
 from slimlib.flow.functions import FunctionsAsOperations, python_functions_in_parts
 from slimlib.flow.ids import Shadow, WeightRef, everywhere, of_none, tracked, untracked
-from slimlib.flow.operations import Operation, apply_rule, each_tensor
+from slimlib.flow.operations import Operation, apply_rule, each_tensor, parts_of
 from slimlib.flow.sizes import READS, LooksAtNumbers, reads, zeros_for
 from slimlib.flow.steps import Choices, FlowError, Step, place_of
 from slimlib.flow.ties import Ties
@@ -89,6 +89,10 @@ class Trace(TorchDispatchMode):
         in_place = func._schema.is_mutable
         if in_place and name.endswith("_") and not name.startswith("_"):
             name = name[:-1]
+        parts = None if in_place else parts_of(name, func)
+        if parts is not None and any(map(self._follows, tensors((args, kwargs)))):
+            with self:
+                return parts(*args, **kwargs)
         return self.step(name, func, args, kwargs, in_place)
 
     def step(

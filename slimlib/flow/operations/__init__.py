@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
+import torch
 from torch import Tensor
+from torch._decomp import decomposition_table
 
 from slimlib.flow.ids import WeightRef, untracked
 from slimlib.flow.operations import (
@@ -22,7 +26,7 @@ from slimlib.flow.operations import (
 from slimlib.flow.operations.operation import Operation, Result, Rule, each_tensor
 from slimlib.flow.steps import FlowError, first_line
 
-__all__ = ["OPERATIONS", "Operation", "apply_rule", "each_tensor"]
+__all__ = ["OPERATIONS", "Operation", "apply_rule", "each_tensor", "parts_of"]
 
 TABLES = (einsum, elementwise, movement, norms, reductions, spatial, unknown)
 OPERATIONS: dict[str, Rule] = {name: rule for table in TABLES for name, rule in table.OPERATIONS.items()}
@@ -39,22 +43,38 @@ def apply_rule(op: Operation) -> Result:
         return unknown.no_rule(op, f"its rule fails ({first_line(error)})")
 
 
-def _also_as_data(op: Operation, result: Result) -> Result:
+def parts_of(name: str, func: Any) -> Callable[..., Any] | None:
+    """An operation without a rule as torch itself puts it together of others; None if it has a rule, or no parts."""
+    known = any(_known_as(name, func) in rules for rules in (OPERATIONS, KNOW_WEIGHTS, weights.OPERATIONS))
+    if known or not isinstance(func, torch._ops.OpOverload):
+        return None
+    implicit = torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+    return func.decompose if implicit else decomposition_table.get(func)
+
+
+def _known_as(name: str, func: Any) -> str:
+    """What an operation is called in the tables: torch has more elementwise ones than are listed, and marks them."""
+    marked = name not in OPERATIONS and torch.Tag.pointwise in getattr(func, "tags", ())
+    return elementwise.POINTWISE if marked else name
+
+
+def _also_as_data(op: Operation, name: str, result: Result) -> Result:
     """What is computed from kernels of samples alone is one, or data that is computed from their elements."""
     if not isinstance(result, WeightRef) or any(ref.as_data is None for ref in op.weights):
         return result
     data = op.copied()
     data.see_as_data()
-    ids = OPERATIONS[op.name](data) if data.follows else None
+    ids = OPERATIONS[name](data) if data.follows else None
     return replace(result, as_data=ids if isinstance(ids, Tensor) else untracked(op.first.shape))
 
 
 def _rule_for(op: Operation) -> Result:
     if op.name in KNOW_WEIGHTS:
         return KNOW_WEIGHTS[op.name](op)
-    if op.weights and op.name in weights.OPERATIONS and (result := weights.OPERATIONS[op.name](op)) is not None:
-        return _also_as_data(op, result)
-    if op.name not in OPERATIONS:
+    name = _known_as(op.name, op.func)
+    if op.weights and name in weights.OPERATIONS and (result := weights.OPERATIONS[name](op)) is not None:
+        return _also_as_data(op, name, result)
+    if name not in OPERATIONS:
         return unknown.no_rule(op)
     op.see_as_data()
-    return OPERATIONS[op.name](op)
+    return OPERATIONS[name](op)

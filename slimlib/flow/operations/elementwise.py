@@ -34,16 +34,14 @@ def _belongs_with(op: Operation, x: Tensor, ids: Tensor) -> None:
         op.context.shadows[x] = own
 
 
+POINTWISE = "pointwise"  # stands for all operations that torch itself marks so
 OPERATIONS = table(
     (
         elementwise,
-        "add sub rsub mul div pow relu gelu silu sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu selu "
-        "celu relu6 softplus mish exp expm1 log log1p log2 sqrt rsqrt abs neg clamp clamp_min clamp_max maximum "
-        "minimum where masked_fill fmod remainder addcmul addcdiv erf erfc sin cos tan atan atan2 asin acos sinh "
-        "cosh asinh acosh atanh square reciprocal lerp _prelu_kernel logical_not logical_and logical_or gt lt ge "
-        "le eq ne threshold copy log_sigmoid log_sigmoid_forward sign bitwise_and bitwise_or bitwise_not round "
-        "floor ceil trunc frac nan_to_num softshrink hardshrink rrelu_with_noise isnan isinf xlogy floor_divide "
-        "logit fill dropout alpha_dropout feature_dropout dropout1d dropout2d dropout3d feature_alpha_dropout "
-        "native_dropout complex polar real imag angle conj _conj conj_physical resolve_conj _neg_view resolve_neg",
+        f"{POINTWISE} rsub gelu hardswish mish abs masked_fill _prelu_kernel gt lt ge le eq ne threshold copy xlogy "
+        "log_sigmoid_forward rrelu_with_noise floor_divide fill complex polar real imag conj _conj resolve_conj "
+        "_neg_view resolve_neg dropout alpha_dropout feature_dropout dropout1d dropout2d dropout3d "
+        "feature_alpha_dropout native_dropout fake_quantize_per_tensor_affine_cachemask "
+        "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams _fake_quantize_learnable_per_tensor_affine",
     ),
 )

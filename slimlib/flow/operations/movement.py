@@ -218,6 +218,15 @@ def put(op: Operation) -> Result:
     return compact(torch.ops.aten.index_put(op.x.contiguous(), indices, values.contiguous()))
 
 
+def fill_in(op: Operation) -> Result:
+    """masked_scatter: rows of x [..., C] are those of a source [..., C], in their order, as of images in a text."""
+    x, _, source = op.ids
+    if any(varying(ids) != [ids.dim() - 1] for ids in (x, source)) or x.shape[-1] != source.shape[-1]:
+        return no_rule(op)
+    op.tie(op.column(x, x.dim() - 1), op.column(source, source.dim() - 1))
+    return op.x
+
+
 def glu(op: Operation) -> Result:
     """The first half of the channels times the gate that the second half makes."""
     value, gate = op.x.chunk(2, op.argument(1, "dim", -1))
@@ -251,6 +260,7 @@ OPERATIONS = table(
     (view, " ".join(VIEWS)),
     (write, "index_add index_copy index_fill scatter scatter_add scatter_reduce index_reduce"),
     (put, "index_put _index_put_impl _unsafe_index_put"),
+    (fill_in, "masked_scatter"),
     (glu, "glu"),
     (as_complex, "view_as_complex"),
     (as_real, "view_as_real"),

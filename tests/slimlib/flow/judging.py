@@ -93,6 +93,19 @@ def same(ours: list[Tensor], theirs: list[Tensor]) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+def share_left_as_twin(make: Callable[[int], nn.Module], example: Any) -> float:
+    """Convert `make(32)`; the share left at half width, where it is `make(16)` with the weights that are left."""
+    torch.manual_seed(0)
+    net, twin = make(32).eval(), make(16).eval()
+    args = example if isinstance(example, tuple) else (example,)
+    slim.convert(net, example, norm="shared")
+    slim.set_width(net, 0.5)
+    twin.load_state_dict(slim.extract(net, 0.5, example).state_dict())
+    with torch.no_grad():
+        same(tensors(net(*args)), tensors(twin(*args)))
+    return parameters_left(net, 0.5)
+
+
 def spoil(net: Any, width: float) -> None:
     """NaN in every element that is cut off at a width."""
     held = dict(net.named_parameters()) | dict(net.named_buffers())
