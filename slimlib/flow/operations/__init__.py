@@ -12,6 +12,7 @@ from torch._decomp import decomposition_table
 
 from slimlib.flow.ids import WeightRef, untracked
 from slimlib.flow.operations import (
+    convolutions,
     einsum,
     elementwise,
     movement,
@@ -30,7 +31,8 @@ __all__ = ["OPERATIONS", "Operation", "apply_rule", "each_tensor", "parts_of"]
 
 TABLES = (einsum, elementwise, movement, norms, reductions, spatial, unknown)
 OPERATIONS: dict[str, Rule] = {name: rule for table in TABLES for name, rule in table.OPERATIONS.items()}
-KNOW_WEIGHTS: dict[str, Rule] = {**products.OPERATIONS, **recurrent.OPERATIONS}  # by their axes
+BY_AXES = (convolutions, products, recurrent)
+KNOW_WEIGHTS: dict[str, Rule] = {name: rule for table in BY_AXES for name, rule in table.OPERATIONS.items()}
 
 
 def apply_rule(op: Operation) -> Result:

@@ -1,4 +1,4 @@
-"""Convolutions, matrix products and embeddings: their weights take channels in and hand channels out."""
+"""Matrix products and embeddings: their weights take channels in and hand channels out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NO_ID = torch.iinfo(torch.long).max
 ANOTHER_AXIS = "acts along another axis than the channels"
 
 
-def _column(op: Operation, ref: WeightRef, dim: int, size: int, arriving: Tensor | None = None) -> Tensor:
+def column(op: Operation, ref: WeightRef, dim: int, size: int, arriving: Tensor | None = None) -> Tensor:
     """One id for every position of a weight's dimension, and of the channels that arrive there.
 
     Of several axes that it shows, as heads and the channels of each, only one can be followed: the one along which
@@ -49,95 +49,9 @@ def _column(op: Operation, ref: WeightRef, dim: int, size: int, arriving: Tensor
     return axes[shown].ids.view([-1 if i == shown else 1 for i in range(len(axes))]).expand(sizes).reshape(size)
 
 
-def convolution(op: Operation) -> Result:
-    """x [N, C, ...] and weight [O, C/groups, ...], or [C, O/groups, ...] where transposed."""
-    ids, ref, bias = op.ids[:3]
-    x = op.along(ids, op.args[0], 1) if isinstance(ids, WeightRef) and not ids.own else op.data(ids, op.args[0])
-    transposed, groups = op.args[6], op.args[8]
-    if not isinstance(ref, WeightRef):
-        return _fixed_kernel(op, x, ref, groups)
-    x = _by_ties(op, x)
-    outputs = _column(op, ref, int(transposed), op.args[1].shape[int(transposed)])
-    inputs = _column(op, ref, 1 - transposed, op.args[1].shape[1 - transposed])
-    op.hands_out(ref.dims[int(transposed)])
-    if groups == 1 and varying(x) and not varies(x, 0) and not varies(x, 1):
-        if all(x.shape[dim] == op.first.shape[dim] for dim in varying(x)):
-            return _along_another_axis(op, x, [inputs, outputs, bias])
-        x = _channels_in_space(op, x, ref, inputs)
-    arriving = op.column(x, 1)
-    if groups > 1:
-        in_groups = _transposed_groups if transposed else _groups
-        outputs = in_groups(op, ref, arriving, inputs, outputs, groups)
-    else:
-        op.tie(arriving, inputs)
-        op.gives_channels(x, 1, inputs)
-    if isinstance(bias, Tensor):
-        op.tie(bias, outputs)
-    return outputs.view(1, -1, *[1] * (op.first.dim() - 2)).expand(op.first.shape)
-
-
-def _by_ties(op: Operation, x: Tensor) -> Tensor:
+def by_ties(op: Operation, x: Tensor) -> Tensor:
     """The ids, in which those that are tied are the same: branches side by side may have one channel each."""
     return compact(op.context.ties.canonical(x)) if len(varying(x)) > 1 else x
-
-
-def _fixed_kernel(op: Operation, x: Tensor, kernel: Tensor, groups: int) -> Result:
-    """A kernel made in forward: the same for every channel, each by itself, or else without a rule."""
-    if tracked(kernel) or not groups == x.shape[1] == op.first.shape[1]:
-        return no_rule(op)
-    return op.column(x, 1).view(1, -1, *[1] * (op.first.dim() - 2)).expand(op.first.shape)
-
-
-def _along_another_axis(op: Operation, x: Tensor, of_weight: list[object]) -> Result:
-    """A convolution over tokens, whose channels lie in space: it stays, and they pass, since each keeps its place."""
-    for ids in of_weight:
-        if isinstance(ids, Tensor):
-            op.fix(ids, ANOTHER_AXIS)
-    return compact(x[:, :1].expand(op.first.shape))  # beyond the last one are zeros at any width
-
-
-def _channels_in_space(op: Operation, x: Tensor, ref: WeightRef, inputs: Tensor) -> Tensor:
-    """Channels along a side of what is taken for an image: a kernel over all of them is a product, others mix them."""
-    (side, *others), (_, weight, _, _, padding, _, transposed, *_) = varying(x), op.args
-    if others or transposed or weight.shape[side] != x.shape[side] or padding[side - 2]:
-        op.fix(x, ANOTHER_AXIS)
-    else:
-        op.tie(op.column(x, side), _column(op, ref, side, x.shape[side]))
-    op.fix(inputs, ANOTHER_AXIS)
-    return untracked(x.shape)
-
-
-def _groups(op: Operation, ref: WeightRef, arriving: Tensor, inputs: Tensor, outputs: Tensor, groups: int) -> Tensor:
-    """Ids of the outputs of a grouped convolution: the groups follow the channels where each has one input channel."""
-    out = outputs.view(groups, -1)
-    if len(inputs) == 1:
-        op.fix(inputs, "the one input channel of a group")
-        if not ref.dims[0]:  # one kernel, repeated
-            return arriving.repeat_interleave(out.shape[1])
-        op.tie(arriving[:, None], out)
-    else:  # every group keeps the same leading channels
-        into = arriving.reshape(groups, -1)
-        op.tie(into, into[:1])
-        op.tie(into[0], inputs)
-        op.tie(out, out[:1])
-    return outputs
-
-
-def _transposed_groups(
-    op: Operation, ref: WeightRef, arriving: Tensor, inputs: Tensor, outputs: Tensor, groups: int
-) -> Tensor:
-    """The same for a transposed convolution, whose weight [C, O/groups, ...] lists the outputs of one group."""
-    op.tie(arriving, inputs)
-    if len(inputs) == groups:
-        op.fix(outputs, "the outputs of one group of a transposed convolution")
-        for axis in ref.dims[1]:
-            for key in axis.keys:
-                op.context.ties.producers.pop(key, None)
-        op.hands_out(ref.dims[0])
-        return (inputs if ref.dims[0] else arriving).repeat_interleave(len(outputs))
-    into = inputs.view(groups, -1)
-    op.tie(into, into[:1])
-    return outputs.repeat(groups)
 
 
 def linear(op: Operation) -> Result:
@@ -156,10 +70,10 @@ def _contract(
 ) -> Tensor:
     """The product of dimension `along` of x and dimension `inputs` of a weight, with `outputs` in its place."""
     weight = next(tensor for ids, tensor in op.operands if ids is ref)
-    shape, size, x = op.first.shape, weight.shape[inputs], _by_ties(op, x)
+    shape, size, x = op.first.shape, weight.shape[inputs], by_ties(op, x)
     if _acts_on_each_head(op, x, along % x.dim()):
         return _of_whole_heads(op, x, ref, bias, along % x.dim())
-    made = _column(op, ref, outputs, weight.shape[outputs])
+    made = column(op, ref, outputs, weight.shape[outputs])
     op.hands_out(ref.dims[outputs])
     if x.shape[along] > 1 and varying(x) and not varies(x, along):  # a mixer's tokens
         for ids in (ref.column(inputs, size), made, bias):
@@ -167,7 +81,7 @@ def _contract(
                 op.context.ties.keep_apart(ids, f"{ANOTHER_AXIS}: {op.context.here}")
         return compact(x.narrow(along, 0, 1).expand(shape))
     arriving = op.column(x, along % x.dim())
-    entering = _column(op, ref, inputs, size, arriving)
+    entering = column(op, ref, inputs, size, arriving)
     op.tie(arriving, entering)
     op.gives_channels(x, along % x.dim(), entering)
     if isinstance(bias, Tensor):
@@ -228,7 +142,7 @@ def _product(op: Operation, a: Shadow, b: Shadow, x: Tensor, y: Tensor, bias: Te
 def _of_two_weights(op: Operation, a: WeightRef, b: WeightRef, x: Tensor, y: Tensor) -> WeightRef:
     """x [..., M, K] @ y [..., K, N], which can be sliced as they can."""
     rows, inner = x.dim() - 2, x.dim() - 1
-    op.tie(_column(op, a, inner, x.shape[inner]), _column(op, b, rows, y.shape[rows]))
+    op.tie(column(op, a, inner, x.shape[inner]), column(op, b, rows, y.shape[rows]))
     batch = (one or other for one, other in zip(a.dims[:rows], b.dims, strict=False))
     return WeightRef(a.name, (*batch, a.dims[rows], b.dims[inner]), own=False)
 
@@ -238,7 +152,7 @@ def bmm(op: Operation) -> Result:
     a, b = op.ids
     if isinstance(a, WeightRef) and isinstance(b, WeightRef):
         x, y = op.args
-        op.tie(_column(op, a, 0, len(x)), _column(op, b, 0, len(y)))
+        op.tie(column(op, a, 0, len(x)), column(op, b, 0, len(y)))
         return _of_two_weights(op, a, b, x, y)
     if isinstance(b, WeightRef) and not isinstance(a, WeightRef) and not varies(a, 0):
         return _contract(op, a, b, None, inputs=1, outputs=2, along=2)
@@ -379,7 +293,6 @@ def mv(op: Operation) -> Result:
 
 
 OPERATIONS = table(
-    (convolution, "convolution"),
     (linear, "linear"),
     (mm, "mm _sparse_mm"),
     (addmm, "addmm _sparse_addmm"),

@@ -85,13 +85,20 @@ def _repeated(axis: WeightAxis, each: int, times: int) -> WeightAxis:
 
 
 def expand(op: Operation) -> Result:
-    """Also `repeat` of what has size 1."""
+    """Also `repeat`, which repeats what has size 1, or an axis."""
     ref, old, new = op.ids[0], op.args[0].shape, op.first.shape
     begin = len(new) - len(old)
-    if any(size not in (1, new[begin + dim]) for dim, size in enumerate(old)):
-        return None
-    kept = [axes if old[dim] == new[begin + dim] else () for dim, axes in enumerate(ref.dims)]
-    single = tuple(axis for axes, left in zip(ref.dims, kept, strict=True) if not left for axis in axes)
+    kept: list[Dimension] = []
+    single: Dimension = ()
+    for axes, size, wide in zip(ref.dims, old, new[begin:], strict=True):
+        if size == 1 != wide:
+            single += axes
+            axes = ()
+        elif size != wide and len(axes) > 1:
+            return None
+        elif size != wide:
+            axes = tuple(_repeated(axis, 1, wide // size) for axis in axes)
+        kept.append(axes)
     shown = next((dim for dim, axes in enumerate(kept) if axes), None)
     if shown is not None:
         kept[shown] += single

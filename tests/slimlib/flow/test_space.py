@@ -6,7 +6,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from slimlib.flow import follow
-from tests.slimlib.flow.judging import Net, between_convolutions, between_linears, conv, image, share_left, tokens
+from tests.slimlib.flow.judging import (
+    Net,
+    between_convolutions,
+    between_linears,
+    conv,
+    image,
+    share_left,
+    share_left_as_twin,
+    tokens,
+)
 
 MIDDLES = {
     "zeros all around": lambda net, x: F.pad(x, (1, 1, 1, 1)),
@@ -240,3 +249,25 @@ def test_kernels_over_some_of_the_channels_mix_them():
     share_left(net, tokens())
     kept = net.slim.layout.kept
     assert "acts along another axis than the channels" in kept["first"] and set(kept) == {"first", "head"}
+
+
+FILTERS = {"buffer": torch.Tensor, "parameter": nn.Parameter, "number": torch.Tensor.tolist}
+
+
+@pytest.mark.parametrize("kind", FILTERS)
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_channels_that_all_have_the_same_filters_slim(count, kind):
+    """Several for each channel, as of wavelets, and back."""
+
+    def forward(net, x):
+        x = net.a(x)
+        filters = torch.as_tensor(net.filters).repeat(x.shape[1], 1, 1, 1)
+        parts = net.b(F.conv2d(x, filters, stride=2, groups=x.shape[1])).relu()
+        return net.last(F.conv_transpose2d(parts, filters, stride=2, groups=x.shape[1]))
+
+    def make(channels):
+        filters = FILTERS[kind](torch.randn(count, 1, 2, 2, generator=torch.Generator().manual_seed(1)))
+        layers = {"a": conv(3, channels), "b": conv(channels * count, channels * count), "last": conv(channels, 3)}
+        return Net(forward, filters=filters, **layers)
+
+    assert share_left_as_twin(make, image()) < 0.4
