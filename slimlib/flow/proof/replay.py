@@ -12,10 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._mode_utils import no_dispatch
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from slimlib.core.random_numbers import own_random_numbers
-from slimlib.core.structures import tensors
 from slimlib.core.width import Width
 from slimlib.flow.functions import RECURRENT
 from slimlib.flow.ids import Shadow, WeightRef, compact, distinct, tracked, untracked, varies, varying
@@ -170,7 +168,6 @@ class Masked(Replay):
     ) -> None:
         super().__init__(net, ties, choices, origin, record)
         self.active, self.scales, self.computes = active, scales, True
-        self.made_of: Any = WeakTensorKeyDictionary()  # a statistic -> the ids of what it was made of
         self.statistics: dict[str, list[Tensor]] = {}  # module -> units of which it makes statistics
         for (module, _), found in ties.known.statistics.items():
             self.statistics.setdefault(module, []).extend(ties.known.labels()[ids] for ids in found)
@@ -195,9 +192,7 @@ class Masked(Replay):
         if op.name not in STATISTICS or any(isinstance(x, Tensor) for x in args[1:]):
             return op.func(*args, **op.kwargs)
         args[0] = self._within(args[0], op.ids[0], dimensions(op, args[0].dim()))
-        made = op.func(*args, **op.kwargs)
-        self.made_of.update((x, op.ids[0]) for x in tensors(made))
-        return made
+        return op.func(*args, **op.kwargs)
 
     def _select_active(self, op: Operation, args: list[Any]) -> bool:
         """Multiply with the active channels alone, where they lie along one axis of both factors."""
@@ -222,21 +217,21 @@ class Masked(Replay):
         return 1 / math.sqrt(int(active.max()))
 
     def _scale(self, op: Operation) -> Any:
-        """A number that forward takes from the channels of a statistic, as of a mean: of those that are active.
+        """A number that forward takes from channels, as for a mean of their sum: of those that are active.
 
-        It scales the statistic itself, or what was divided by it.
+        It scales what was added up over them, as a statistic or the scores of attention, or what was divided by that.
         """
-        number, whole = op.args[1], self.made_of.get(op.args[0])
+        number, summed, ids = op.args[1], self.context.sums.get(op.args[0]), op.ids[0]
         if not isinstance(number, int | float) or not 1 / LARGEST < abs(number) < LARGEST:
             return number
-        counted = [distinct(whole).reshape(-1)] if isinstance(whole, Tensor) else []
-        if isinstance(op.ids[0], Tensor) and self.context.module in self.statistics:
-            scaled = torch.unique(distinct(op.ids[0]))
-            counted += [ids for ids in self.statistics[self.context.module] if torch.equal(torch.unique(ids), scaled)]
-        for ids in counted:
-            share = float(self.active[ids].sum()) / len(ids)
+        counted = [distinct(summed).reshape(-1)] if isinstance(summed, Tensor) else []
+        if isinstance(ids, Tensor) and self.context.module in self.statistics:
+            scaled = torch.unique(distinct(ids))
+            counted += [own for own in self.statistics[self.context.module] if torch.equal(torch.unique(own), scaled)]
+        for own in counted:
+            share = float(self.active[own].sum()) / len(own)
             for power in POWERS:
-                places = abs(number) ** (1 / power) / len(ids)  # at each of which the channels are counted
+                places = abs(number) ** (1 / power) / len(own)  # at each of which the channels are counted
                 if round(places) > 0 and math.isclose(places, round(places)):
                     return number * share**power
         return number

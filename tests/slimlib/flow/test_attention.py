@@ -1,6 +1,7 @@
 """Whole heads slim, and with them the trunk: at half width, the dense network with half of both."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -9,7 +10,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import slimlib as slim
 from tests.networks_of_attention import BLOCKS, Tokens
-from tests.slimlib.flow.judging import between_convolutions, between_linears, conv, image, share_left
+from tests.slimlib.flow.judging import (
+    Net,
+    between_convolutions,
+    between_linears,
+    conv,
+    image,
+    share_left,
+    share_left_as_twin,
+)
 
 
 def tokens(batch=2):
@@ -297,3 +306,40 @@ class Rotated(nn.Module):
 def test_rotations_that_are_written_into_new_memory():
     torch.manual_seed(0)
     assert share_left(between_linears(lambda net, x: net.block(x), block=Rotated()), tokens()) < 0.36
+
+
+SCALES = {
+    "after the product": lambda q, k: q @ k.mT * q.shape[-1] ** -0.5,
+    "a divisor": lambda q, k: torch.einsum("bid,bjd->bij", q, k) / math.sqrt(k.size(-1)),
+    "a cast between": lambda q, k: torch.bmm(q, k.transpose(1, 2)).float() * int(q.size(2)) ** -0.5,
+}
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_a_scale_that_is_read_off_the_queries_is_of_those_that_are_active(name):
+    def forward(net, x):
+        x = net.first(x)
+        q, k, v = net.qkv(x).view(*x.shape[:2], 3, -1).unbind(2)
+        return net.last(x + net.out(SCALES[name](q, k).softmax(-1) @ v))
+
+    def make(channels):
+        qkv, out = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
+        return Net(forward, first=nn.Linear(16, channels), qkv=qkv, out=out, last=nn.Linear(channels, 3))
+
+    assert share_left_as_twin(make, tokens()) < 0.35
+
+
+def test_a_scale_that_is_read_off_an_image_is_of_its_active_channels():
+    """The attention of VQGAN."""
+
+    def forward(net, x):
+        x = net.first(x)
+        q, k, v = (layer(x).flatten(2) for layer in (net.q, net.k, net.v))
+        scores = torch.bmm(q.permute(0, 2, 1), k) * int(x.shape[1]) ** -0.5
+        return net.last(x + net.out(torch.bmm(v, scores.softmax(2).permute(0, 2, 1)).reshape(x.shape)))
+
+    def make(channels):
+        inner = {name: conv(channels, channels, 1) for name in ("q", "k", "v", "out")}
+        return Net(forward, first=conv(3, channels), last=conv(channels, 3), **inner)
+
+    assert share_left_as_twin(make, image()) < 0.4

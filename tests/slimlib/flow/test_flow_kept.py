@@ -1,5 +1,7 @@
 """Which layers stay full, and the reason that is reported."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -210,7 +212,7 @@ def test_a_view_that_makes_more_samples_is_no_view_of_fewer_channels():
 
 
 class OfPixels(nn.Module):
-    """Attention of pixels (Ho et al. 2020, DDPM): the number of channels is read off the queries, and scales them."""
+    """Attention of pixels, scaled by what is no power of the number of channels."""
 
     def __init__(self):
         super().__init__()
@@ -221,7 +223,7 @@ class OfPixels(nn.Module):
         y = self.norm(x)
         q, k, v = self.q(y), self.k(y), self.v(y)
         n, c, h, w = q.shape
-        weights = torch.bmm(q.reshape(n, c, h * w).transpose(1, 2), k.reshape(n, c, h * w)) * int(c) ** -0.5
+        weights = torch.bmm(q.reshape(n, c, h * w).transpose(1, 2), k.reshape(n, c, h * w)) / math.log(c)
         made = torch.bmm(v.reshape(n, c, h * w), weights.softmax(2).transpose(1, 2))
         return x + self.out(made.reshape(n, c, h, w))
 
@@ -233,12 +235,12 @@ def test_what_a_number_of_channels_scales_stays_and_the_trunk_around_it_slims():
 
 
 def test_a_scale_by_all_channels_keeps_what_is_multiplied_and_nothing_else():
-    """RAFT divides how alike places are by the root of the channels, far from the halves that forward cuts."""
+    """How alike places are, as in RAFT, far from the halves that forward cuts."""
 
     def middle(net, x):
         state, more = net.halves(x).chunk(2, 1)
         seen = net.features(x).flatten(2)
-        alike = (seen.transpose(1, 2) @ seen / seen.shape[1] ** 0.5).view(len(x), -1, *x.shape[2:])
+        alike = (seen.transpose(1, 2) @ seen / math.log(seen.shape[1])).view(len(x), -1, *x.shape[2:])
         more = torch.cat([more, net.alike(alike)], 1)
         return torch.tanh(state) * torch.sigmoid(net.gate(more)) + state
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,16 +12,22 @@ import slimlib as slim
 
 
 class Attention(nn.Module):
-    """Of tokens [N, T, C]; the subclasses differ in how they cut into heads, and in what scales the scores."""
+    """Of tokens [N, T, C]; the subclasses differ in how they cut into heads, and of what number the scale is.
 
-    def __init__(self, trunk: int, inner: int, heads: int, full: int = 32) -> None:
+    A scale that is no power of the number of channels is right for heads of one size alone.
+    """
+
+    def __init__(
+        self, trunk: int, inner: int, heads: int, full: int, scale: Callable[[float], float] = math.log
+    ) -> None:
         super().__init__()
+        self.scale = scale
         self.inner, self.heads, self.size = full, heads, full // 4  # of the full network, where forward holds on to it
         self.q, self.k, self.v = (nn.Linear(trunk, inner) for _ in range(3))
         self.leave = nn.Linear(inner, trunk)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        return (q @ k.transpose(-1, -2) / scale).softmax(-1) @ v
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, number: float) -> Tensor:
+        return (q @ k.transpose(-1, -2) / self.scale(number)).softmax(-1) @ v
 
 
 class AlongTheBatch(Attention):
@@ -28,7 +35,7 @@ class AlongTheBatch(Attention):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (torch.cat(layer(x).split(self.inner // 4, 2), 0) for layer in (self.q, self.k, self.v))
-        made = (q + self.attend(q, k, v, math.sqrt(self.inner))).split(len(x), 0)
+        made = (q + self.attend(q, k, v, self.inner)).split(len(x), 0)
         return x + self.leave(torch.cat(made, 2))
 
 
@@ -37,27 +44,29 @@ class InChunks(Attention):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (torch.cat(layer(x).chunk(self.heads, 2), 0) for layer in (self.q, self.k, self.v))
-        made = self.attend(q, k, v, math.sqrt(q.shape[-1]))
+        made = self.attend(q, k, v, q.shape[-1])
         return x + self.leave(torch.cat(made.chunk(self.heads, 0), 2))
 
 
 class Stacked(Attention):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (torch.stack(layer(x).split(self.size, -1), 1) for layer in (self.q, self.k, self.v))
-        return x + self.leave(self.attend(q, k, v, self.size**0.5).transpose(1, 2).flatten(2))
+        return x + self.leave(self.attend(q, k, v, self.size).transpose(1, 2).flatten(2))
 
 
 class OneByOne(Attention):
     def forward(self, x: Tensor) -> Tensor:
         heads = zip(*(layer(x).split(self.size, -1) for layer in (self.q, self.k, self.v)), strict=True)
-        return x + self.leave(torch.cat([self.attend(q, k, v, self.size**0.5) for q, k, v in heads], -1))
+        return x + self.leave(torch.cat([self.attend(q, k, v, self.size) for q, k, v in heads], -1))
 
 
 class Net(nn.Module):
-    def __init__(self, kind: type[Attention], trunk: int = 32, inner: int = 32, heads: int = 4) -> None:
+    def __init__(self, kind: type[Attention], trunk: int = 32, inner: int = 32, heads: int = 4, **options) -> None:
         super().__init__()
         self.enter = nn.Linear(5, trunk)
-        self.blocks = nn.Sequential(kind(trunk, inner, heads), nn.LayerNorm(trunk), kind(trunk, inner, heads))
+        options = {"full": 32} | options
+        blocks = (kind(trunk, inner, heads, **options) for _ in range(2))
+        self.blocks = nn.Sequential(next(blocks), nn.LayerNorm(trunk), next(blocks))
         self.leave = nn.Linear(trunk, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,7 +116,7 @@ class InALoop(Attention):
         q, k, v, made = self.q(x), self.k(x), self.v(x), []
         for i in range(self.heads):
             head = slice(i * self.size, (i + 1) * self.size)
-            made.append(self.attend(q[..., head], k[..., head], v[..., head], self.size**0.5))
+            made.append(self.attend(q[..., head], k[..., head], v[..., head], self.size))
         return x + self.leave(torch.cat(made, -1))
 
 
@@ -121,3 +130,21 @@ def test_heads_that_are_slices_stay_and_the_trunk_around_them_slims():
     twin.load_state_dict(small.state_dict())
     slim.set_width(net, 0.5)
     assert torch.allclose(net(x), twin(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, InALoop])
+def test_each_head_shrinks_where_its_scale_is_of_its_channels(kind):
+    torch.manual_seed(0)
+    dense, x = Net(kind, scale=math.sqrt).eval(), torch.randn(2, 7, 5)
+    net = slim.convert(copy.deepcopy(dense), x)
+    assert set(net.slim.layout.kept) == {"leave"}
+    for size in (1, 4, 6):
+        plan = slim.WidthPlan([{8: size, 32: 16}[group.units] for group in net.slim.layout.groups])
+        small = slim.extract(net, plan, x)
+        trunk = len(small.enter.weight)  # in proportion, where heads of a size that is held must fit it
+        twin = Net(kind, trunk, 4 * size, full=4 * size, scale=math.sqrt).eval()
+        assert [p.shape for p in small.parameters()] == [p.shape for p in twin.parameters()]
+        twin.load_state_dict(small.state_dict())
+        with slim.at_width(net, plan), torch.no_grad():
+            assert torch.allclose(net(x), twin(x), atol=1e-5)
+    assert torch.equal(net(x), dense(x))

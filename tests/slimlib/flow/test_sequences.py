@@ -1,6 +1,7 @@
 """Parts of sequence models: states of every channel, keys that all heads share, experts, masks of one precision."""
 
 import copy
+import math
 
 import torch
 import torch.nn.functional as F
@@ -141,7 +142,7 @@ class Scaled(nn.Module):
         q, k, v = (
             layer(x).view(*x.shape[:2], self.heads, self.size).transpose(1, 2) for layer in (self.q, self.k, self.v)
         )
-        y = (q @ k.transpose(-2, -1) / self.size**0.5).softmax(-1) @ v
+        y = (q @ k.transpose(-2, -1) / math.log(self.size)).softmax(-1) @ v
         return x + self.o(y.transpose(1, 2).flatten(2))
 
 

@@ -1,6 +1,7 @@
 """Sizes that forward reads: out of lists, off its layers, and of heads of which there is one."""
 
 import copy
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -65,7 +66,7 @@ class OneHead(nn.Module):
         few = self.reduce(x).flatten(2).transpose(1, 2)
         q = self.q(x.flatten(2).transpose(1, 2)).view(len(x), -1, 1, self.size).transpose(1, 2)
         k, v = (layer(few).view(len(x), -1, 1, self.size).transpose(1, 2) for layer in (self.k, self.v))
-        y = (q @ k.transpose(-2, -1) / self.size**0.5).softmax(-1) @ v
+        y = (q @ k.transpose(-2, -1) / math.log(self.size)).softmax(-1) @ v
         return self.leave(y.transpose(1, 2).flatten(2)).mean(1)
 
 
