@@ -1,8 +1,9 @@
-"""Examples on which a network runs as on the one that is given: larger batches, and smaller images and sequences."""
+"""Examples on which a network runs as on the one that is given: of other numbers, larger batches, smaller images."""
 
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from math import gcd
@@ -23,6 +24,34 @@ from slimlib.flow.trace import unchanged
 
 LARGE = 64  # a dimension of the example with as many elements may be made smaller
 FACTORS = (8, 4, 2)
+
+
+def telling(net: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The example with random numbers instead of zeros, ones or NaN, by which numbers cannot be compared.
+
+    They are of the size of those given, or in [0, 1). The given ones, where the network does not run on others.
+    """
+    generator = torch.Generator().manual_seed(3)
+    drawn: tuple[Any, ...] = map_tensors(partial(_drawn, generator=generator), args)
+    if all(map(operator.is_, tensors(drawn), tensors(args))):
+        return args
+    try:
+        _shapes(net, drawn)
+    except Exception:
+        return args
+    return drawn
+
+
+def _drawn(x: Tensor, generator: torch.Generator) -> Tensor:
+    if not x.is_floating_point() or x.layout is not torch.strided or x.numel() < 2:
+        return x
+    first, numbers = float(x.detach().flatten()[0]), x.isfinite().any() and not x.isnan().any()
+    if numbers and not (x == first).all():
+        return x
+    noise = torch.rand(x.shape, generator=generator)
+    if numbers and first:
+        noise = first * (1 + noise) / 2
+    return torch.empty_like(x).copy_(noise)
 
 
 def smallest(net: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

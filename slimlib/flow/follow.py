@@ -19,7 +19,7 @@ from slimlib.core.arguments import arguments
 from slimlib.core.layout import Layout, Segment, axis_size
 from slimlib.core.random_numbers import own_random_numbers
 from slimlib.flow import caches
-from slimlib.flow.example import refusal, smallest, twice
+from slimlib.flow.example import refusal, smallest, telling, twice
 from slimlib.flow.progress import Progress
 from slimlib.flow.proof.check import Failure, Proof
 from slimlib.flow.proof.followed import Followed
@@ -31,7 +31,7 @@ from slimlib.flow.sizes import LooksAtNumbers
 from slimlib.flow.solve import Conflict, Rounding, Solution, layout, number_axes
 from slimlib.flow.steps import SEED, Choices, FlowError, Site, Step, first_line, is_inside, place_of
 from slimlib.flow.ties import Ties
-from slimlib.flow.trace import Trace
+from slimlib.flow.trace import Trace, unchanged
 
 ATTEMPTS = 60
 MORE_VALUES = "more than 1 value per channel"  # is what BatchNorm expects in training
@@ -67,20 +67,43 @@ def follow(
     try:
         caches.empty(net, args)
         with Progress() as progress, _collecting_new_objects():
-            return _search(Search(net, caches.tables(net, args), kept, rounding, progress), args)
+            search = Search(net, caches.tables(net, args), kept, rounding, progress)
+            return _search(search, telling(search.copied, args))
     except FlowError:
         raise
     except Exception as error:
-        told = refusal(net, args)
-        if told is None and MORE_VALUES not in (trained := refusal(net, args, training=True) or ""):
+        places = getattr(error, "__notes__", [])
+        hooked = _hook_into(net, args) if places else None
+        told = None if hooked else refusal(net, args)
+        if told is None and not hooked and MORE_VALUES not in (trained := refusal(net, args, training=True) or ""):
             told = trained or None
-        if told is None and not (places := getattr(error, "__notes__", [])):
+        if told is None and not places:
             raise
+        mend = (
+            f"a hook of '{hooked}' writes into the network it was made with, and not into its copies, which are run; "
+            "return the value from forward, or make the hook use the module it is given"
+            if hooked
+            else "give a layout= of what slims together, or convert the parts of the network that can be followed"
+        )
         raise FlowError(
-            told
-            or f"{places[-1]} cannot be followed: {type(error).__name__}: {first_line(error)}; give a layout= of "
-            "what slims together, or convert the parts of the network that can be followed"
+            told or f"{places[-1]} cannot be followed: {type(error).__name__}: {first_line(error)}; {mend}"
         ) from error
+
+
+def _hook_into(net: nn.Module, args: tuple[Any, ...]) -> str | None:
+    """The first module with a hook that holds on to a network which runs, or to a list or dict of it."""
+    own = {id(held) for module in net.modules() for held in (module, *vars(module).values())}
+    for name, module in net.named_modules():
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
+            held = [cell.cell_contents for cell in getattr(hook, "__closure__", None) or ()]
+            if any(isinstance(x, nn.Module | dict | list) and id(x) in own for x in held):
+                try:
+                    with torch.no_grad(), own_random_numbers(SEED), unchanged(net):
+                        net(*copy.deepcopy(args))
+                except Exception:
+                    return None
+                return str(name)
+    return None
 
 
 @contextmanager

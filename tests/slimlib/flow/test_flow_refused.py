@@ -93,3 +93,31 @@ def test_a_module_that_runs_only_unwatched_is_named():
     net = nn.Sequential(nn.Linear(4, 8), LooksAtModes(nn.ReLU()), nn.Linear(8, 2))
     with pytest.raises(FlowError, match=r"'1' \(LooksAtModes\) cannot be followed: KeyError: 'a mode'; give a layout="):
         follow(net, torch.randn(2, 4))
+
+
+class Hooked(nn.Module):
+    """Keeps what its first layer gives for its forward, in the network that is built or in the one that runs."""
+
+    def __init__(self, own):
+        super().__init__()
+        self.kept, self.first, self.inner, self.last = {}, nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 2)
+        self.first.register_forward_hook(self.keep if own else lambda *made: self.kept.update(first=made[2]))
+
+    def keep(self, module, given, made):
+        self.kept["first"] = made
+
+    def forward(self, x):
+        x = self.inner(self.first(x).relu())
+        return self.last(x + self.kept.pop("first"))
+
+
+def test_a_hook_that_writes_into_another_network_is_named():
+    told = (
+        r"own forward cannot be followed: KeyError: 'first'; a hook of 'first' writes into the network it was made with"
+    )
+    net = Hooked(own=False)
+    with pytest.raises(FlowError, match=f"{told}.*; return the value from forward, or make the hook use the module it"):
+        follow(net, torch.randn(2, 8))
+    with pytest.raises(FlowError, match=r"does not run on the example: 'first' \(Linear\), given \[2, 9\], raises"):
+        follow(net, torch.randn(2, 9))
+    assert set(follow(Hooked(own=True), torch.randn(2, 8)).kept) == {"last"}

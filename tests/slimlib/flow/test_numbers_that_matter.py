@@ -1,5 +1,7 @@
 """Runs that ask for channels alone leave products out, unless forward looks at numbers; proofs need numbers."""
 
+import copy
+import math
 import random
 
 import numpy as np
@@ -8,8 +10,8 @@ import torch
 from torch import nn
 
 import slimlib as slim
-from slimlib.flow import follow
-from tests.slimlib.flow.judging import share_left
+from slimlib.flow import FlowError, follow
+from tests.slimlib.flow.judging import between_convolutions, image, share_left
 
 
 class Looks(nn.Module):
@@ -148,3 +150,39 @@ def test_numbers_that_python_or_numpy_draws_are_the_same_in_runs_that_are_compar
     states = random.getstate(), np.random.get_state()[1].tolist()
     assert share_left(DropsPaths(draw), torch.randn(4, 8)) < 0.3
     assert states == (random.getstate(), np.random.get_state()[1].tolist())
+
+
+FILLS = {"zeros": 0.0, "ones": 1.0, "NaN": math.nan}
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_an_example_without_numbers_of_its_own_hides_no_fault(fill):
+    net = between_convolutions(lambda net, x: x * len(x[0]))
+    random = follow(copy.deepcopy(net), image())
+    filled = follow(net, torch.full_like(image(), FILLS[fill]))
+    assert "gives other numbers" in filled.kept["first"]
+    assert (filled.groups, filled.axes) == (random.groups, random.axes)
+
+
+class Strict(nn.Module):
+    """Takes a mask of ones and zeros alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 32), nn.Linear(32, 4)
+
+    def forward(self, x, mask):
+        if not ((mask == 0) | (mask == 1)).all():
+            raise ValueError("the mask has other numbers than 0 and 1")
+        return self.last(self.first(x) * mask)
+
+
+def test_an_example_of_which_no_other_numbers_will_do_is_taken_as_it_is():
+    assert set(follow(Strict(), (torch.randn(2, 8), torch.ones(2, 1))).kept) == {"last"}
+
+
+def test_a_network_that_gives_no_numbers_is_refused():
+    net = nn.Sequential(nn.Linear(8, 32), nn.Linear(32, 4))
+    net[1].bias.data.fill_(math.nan)
+    with pytest.raises(FlowError, match="gives NaN alone for the example, so that no numbers can be compared; give an"):
+        follow(net, torch.randn(2, 8))
