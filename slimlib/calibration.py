@@ -19,7 +19,7 @@ from slimlib.core.setting import current_width, set_width, slimming_of
 from slimlib.core.statistics import STATISTICS, OfWidth, drop_buffer, tracks
 from slimlib.core.structures import tensors
 from slimlib.core.swapping import Part, Swaps
-from slimlib.core.width import Width
+from slimlib.core.width import Width, label
 
 Average = Literal["exact", "moving"]
 
@@ -232,9 +232,17 @@ def calibrate(
         net = net.module  # whose forward does not wait for other ranks, which may have fewer batches
     with _collecting(net, collector):
         _read(net, batches, collector, even=average == "moving")
+    results = {channels: list(collector.results(channels)) for channels in collector.widths}
+    for channels, width in collector.widths.items():
+        for norm, mean, variance in results[channels]:
+            if not (mean.isfinite().all() and variance.isfinite().all()):
+                name = next(name for name, module in net.named_modules() if module is norm)
+                raise ValueError(
+                    f"at width {label(width)} what reaches '{name}' is not finite; look for NaN or inf in the batches"
+                )
     for channels, width in collector.widths.items():
         slimming.remember(width)
-        for norm, mean, variance in collector.results(channels):
+        for norm, mean, variance in results[channels]:
             write_statistics(norm, None if channels == slimming.layout.full else channels, mean, variance)
         for part in slimming.parts if channels != slimming.layout.full else ():
             if tracks(part.module) and str(OfWidth(STATISTICS[0], channels)) not in part.module._buffers:

@@ -14,8 +14,8 @@ from slimlib.core.apply import EVERY_WIDTH, apply_layout
 from slimlib.core.heads import bounds_of, check_heads
 from slimlib.core.layout import Layout, axis_size
 from slimlib.core.norms import NormName, norm_named
-from slimlib.core.setting import check_dense
-from slimlib.core.swapping import no_inference_mode
+from slimlib.core.setting import check_dense, check_module
+from slimlib.core.swapping import no_autocast, no_inference_mode
 from slimlib.core.width import Widths, as_widths
 
 
@@ -73,7 +73,7 @@ def convert(
     check_divisors(divisor, divisors or {})
     check_heads(net, heads or {}, widths)
     if layout is None:
-        with no_inference_mode():
+        with no_inference_mode(), no_autocast():
             layout = follow(net, example, keep=keep, divisor=divisor, divisors=divisors)
     elif divisors or keep:
         raise ValueError("a layout already says its divisors and what stays full; leave out divisors and keep")
@@ -87,9 +87,7 @@ def convert(
 
 def check_network(net: nn.Module) -> None:
     """Raise ValueError, or TypeError, for a network that `convert` cannot work with."""
-    if not isinstance(net, nn.Module):
-        given = f"the class {net.__name__}; make a network of it first" if isinstance(net, type) else type(net).__name__
-        raise TypeError(f"net must be a torch.nn.Module, and is {given}")
+    check_module(net)
     if isinstance(net, torch.jit.ScriptModule):
         raise ValueError("the network was compiled by torch.jit; convert the module that it was made from")
     for name, tensor in [*net.named_parameters(), *net.named_buffers()]:

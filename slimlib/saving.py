@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from slimlib.core.apply import apply_layout
 from slimlib.core.heads import Bounds
 from slimlib.core.layout import Layout
-from slimlib.core.setting import slimming_of, whole_network
+from slimlib.core.setting import slimming_of, unwrapped, whole_network
 from slimlib.core.statistics import is_private
 from slimlib.core.whole_file import whole_file
 from slimlib.core.width import Switches, WidthPlan, WidthRange, Widths
@@ -76,7 +76,7 @@ def load(path: str | Path, into: nn.Module) -> nn.Module:
 
     Args:
         path: the file.
-        into: the network as it was before `convert`, or after; its weights are overwritten.
+        into: the network as it was before `convert`, or after; its weights are overwritten (on the meta device, made).
 
     Returns:
         `into`, at its largest width.
@@ -89,6 +89,7 @@ def load(path: str | Path, into: nn.Module) -> nn.Module:
     if isinstance(path, nn.Module):
         raise TypeError(f"slimlib.load takes the file first: slimlib.load({into!r}, into=net)")
     file = _read(Path(path))
+    given, into = into, unwrapped(into)
     slimmed = slimming_of(into) if "slim" in into.__dict__ else None
     if slimmed is not None and slimmed.layout != file.layout:
         raise ValueError(
@@ -104,11 +105,11 @@ def load(path: str | Path, into: nn.Module) -> nn.Module:
     _check_tensors(path, file.tensors, into.state_dict())
     if slimmed is None:
         apply_layout(into, file.layout, widths=file.widths, norm=file.norm, heads=file.heads)
-    into.load_state_dict(file.tensors)
+    into.load_state_dict(file.tensors, assign=any(x.is_meta for x in into.state_dict().values()))
     slimming = slimming_of(into)
     slimming.trained = file.trained
     slimming.refresh()
-    return into
+    return given
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from slimlib.core.apply import EVERY_WIDTH, apply_layout
 from slimlib.core.layers import SLIM_LAYERS
 from slimlib.core.layout import Axis, Group, Layout, Segment
-from slimlib.core.setting import check_dense
+from slimlib.core.setting import check_dense, check_module
 from slimlib.core.width import Widths, as_widths, fitting_divisor
 
 
@@ -33,6 +33,7 @@ def adopt(net: nn.Module, *, widths: Widths | None = None) -> nn.Module:
             slimmable already; or `widths` are none.
     """
     widths = EVERY_WIDTH if widths is None else as_widths(widths)
+    check_module(net)
     if isinstance(net, DistributedDataParallel) or "_orig_mod" in net._modules:
         raise ValueError(f"adopt the network first, then wrap it; this one is inside {type(net).__name__} already")
     check_dense(net, "adopt")

@@ -27,7 +27,7 @@ def set_width(net: nn.Module, width: Width) -> None:
     Raises:
         ValueError: the width is not allowed here, or nothing in `net` is slimmable.
     """
-    slimming: Slimming | None = net.__dict__.get("slim")
+    slimming: Slimming | None = getattr(net, "__dict__", {}).get("slim")
     if slimming is not None:
         slimming.set(width)
         return
@@ -57,7 +57,9 @@ def slimmable_parts(net: nn.Module) -> list[Slimming]:
 
     Raises:
         ValueError: there is none; the message names the call that makes one.
+        TypeError: `net` is no module.
     """
+    check_module(net)
     own = net.__dict__.get("slim")
     if own is not None:  # a network is slimmable as a whole: there is no other within
         return [own]
@@ -65,6 +67,13 @@ def slimmable_parts(net: nn.Module) -> list[Slimming]:
     if not parts:
         raise ValueError(_why_none(net))
     return parts
+
+
+def check_module(net: object) -> None:
+    """Raise TypeError unless `net` is a module."""
+    if not isinstance(net, nn.Module):
+        given = f"the class {net.__name__}; make a network of it first" if isinstance(net, type) else type(net).__name__
+        raise TypeError(f"net must be a torch.nn.Module, and is {given}")
 
 
 def _why_none(net: nn.Module) -> str:
@@ -90,6 +99,7 @@ def trainable_parts(net: nn.Module) -> list[Slimming]:
 
 def unwrapped(net: nn.Module) -> nn.Module:
     """The module in torch's wrappers that only call it: DistributedDataParallel, torch.compile, averaged weights."""
+    check_module(net)
     while isinstance(net, DataParallel | DistributedDataParallel | AveragedModel) or "_orig_mod" in net._modules:
         net = next(net.children())
     return net

@@ -117,7 +117,10 @@ class Slimming:
 
     def set(self, width: Width) -> None:
         """Swap in what belongs to a width (see `set_width`)."""
-        ready = self._ready.get(width)
+        try:
+            ready = self._ready.get(width)
+        except TypeError:  # a list or the like, which is told below
+            ready = None
         if ready is None or self.dirty:
             ready = self._prepare(width)
         swap_in(ready)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, Protocol
@@ -48,6 +49,11 @@ class SwapsOut:
         if self.slimming is not None and (name in self._parameters or name in self._buffers):
             self.slimming.dirty = True  # load_state_dict(assign=True) comes here, too
         super().__setattr__(name, value)
+
+    def get_parameter(self: Any, target: str) -> nn.Parameter:
+        path, _, name = target.rpartition(".")
+        whole = self.get_submodule(path)._parameters.get(name)  # an attribute of that name may be the active part
+        return whole if isinstance(whole, nn.Parameter) else super().get_parameter(target)  # type: ignore[misc]
 
     def __delattr__(self: Any, name: str) -> None:
         if self.slimming is not None and name in self._parameters and name in self.__dict__:
@@ -358,6 +364,17 @@ def without_weight_norm_hooks(hooks: Mapping[int, Any]) -> dict[int, Any]:
     """Without torch's local functions that read checkpoints of the older weight norm: they cannot be pickled."""
     names = {key: getattr(getattr(hook, "hook", hook), "__qualname__", "") for key, hook in hooks.items()}
     return OrderedDict((key, hook) for key, hook in hooks.items() if "_weight_norm_compat_hook" not in names[key])
+
+
+@contextmanager
+def no_autocast() -> Iterator[None]:
+    """Numbers have the types of the parameters, whatever surrounds the call."""
+    with ExitStack() as off:
+        for device in ("cpu", torch.accelerator.current_accelerator() or "cpu"):
+            kind = torch.device(device).type
+            if torch.is_autocast_enabled(kind):
+                off.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 def no_inference_mode() -> torch.inference_mode:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,3 +43,10 @@ class Tolerance:
             return False
         largest = float(expected.abs().nan_to_num(0.0, 0.0, 0.0).max())
         return not torch.allclose(got, expected, self.relative, self.absolute * largest, equal_nan=True)
+
+
+def check_tells(outputs: Sequence[Tensor]) -> None:
+    """Raise ValueError where outputs hold no number that could differ: what is not a number equals what is none."""
+    floating = [x for x in outputs if x.is_floating_point() or x.is_complex()]
+    if any(x.numel() for x in floating) and not any(x.isfinite().any() for x in floating):
+        raise ValueError("the network puts out no finite number on the example; give one on which it does")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from slimlib.core.swapping import no_autocast
 from slimlib.core.width import Width, WidthPlan
 from slimlib.export import any_width, onnx_file
 from slimlib.export.folder import new_folder
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 
+@no_autocast()
 def export(
     net: nn.Module,
     path: str | Path,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from slimlib.core.structures import tensors
-from slimlib.core.tolerance import Tolerance
+from slimlib.core.tolerance import Tolerance, check_tells
 from slimlib.export.inputs import Inputs, shapes
 
 
@@ -44,7 +44,8 @@ def run_trials(net: nn.Module, inputs: Inputs) -> list[Trial]:
     """Run a dense network in torch on everything that its files are to be checked with.
 
     Raises:
-        ValueError: it does not run on the example, with another batch, or on other sizes, or returns no tensors.
+        ValueError: it does not run on the example, with another batch, or on other sizes; or it returns no tensors,
+            or no finite number.
     """
     trials = []
     for number, args in enumerate(inputs.to_check()):
@@ -57,6 +58,7 @@ def run_trials(net: nn.Module, inputs: Inputs) -> list[Trial]:
     strange = [type(leaf).__name__ for leaf in tree_leaves(trials[0].tree) if not isinstance(leaf, Tensor | None)]
     if strange or not tensors(trials[0].tree):
         raise ValueError(f"{type(net).__name__} returns {', '.join(strange) or 'nothing'}; export needs tensors")
+    check_tells(tensors(trials[0].tree))
     return trials
 
 

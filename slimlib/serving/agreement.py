@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from slimlib.core.random_numbers import own_random_numbers
 from slimlib.core.structures import map_tensors, tensors
-from slimlib.core.tolerance import Tolerance
+from slimlib.core.tolerance import Tolerance, check_tells
 
 Outputs = dict[tuple[str, int], list[Tensor]]  # (name of a module, number of its call) -> what it returned
 
@@ -29,6 +29,7 @@ def check_same_outputs(
         instead_of: module of the changed network -> module of `net` whose output it then returns.
 
     Raises:
+        ValueError: `net` puts out no finite number.
         RuntimeError: the outputs differ, first in the module that is named, or the changed network fails.
     """
     exactly, tolerance = double, Tolerance()
@@ -39,6 +40,7 @@ def check_same_outputs(
         exactly, tolerance = copy.deepcopy, Tolerance.of(net)
         after = copy.deepcopy(net)
         expected = run(after, copy.deepcopy(args))
+    check_tells(expected)
 
     def failure(after: nn.Module) -> Exception | bool:
         change(after)

@@ -26,6 +26,7 @@ from slimlib.core.norms.batchnorm import SlimBatchNorm
 from slimlib.core.setting import at_width, slimmable_parts
 from slimlib.core.slimming import Slimming
 from slimlib.core.statistics import is_private
+from slimlib.core.swapping import no_autocast
 from slimlib.core.width import Width
 from slimlib.serving.freezing import holds_frozen
 
@@ -78,7 +79,7 @@ def count_operations(net: nn.Module, example: Tensor | tuple[Any, ...], width: W
     """The same as `cost`, product by product."""
     if holds_frozen(net):
         raise ValueError("a frozen network has no parameters to count; ask for the cost of the one it was made from")
-    with _set_to(net, width), _left_as_it_was(net), _all_widths_calibrated(net), _unfused():
+    with no_autocast(), _set_to(net, width), _left_as_it_was(net), _all_widths_calibrated(net), _unfused():
         counter = _count(net, arguments(net, example))
         return Counted(counter.products, _active_params(net), counter.activations)
 

@@ -17,7 +17,7 @@ from slimlib.core.setting import slimming_of, unwrapped
 from slimlib.core.statistics import is_private
 from slimlib.core.structures import tensors
 from slimlib.core.swapping import Gather, dense_class, gathered, without_weight_norm_hooks
-from slimlib.core.tolerance import Tolerance
+from slimlib.core.tolerance import Tolerance, check_tells
 from slimlib.core.width import Width
 from slimlib.serving import folding
 
@@ -39,8 +39,8 @@ def extract(net: nn.Module, width: Width, example: Any = None, *, fold: bool = F
             A norm that cannot be folded stays. See `slimlib.serving.folding.fold`.
 
     Raises:
-        ValueError: the width is not allowed, there is no `example` to fold by, or the network was written from
-            slim layers and never converted, so that the input channels of a layer are not known.
+        ValueError: the width is not allowed, there is no `example` to fold by, no output on it is finite, or the
+            network was written from slim layers and never converted: the input channels of a layer are not known.
         UncalibratedWidth: it has no BatchNorm statistics.
         RuntimeError: the outputs on `example` differ.
     """
@@ -166,6 +166,7 @@ def _compare(net: nn.Module, width: Width, plain: nn.Module, example: Any) -> No
         slimming.set(before)
         for module, mode in (modes | plain_modes).items():
             module.training = mode
+    check_tells(ours)
     for a, b in zip(ours, theirs, strict=True):
         if SAME.differ(a, b):
             raise RuntimeError(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from slimlib.core.setting import slimming_of, unwrapped
+from slimlib.core.setting import check_module, slimming_of, unwrapped
 from slimlib.core.swapping import slim_class
 from slimlib.core.width import Switches, Width, label
 from slimlib.serving.extraction import extract
@@ -40,7 +40,7 @@ class Frozen:
 
     def check(self, width: Width) -> None:
         """Raise ValueError, with those that were, unless `width` was frozen."""
-        if width not in self.nets:
+        if not any(width == frozen for frozen in self.nets):
             frozen = ", ".join(map(label, self.nets))
             raise ValueError(
                 f"width {width} was not frozen; frozen: {frozen}. Freeze it with slimlib.freeze(net, widths)"
@@ -191,6 +191,7 @@ def freeze(net: nn.Module, widths: Sequence[Width] | None = None, example: Any =
 
 def holds_frozen(net: nn.Module) -> bool:
     """Whether a module is a frozen network, or holds one."""
+    check_module(net)
     return any(isinstance(module.__dict__.get("slim"), Frozen) for module in net.modules())
 
 

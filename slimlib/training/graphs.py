@@ -42,7 +42,7 @@ class Graphs:
     """
 
     def __init__(self, net: nn.Module) -> None:
-        device = next(net.parameters()).device
+        device = next((p.device for p in net.parameters()), torch.device("cpu"))
         if device.type != "cuda":
             raise ValueError(f"CUDA graphs need a network on a GPU, and this one is on {device}; train without graphs=")
         self._net = net

@@ -206,6 +206,15 @@ def test_wrong_input_is_refused(arguments, message):
         slim.calibrate(net, **arguments)
 
 
+def test_a_batch_with_nan_is_refused_and_nothing_is_written():
+    net = slim.convert(MobileNet(), image())
+    before, bad = set(net.state_dict()), image()[0].clone()
+    bad[0, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"at width 1 what reaches 'features.0.1' is not finite; look for NaN"):
+        slim.calibrate(net, [image(), (bad,)], widths=[1.0, 0.5])
+    assert set(net.state_dict()) == before
+
+
 def test_a_synchronised_norm_is_calibrated_as_its_plain_form():
     torch.manual_seed(0)
     plain = slim.convert(Residual(), image())

@@ -199,6 +199,20 @@ def test_network_prepared_without_gradients_can_be_trained():
     assert all(p.grad is not None for p in net.parameters())
 
 
+def test_autocast_around_convert_changes_nothing():
+    net, args = NETWORKS["residual"]()
+    plain = slim.convert(copy.deepcopy(net), args)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert slim.convert(net, args).slim.layout == plain.slim.layout
+
+
+@pytest.mark.parametrize("given", [None, "net", [nn.Linear(2, 2)], nn.Linear])
+def test_what_is_no_module_is_told_so(given):
+    for call in (slim.set_width, slim.calibrate, slim.cost, slim.latency, slim.extract, slim.export):
+        with pytest.raises(TypeError, match=r"net must be a torch.nn.Module, and is (NoneType|str|list|the class)"):
+            call(given, *[0.5, 0.5, 0.5][: {slim.calibrate: 2, slim.export: 3}.get(call, 1)])
+
+
 def test_convert_refuses_a_slimmable_network():
     net = slim.convert(MLP(), torch.randn(2, 8))
     with pytest.raises(ValueError, match="slimmable already"):

@@ -108,6 +108,14 @@ def test_parameters_that_torch_func_gives_are_seen_while_it_does(width):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
+def test_parameters_by_name_are_whole(width):
+    net, _ = network()
+    slim.set_width(net, width)
+    for name, parameter in net.named_parameters():
+        assert net.get_parameter(name) is parameter
+
+
+@pytest.mark.parametrize("width", WIDTHS)
 def test_to_another_type_is_seen(width):
     net, args = network()
     slim.set_width(net, width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from typing import Any
 
@@ -88,6 +89,15 @@ def test_counting_leaves_no_trace() -> None:
     assert net.last is None
     assert torch.equal(torch.get_rng_state(), random)
     assert (net.training, net.conv.training, net.norm.training) == (True, True, False)
+
+
+def test_counting_within_autocast_leaves_no_trace() -> None:
+    net, args = NETWORKS["mobilenet"]()
+    net.eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = net(*args)
+        assert cost(net, args) == cost(copy.deepcopy(net), args)
+        assert torch.equal(net(*args), expected)
 
 
 def test_counting_keeps_the_width_that_is_set() -> None:

@@ -93,6 +93,38 @@ def test_load_into_a_slimmable_network_equals(tmp_path):
     assert_equal(run(other, args), run(net, args))
 
 
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel, AveragedModel])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_load_into_what_wraps_the_network_or_has_no_numbers_equals(wrap, device, tmp_path):
+    net, args = slimmed("mobilenet")
+    slim.save(net, tmp_path / "net.safetensors")
+    with torch.device(device):
+        dense = MobileNet()
+    wrapped = dense if device == "meta" else wrap(slim.convert(dense, image()))
+    assert slim.load(tmp_path / "net.safetensors", into=wrapped) is wrapped
+    for width in (0.5, 1.0):
+        slim.set_width(net, width)
+        slim.set_width(wrapped.eval(), width)
+        inner = dense if device == "meta" else wrapped.module if hasattr(wrapped, "module") else wrapped._orig_mod
+        assert_equal(run(inner, args), run(net, args))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda net, x, path: slim.extract(net, 0.5, example=x),
+        lambda net, x, path: slim.freeze(net, [0.5], example=x),
+        lambda net, x, path: slim.export(net, path / "net", [0.5], x, formats=["torch"]),
+    ],
+    ids=["extract", "freeze", "export"],
+)
+def test_outputs_that_no_number_tells_apart_are_refused(use, tmp_path):
+    net = slim.convert(MLP(), torch.randn(2, 8))
+    with pytest.raises(ValueError, match="no finite number on the example; give one on which it does"):
+        use(net, torch.full((2, 8), torch.nan), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_switchable_network_saves_its_private_parameters(tmp_path):
     torch.manual_seed(0)
     net = slim.convert(MobileNet(), image(), widths=slim.Switches(0.25, 1.0), norm="switchable")
