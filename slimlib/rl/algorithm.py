@@ -30,7 +30,7 @@ from slimlib.saving import widths_from_json, widths_to_json
 from slimlib.serving.extraction import extract
 from slimlib.training.distillation import LARGEST, AveragedTeacher, lessons_named
 from slimlib.training.rule import Rule
-from slimlib.training.rules import rule_named, rule_parameters, takes_lessons
+from slimlib.training.rules import check_for_policy, rule_named, rule_parameters, takes_lessons
 
 Self = TypeVar("Self", bound="SlimAlgorithm")
 BEHAVIOURS = ("full", "smallest", "sampled")
@@ -80,10 +80,11 @@ class SlimAlgorithm:
             weighs 0.1 in the loss of each narrow width, which PPO and A2C needed least steps with; an action of several
             parts needs less, such as 0.01.
         stability: how the narrow widths are kept from slowing down the full one, which shares its weights with them.
-            certainty (by default, but in DQN): they make it no surer of its actions than its returns do; clip (not in
-            SAC): the gradient of each width is clipped by itself; conflict: what points against the gradient of the
-            full width is taken out; late: they begin after half of the training; ratio (PPO): each width is compared
-            with old probabilities of its own; none (by default in DQN). See `slimlib.rl.stability`.
+            certainty (by default, but in DQN): they make it no surer of its actions than its returns do (where the rule
+            trains it); clip (not in SAC): the gradient of each width is clipped by itself; conflict: what points
+            against the gradient of the full width, which the rule must train each time, is taken out; late: they begin
+            after half of the training; ratio (PPO): each width is compared with old probabilities of its own; none (by
+            default in DQN). See `slimlib.rl.stability`.
         behaviour: the width that acts in training: full, smallest, a number, or sampled: another for each rollout.
             With a BatchNorm in the policy, all but full need {"norm": "shared"} in `convert_options`, or, in PPO and
             A2C with `Switches`, "switchable".
@@ -132,11 +133,12 @@ class SlimAlgorithm:
         super().__init__(*args, **kwargs)
 
     def _check(self) -> None:
-        self._make_rule(seed=0)
+        rule = self._make_rule(seed=0)
         if self.stability not in self.stabilities:
             raise ValueError(
                 f"stability {self.stability!r} must be one of {', '.join(self.stabilities)} for {type(self).__name__}"
             )
+        check_for_policy(self.rule_name, rule, self.stability)
         if isinstance(self.behaviour, str) and self.behaviour not in BEHAVIOURS:
             raise ValueError(f"behaviour {self.behaviour!r} must be full, smallest, sampled, or a width such as 0.5")
         if not isinstance(self.behaviour, str):

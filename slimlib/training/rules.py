@@ -55,6 +55,20 @@ def rule_named(name: str, widths: Widths, *, lessons: Lessons | None = None, see
     return make("rule", RULES, name, own, elsewhere=elsewhere)
 
 
+def check_for_policy(name: str, rule: Rule, stability: str = "none") -> None:
+    """Raise ValueError unless a rule of this name can train a policy, with what `slimlib.rl` calls its stability."""
+    if type(rule).stage is not Rule.stage:
+        raise ValueError(
+            f"rule '{name}' trains in stages, each with an optimizer of its own, and a policy has one for its whole "
+            "training; take 'every'"
+        )
+    if stability == "conflict" and not rule.trains_largest:
+        raise ValueError(
+            f"stability 'conflict' compares with the gradient of the full width, which rule '{name}' does not train in "
+            "each step; take stability 'none', or a rule that does, such as 'sandwich'"
+        )
+
+
 def rule_parameters(name: str) -> dict[str, Any]:
     """The parameters of a rule of its own, with their defaults."""
     return {} if name not in RULES else parameters_of(RULES[name], without=ELSEWHERE)

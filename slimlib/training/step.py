@@ -52,7 +52,7 @@ class Step:
 
     def run(self, size: int | None = None) -> Any:
         """The output at the width that is set, of images scaled to `size` x `size`; None: as they are."""
-        args = self._args if size is None else tuple(_scaled(arg, size) for arg in self._args)
+        args = self._args if size is None else _scaled(self._args, size)
         if self._autocast is None:
             return self._forward(*args)
         return in_lower_precision(self.net, args, self._autocast, self._forward)
@@ -159,11 +159,22 @@ class Average:
             raise ValueError("the averaged teacher follows another network; a rule trains one network, from its start")
 
 
-def _scaled(arg: Any, size: int) -> Any:
-    """Images [N, C, H, W], scaled bilinearly; anything else as it is."""
-    if not isinstance(arg, Tensor) or arg.ndim != 4 or arg.shape[2:] == (size, size):
-        return arg
-    return F.interpolate(arg, (size, size), mode="bilinear", antialias=True)
+def _scaled(args: tuple[Any, ...], size: int) -> tuple[Any, ...]:
+    """Images [N, C, H, W], scaled bilinearly; anything else as it is.
+
+    Raises:
+        ValueError: there is no image.
+    """
+    images = [isinstance(arg, Tensor) and arg.ndim == 4 for arg in args]
+    if not any(images):
+        given = ", ".join(str(list(arg.shape)) if isinstance(arg, Tensor) else type(arg).__name__ for arg in args)
+        raise ValueError(f"narrow widths learn from smaller images [N, C, H, W] by this rule, and it got {given}")
+    return tuple(
+        F.interpolate(arg, (size, size), mode="bilinear", antialias=True)
+        if image and arg.shape[2:] != (size, size)
+        else arg
+        for arg, image in zip(args, images, strict=True)
+    )
 
 
 def _averaged(net: nn.Module) -> list[nn.Parameter]:

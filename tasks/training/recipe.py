@@ -15,7 +15,7 @@ from slimlib.models.resnet import zero_last_scales
 from slimlib.training.distillation import DISTILLATIONS, LESSON, Distillation, Lessons, lesson_settings, lessons_named
 from slimlib.training.named import make, parameters_of
 from slimlib.training.rule import Rule
-from slimlib.training.rules import RULES, rule_named, rule_parameters, takes_lessons
+from slimlib.training.rules import RULES, check_for_policy, rule_named, rule_parameters, takes_lessons
 from tasks.points import OperatingPoint
 from tasks.settings import Width, Widths, setting, unknown
 from tasks.training.choosing import OF_INDIVIDUALS, Choosing
@@ -179,12 +179,15 @@ class Recipe(Choosing, Deciding, Tuning):
         ]
         if self.distill not in ("none", *OF_TASK.get(task, DISTILLATIONS)):
             foreign.append(f"distill: {self.distill}")
-        if policy and self.rule == "incremental":
-            foreign.append(f"rule: {self.rule}")
         if task != "classification":
             foreign += [key for key in ("heads", "stem") if getattr(self, key) is not None]
         if foreign:
             raise ValueError(f"recipe '{self.name}': '{foreign[0]}' has no meaning for task={task}")
+        if policy and self.rule is not None:
+            try:
+                check_for_policy(self.rule, self.make_rule(0), self.stability or "none")
+            except ValueError as error:
+                raise ValueError(f"recipe '{self.name}': {error}") from None
 
     @classmethod
     def from_mapping(cls, given: Mapping[str, Any]) -> Recipe:

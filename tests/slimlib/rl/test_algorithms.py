@@ -227,6 +227,24 @@ def test_default_rule_fits_the_widths():
     assert isinstance(model("PPO", rule=None, widths=slim.WidthRange(0.25, 1.0)).rule, slim.Sandwich)
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"rule": "incremental"}, "rule 'incremental' trains in stages, each with an optimizer of its own"),
+        ({"rule": "random", "samples": 2, "distill": False, "stability": "conflict"}, "rule 'random' does not train"),
+    ],
+)
+def test_rules_that_cannot_train_a_policy_are_refused(changes, says):
+    with pytest.raises(ValueError, match=says):
+        model("PPO", **changes)
+
+
+def test_smaller_images_need_images():
+    vectors = model("PPO", rule="resolutions", widths=slim.WidthRange(0.25, 1.0), rule_options={"sizes": (8,)})
+    with pytest.raises(ValueError, match=r"smaller images \[N, C, H, W\] by this rule, and it got \[8, 4\]"):
+        vectors.learn(16)
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_loaded_model_goes_on_as_the_saved_one(name, tmp_path):
     saved = model(name, widths=slim.WidthRange(0.25, 1.0), rule="sandwich", samples=3, behaviour="sampled")

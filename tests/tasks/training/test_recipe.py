@@ -150,6 +150,8 @@ def test_a_rule_and_a_loss_of_ones_own_take_their_parameters_by_name(monkeypatch
     ("task", "change", "says"),
     [
         ("rl", {"tested": "nonuniform"}, "'tested' has no meaning for task=rl"),
+        ("rl", STAGES, "recipe 'r': rule 'incremental' trains in stages"),
+        ("rl", {"rule": "random", "stability": "conflict"}, "recipe 'r': stability 'conflict' compares with"),
         ("rl", {"distill": "l1"}, "'distill: l1' has no meaning for task=rl"),
         ("sr", {"behaviour": "sampled"}, "'behaviour' has no meaning for task=sr"),
         ("sr", {"distill": "outputs"}, "'distill: outputs' has no meaning for task=sr"),
