@@ -16,7 +16,7 @@ from slimlib.core.layout import Layout, axis_size
 from slimlib.core.norms import NormName, norm_named
 from slimlib.core.setting import check_dense, check_module
 from slimlib.core.swapping import no_autocast, no_inference_mode
-from slimlib.core.width import Widths, as_widths
+from slimlib.core.width import Widths, as_widths, is_whole
 
 
 def convert(
@@ -113,7 +113,7 @@ def check_names(what: str, names: Any, *, numbers: bool = False) -> None:
 def check_divisors(divisor: int, divisors: Mapping[str, int]) -> None:
     """Raise ValueError unless the number is one of channels."""
     for name, value in {"": divisor, **divisors}.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not is_whole(value, 1):
             where = f" of {name!r}" if name else ""
             raise ValueError(f"divisor {value!r}{where} must be a whole number of channels, at least 1")
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from slimlib.core.layout import Layout
 from slimlib.core.statistics import AFFINE, OfWidth, tracks
-from slimlib.core.width import Switches, Width, WidthPlan, WidthRange, Widths
+from slimlib.core.width import Switches, Width, WidthPlan, WidthRange, Widths, is_whole
 
 Bounds = tuple[tuple[int, ...], ...]
 """The channel numbers at which bands end, from narrow to wide, without the last band. Others are by their sum."""
@@ -31,7 +31,7 @@ def check_heads(net: nn.Module, heads: Mapping[str, int], widths: Widths) -> Non
         if not own or not own <= set(AFFINE) or tracks(layer) or any(layer.children()):
             raise ValueError(f"heads: '{name}' ({type(layer).__name__}) is no layer with a weight and bias of its own")
         most = len(widths.widths) if isinstance(widths, Switches) else float("inf")
-        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most:
+        if not is_whole(count, 1) or count > most:
             possible = f"from 1 to {most}" if isinstance(widths, Switches) else "of at least 1"
             raise ValueError(f"heads: {count!r} bands of the widths {widths}; give a whole number {possible}")
 

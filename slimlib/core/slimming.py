@@ -80,7 +80,7 @@ class Slimming:
                 "print(net.slim) shows them in order"
             )
         for group, count in zip(groups, width.channels, strict=True):
-            if not (isinstance(count, int) and 1 <= count <= group.units):
+            if not 1 <= count <= group.units:
                 raise ValueError(
                     f"the WidthPlan asks for {count} channels of '{group.name}'; possible: 1 to {group.units}"
                 )
@@ -89,10 +89,13 @@ class Slimming:
     def check(self, width: Width) -> None:
         """Raise ValueError, with what may be set, unless `width` is that."""
         check_width(width, self.widths)
-        if not self.norm.has_private_parameters or not isinstance(width, WidthPlan):
+        if not isinstance(width, WidthPlan):
+            return
+        channels = self.channels_at(width)
+        if not self.norm.has_private_parameters:
             return
         assert isinstance(self.widths, Switches)
-        if self.channels_at(width) not in map(self.channels_at, self.widths.widths):
+        if channels not in map(self.channels_at, self.widths.widths):
             raise ValueError(
                 f"{width} is not a switch of this network, and only switches have their own BatchNorm: {self.widths}"
             )
@@ -125,7 +128,8 @@ class Slimming:
             ready = self._prepare(width)
         swap_in(ready)
         self.empty_caches()
-        self.width, self.channels = width, self._channels[width]
+        self.width = width if isinstance(width, WidthPlan) else float(width)
+        self.channels = self._channels[width]
 
     def empty_caches(self) -> None:
         """Forget what forward kept for its next call, which is of one width."""

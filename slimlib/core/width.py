@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 
 @dataclass(frozen=True, init=False)
@@ -13,12 +16,21 @@ class WidthPlan:
 
     `net.slim` prints the groups in order. A group before a PixelShuffle counts in whole units
     (one unit is r * r of its channels).
+
+    Raises:
+        ValueError: they are no whole numbers.
     """
 
     channels: tuple[int, ...]
 
-    def __init__(self, channels: Sequence[int]) -> None:
-        object.__setattr__(self, "channels", tuple(channels))
+    def __init__(self, channels: Iterable[int]) -> None:
+        try:
+            object.__setattr__(self, "channels", tuple(map(operator.index, channels)))
+        except TypeError:
+            raise ValueError(
+                f"WidthPlan({channels!r}): needs a whole number of channels for each group of layers, "
+                "for example WidthPlan([16, 24])"
+            ) from None
 
 
 Width = float | WidthPlan
@@ -36,14 +48,17 @@ class WidthRange:
     largest: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (0 < self.smallest <= self.largest <= 1):
+        ends = self.smallest, self.largest
+        if not all(map(is_number, ends)) or not 0 < self.smallest <= self.largest <= 1:
             raise ValueError(
-                f"WidthRange({self.smallest}, {self.largest}): needs 0 < smallest <= largest <= 1, "
+                f"WidthRange({self.smallest!r}, {self.largest!r}): needs 0 < smallest <= largest <= 1, "
                 "for example WidthRange(0.25, 1.0)"
             )
+        object.__setattr__(self, "smallest", float(self.smallest))
+        object.__setattr__(self, "largest", float(self.largest))
 
-    def __contains__(self, width: object) -> bool:
-        return isinstance(width, int | float) and self.smallest <= width <= self.largest
+    def __contains__(self, width: Any) -> bool:
+        return is_number(width) and self.smallest <= width <= self.largest
 
     def __str__(self) -> str:
         return f"{self.smallest:g} to {self.largest:g}"
@@ -71,7 +86,7 @@ class Switches:
                 raise ValueError(f"Switches{widths}: all must be numbers, or all a WidthPlan with as many groups")
             if len(set(plans)) < len(plans):
                 raise ValueError(f"Switches{widths}: each WidthPlan must be there only once")
-        elif not numbers or not all(_is_number(w) and 0 < w <= 1 for w in numbers) or len(set(numbers)) < len(numbers):
+        elif not numbers or not all(is_number(w) and 0 < w <= 1 for w in numbers) or len(set(numbers)) < len(numbers):
             raise ValueError(
                 f"Switches{widths}: needs at least one width, each in (0, 1] and only once, "
                 "for example Switches(0.25, 0.5, 0.75, 1.0)"
@@ -151,7 +166,7 @@ def check_width(width: Width, allowed: Widths) -> None:
     """Raise ValueError, with the allowed values, unless `width` is one a user may set."""
     if isinstance(width, WidthPlan) or width in allowed:
         return
-    if not _is_number(width):
+    if not is_number(width):
         if isinstance(plan := getattr(width, "plan", None), WidthPlan):
             raise ValueError(f"a {type(width).__name__} is more than a width; pass its .plan: {plan}")
         raise ValueError(f"width {width!r} is neither a number in (0, 1] nor a WidthPlan")
@@ -159,5 +174,11 @@ def check_width(width: Width, allowed: Widths) -> None:
     raise ValueError(f"width {width:g} is {what}; allowed: {allowed}")
 
 
-def _is_number(width: object) -> bool:
-    return isinstance(width, int | float) and not isinstance(width, bool)
+def is_number(value: object) -> bool:
+    """Whether this is a number, of Python or NumPy; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def is_whole(value: object, least: int) -> bool:
+    """Whether this is a whole number of Python, at least `least`; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

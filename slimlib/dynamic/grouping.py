@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from slimlib.core.setting import slimmable_parts
-from slimlib.core.width import Width, WidthPlan
+from slimlib.core.width import Width, WidthPlan, is_whole
 from slimlib.serving.freezing import Frozen
 
 Channels = tuple[tuple[int, ...], ...]  # of each slimmable part of a network
@@ -112,6 +112,5 @@ def _one(groups: Sequence[Group]) -> Group:
 
 def check_smallest(smallest: Any) -> None:
     """Raise ValueError unless it is a number of samples, or "measured"."""
-    whole = isinstance(smallest, int) and not isinstance(smallest, bool) and smallest >= 1
-    if not whole and smallest != "measured":
+    if not is_whole(smallest, 1) and smallest != "measured":
         raise ValueError(f"smallest_group={smallest!r} must be a number of samples, at least 1, or 'measured'")

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map, tree_map_only
 
 from slimlib.core.structures import tensors
+from slimlib.core.width import is_whole
 
 BATCH = "batch"
 
@@ -112,7 +113,7 @@ def _check_batch(inputs: Inputs) -> None:
 def _check_dynamic(inputs: Inputs, dynamic: Mapping[int, str]) -> None:
     largest = max(tensor.dim() for tensor in inputs.tensors) - 1
     for dim in dynamic:
-        if isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim <= largest:
+        if not is_whole(dim, 1) or dim > largest:
             raise ValueError(f"dynamic has dimension {dim!r}; possible for inputs {inputs.shapes}: 1 to {largest}")
     names = list(inputs.dynamic.values())
     if not all(isinstance(name, str) and name.isidentifier() for name in names) or len(set(names)) < len(names):

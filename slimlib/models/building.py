@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, get_args
 
-from slimlib.core.width import round_channels
+from slimlib.core.width import is_whole, round_channels
 from slimlib.models import ds_mobilenet, mnasnet, mobilenet_v1, mobilenet_v2, resnet, shufflenet_v1
 from slimlib.models.channels import NormKind, Outputs, Slims, channel_rule, layers_in_order
 from slimlib.models.classifier import LEFT_OUT, Classifier
@@ -119,7 +119,7 @@ def from_channels(name: str, channels: Sequence[int], *, size: int = 224) -> Cla
             f"{name} has {expected} layers with channels of their own, classifier last; got {len(channels)}"
         )
     for position, count in enumerate(channels):
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        if not is_whole(count, 1):
             raise ValueError(f"channel number {position} of {name} is {count!r}; it must be a whole number, at least 1")
     net = family.network([Outputs(count) for count in channels[:-1]], classes=channels[-1], size=size)
     net.layers = layers_in_order(net)
@@ -146,7 +146,7 @@ def _check(name: str, classes: int, size: int, width: float, multiplier: float, 
     if not 0 < multiplier < float("inf"):
         raise ValueError(f"multiplier {multiplier!r} must be a positive number, for example 0.25")
     for what, value in (("classes", classes), ("divisor", 1 if divisor is None else divisor)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not is_whole(value, 1):
             raise ValueError(f"{what} {value!r} must be a whole number, at least 1")
     if norm not in get_args(NormKind):
         raise ValueError(f"norm {norm!r} does not exist; choose one of {', '.join(get_args(NormKind))}")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from slimlib.core.setting import slimming_of
-from slimlib.core.width import WidthPlan
+from slimlib.core.width import WidthPlan, is_whole
 from slimlib.search.budgets import Budget
 from slimlib.search.costs import plan_costs
 from slimlib.search.greedy import Per, check_per
@@ -36,8 +36,7 @@ class Options:
     def __post_init__(self) -> None:
         check_per(self.per)
         for name, least in (("steps", 2), ("evaluations", 1), ("population", 2), ("seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            if not is_whole(value := getattr(self, name), least):
                 raise ValueError(f"{name}={value!r} must be a whole number, at least {least}")
 
 

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from slimlib.core.width import is_whole
 from slimlib.search.chain import Plan
 from slimlib.search.evaluation import Evaluation
 
 
 def check_workers(workers: int, net: nn.Module) -> None:
     """Raise ValueError for a number of processes that cannot be had here."""
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+    if not is_whole(workers, 1):
         raise ValueError(f"workers={workers!r} must be a whole number of processes, at least 1")
     if workers == 1:
         return

@@ -72,6 +72,10 @@ class Incremental(Rule):
 
     @contextmanager
     def stage(self, number: int, net: nn.Module, optimizer: Optimizer) -> Iterator[None]:
+        if not 0 <= number < len(self.switches):
+            raise ValueError(
+                f"there is no stage {number!r}; {self.switches} have the stages 0 to {len(self.switches) - 1}"
+            )
         self.number = number
         with only_added(net, self.switches[number], self.switches[:number], optimizer):
             yield
@@ -91,7 +95,8 @@ def only_added(net: nn.Module, width: Width, narrower: tuple[Width, ...], optimi
     Everything else has the very same values after each step: also where weight decay or momentum would move it.
 
     Raises:
-        ValueError: the network keeps one set of BatchNorm statistics for all widths, which every width moves.
+        ValueError: the optimizer is of another network, or this one keeps one set of BatchNorm statistics for all
+            widths, which every width moves.
     """
     if not slimming_of(net).norm.has_statistics_of_widths:
         raise ValueError("norm 'shared' has statistics that every width moves; take 'switchable' or 'universal'")
@@ -99,6 +104,8 @@ def only_added(net: nn.Module, width: Width, narrower: tuple[Width, ...], optimi
     for other in narrower:
         used = in_use(net, other)
         added = {parameter: own & ~used[parameter] if parameter in used else own for parameter, own in added.items()}
+    if not any(parameter in added for group in optimizer.param_groups for parameter in group["params"]):
+        raise ValueError(f"this {type(optimizer).__name__} trains none of the parameters that the width {width} adds")
     partly = [parameter for parameter in net.parameters() if parameter not in added or not added[parameter].all()]
     before: list[Tensor] = []
 

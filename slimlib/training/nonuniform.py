@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from slimlib.core.setting import slimming_of
-from slimlib.core.width import Width, WidthPlan, WidthRange, Widths, by_size, round_channels
+from slimlib.core.width import Width, WidthPlan, WidthRange, Widths, by_size, is_whole, round_channels
 from slimlib.training.distillation import Distillation, Lesson, Lessons
 from slimlib.training.sandwich import Sandwich, range_of
 from slimlib.training.step import Step
@@ -59,7 +59,7 @@ class NonuniformSandwich(Sandwich):
         lesson: Lesson | Lessons | None = None,
         seed: int = 0,
     ) -> None:
-        if candidates < 1 or choose not in ("best", "worst"):
+        if not is_whole(candidates, 1) or choose not in ("best", "worst"):
             raise ValueError(
                 f"candidates={candidates!r} must be a whole number, at least 1, and choose={choose!r} best or worst"
             )

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map_only
 
 from slimlib.core.arguments import arguments
 from slimlib.core.setting import set_width, slimming_of, trainable_parts
-from slimlib.core.width import Width, Widths, as_widths
+from slimlib.core.width import Switches, Width, Widths, as_widths, is_whole
 from slimlib.training.distillation import Distillation, Lesson, Lessons, as_lessons
 from slimlib.training.gradients import adding_in_place
 from slimlib.training.graphs import Graphs
@@ -46,7 +46,7 @@ class Rule(ABC):
         sizes: height and width that images are scaled to for a width; all others see them as they are.
 
     Raises:
-        ValueError: `widths` are none, or the lessons need the largest width in a step that may go without it.
+        ValueError: `widths` or `seed` are none, or the lessons need the largest width in a step that may go without it.
     """
 
     trains_largest: ClassVar[bool] = True
@@ -61,6 +61,8 @@ class Rule(ABC):
         seed: int = 0,
     ) -> None:
         self.widths = as_widths(widths)
+        if not is_whole(seed, 0):
+            raise ValueError(f"seed={seed!r} must be a whole number, at least 0")
         self.generator = torch.Generator().manual_seed(seed)
         self._learn(as_lessons(distill, lesson))
 
@@ -133,12 +135,13 @@ class Rule(ABC):
             The detached loss of each width, as its lesson adds it up, largest first.
 
         Raises:
-            ValueError: nothing in `net` is slimmable, or it is frozen.
+            ValueError: nothing in `net` is slimmable, or it is frozen; it cannot have all widths of this rule; a loss
+                is no scalar; or forward does not take `x`.
             RuntimeError: no loss of the step depends on a parameter that is trained.
         """
         of_data = loss_of_width(loss)
         args = arguments(net, x)
-        before = trainable_parts(net)[0].width
+        before = self._check(net)
         for average in self._averages.values():
             average.follow(net)
         step = Step(net, args, of_data, forward=forward, autocast=autocast, averages=self._averages)
@@ -183,14 +186,27 @@ class Rule(ABC):
         """Go on where `state_dict` was taken.
 
         Raises:
-            ValueError: it was taken of a rule with other averaged teachers.
+            ValueError: it was taken of another rule, or of one with other averaged teachers; this one is as before.
         """
         averages = state.get("averages", [])
         if len(averages) != len(self._averages):
             raise ValueError(f"the state has {len(averages)} averaged teachers, and this rule {len(self._averages)}")
+        if state.keys() != (own := self.state_dict().keys()):
+            raise ValueError(
+                f"the state is of another rule: it holds {', '.join(state)}; {type(self).__name__} has {', '.join(own)}"
+            )
         self.generator.set_state(torch.tensor(state["generator"], dtype=torch.uint8))
         for average, saved in zip(self._averages.values(), averages, strict=True):
             average.load_state_dict(saved)
+
+    def _check(self, net: nn.Module) -> Width:
+        """The width that is set, of a network that can have all widths of this rule: drawn, one may come late."""
+        parts = trainable_parts(net)
+        ends = self.widths.smallest, self.widths.largest
+        for width in self.widths.widths if isinstance(self.widths, Switches) else ends:
+            for part in parts:
+                part.check(width)
+        return parts[0].width
 
     def _learn(self, lessons: Lessons) -> None:
         name = type(self).__name__

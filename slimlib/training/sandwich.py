@@ -14,7 +14,7 @@ from abc import abstractmethod
 
 import torch
 
-from slimlib.core.width import Switches, Width, WidthRange, Widths, as_widths, by_size
+from slimlib.core.width import Switches, Width, WidthRange, Widths, as_widths, by_size, is_whole
 from slimlib.training.distillation import Distillation, Lesson, Lessons
 from slimlib.training.rule import Rule
 from slimlib.training.step import Step
@@ -35,10 +35,8 @@ class _Drawn(Rule):
         seed: int = 0,
     ) -> None:
         name = type(self).__name__
-        if isinstance(samples, bool) or not isinstance(samples, int):
-            raise ValueError(f"{name} needs a whole number of samples a step, not {samples!r}")
-        if samples < self.fewest:
-            raise ValueError(f"{name} needs at least {self.fewest} samples a step, not {samples}")
+        if not is_whole(samples, self.fewest):
+            raise ValueError(f"{name} needs a whole number of samples a step, at least {self.fewest}, not {samples!r}")
         if isinstance(widths, Switches) and samples > len(widths.widths):
             raise ValueError(f"{name} cannot draw {samples} different widths from the switches {widths}")
         super().__init__(widths, distill=distill, lesson=lesson, seed=seed)

@@ -80,7 +80,7 @@ class Step:
         """The loss of a width on the data of this step, the mean over all ranks. The network is then at that width."""
         assert self.of_data is not None, "this step has no data"
         with torch.no_grad():
-            value = self.of_data(self._look(width, None), width).detach().clone()
+            value = scalar("loss", self.of_data(self._look(width, None), width)).detach().clone()
         if isinstance(self.net, DistributedDataParallel):
             distributed.all_reduce(value)
             value /= distributed.get_world_size()
@@ -196,6 +196,9 @@ def loss_of_width(loss: Callable[..., Tensor]) -> Loss:
     """`loss(output)` or `loss(output, width)` as the latter.
 
     A second parameter with a default is what a lambda binds (`lambda out, target=target: ...`), unless it is `width`.
+
+    Raises:
+        ValueError: the second parameter is the target, as of torch's losses.
     """
     try:
         called: Callable[..., Tensor] = loss.forward if isinstance(loss, nn.Module) else loss
@@ -204,7 +207,28 @@ def loss_of_width(loss: Callable[..., Tensor]) -> Loss:
         parameters = []
     places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     asks = len(places) > 1 and (places[1].default is places[1].empty or places[1].name == "width")
+    if asks and places[1].name in ("target", "targets"):
+        name = getattr(loss, "__name__", type(loss).__name__)
+        raise ValueError(
+            f"{name} takes a {places[1].name}, and a rule calls loss(output), or loss(output, width); give it the "
+            f"{places[1].name} of this batch: lambda output: loss(output, {places[1].name})"
+        )
     return loss if asks else lambda output, _: loss(output)
+
+
+def scalar(what: str, value: Any) -> Tensor:
+    """What a loss returned.
+
+    Raises:
+        ValueError: it is no tensor of one number.
+    """
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        found = f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise ValueError(
+            f"{what} returned {found}; it must return a tensor of one number to run backward from, such as the mean "
+            "over the batch, not its .item()"
+        )
+    return value
 
 
 def in_lower_precision(

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from slimlib.core.width import Width, WidthRange
+from slimlib.core.width import Width, WidthRange, is_whole
 from slimlib.training.distillation import Distillation, Lesson, Lessons
 from slimlib.training.sandwich import Sandwich, range_of
 from slimlib.training.step import Step
@@ -20,7 +20,7 @@ class GrowingSandwich(Sandwich):
         widths: the whole range.
         alone: steps in which the largest width trains alone.
         growth: steps, after these, in which the smallest width that is trained falls linearly to that of the range.
-        samples, distill, lesson, seed: see `Sandwich`.
+        samples, distill, lesson, seed: see `Sandwich`. The narrowest so far has the lesson of the smallest.
 
     Raises:
         ValueError: `widths` is no range, or a number of steps is below 0.
@@ -41,22 +41,28 @@ class GrowingSandwich(Sandwich):
     ) -> None:
         self.range = range_of(widths, self)
         super().__init__(widths, samples, distill, lesson=lesson, seed=seed)
-        if alone < 0 or growth < 0:
-            raise ValueError(f"alone={alone} and growth={growth} must be numbers of steps, at least 0")
+        if not is_whole(alone, 0) or not is_whole(growth, 0):
+            raise ValueError(f"alone={alone!r} and growth={growth!r} must be whole numbers of steps, at least 0")
         self.alone, self.growth, self.steps = alone, growth, 0
+        self.narrowest = self.range.smallest
 
     def draw(self, step: Step | None = None) -> list[Width]:
         whole = self.range
         grown = 1.0 if self.steps >= self.alone + self.growth else max(self.steps - self.alone, 0) / max(self.growth, 1)
         self.steps += 1
+        low = whole.smallest if grown == 1 else whole.largest - grown * (whole.largest - whole.smallest)
+        self.narrowest = low
         if not grown:
             return [whole.largest]
         if grown == 1:
             return super().draw(step)
-        low = whole.largest - grown * (whole.largest - whole.smallest)
         uniform = torch.rand(self.samples - 2, generator=self.generator, dtype=torch.float64).tolist()
         between = [low + (whole.largest - low) * u for u in uniform]
         return list[Width](sorted({whole.largest, low, *between}, reverse=True))
+
+    def lesson(self, width: Width) -> Lesson:
+        narrowest = width == self.narrowest and width != self.range.largest
+        return super().lesson(self.range.smallest if narrowest else width)
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"steps": self.steps}
@@ -91,7 +97,7 @@ class MultiResolutionSandwich(Sandwich):
     ) -> None:
         range_of(widths, self)
         super().__init__(widths, samples, distill, lesson=lesson, seed=seed)
-        if not sizes or any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in sizes):
+        if not isinstance(sizes, Sequence) or not sizes or not all(is_whole(size, 1) for size in sizes):
             raise ValueError(f"sizes={sizes!r} must be sides of images in pixels, such as [32, 28, 24, 20]")
         self.choice = tuple(sizes)
         self.sizes: dict[Width, int] = {}

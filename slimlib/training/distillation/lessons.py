@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from slimlib.core.width import Width
-from slimlib.training.distillation.losses import Distillation, kl_divergence
+from slimlib.core.width import Width, is_number
+from slimlib.training.distillation.losses import DISTILLATIONS, Distillation
 from slimlib.training.distillation.teachers import LARGEST, Teacher, as_teacher, describe
 from slimlib.training.named import parameters_of, unknown
-from slimlib.training.step import Loss
+from slimlib.training.step import Loss, scalar
 
 Weight = float | Literal["balanced", "mean"]
 """Of a loss in a step of n widths: a number, "balanced", 1 / (n - 1), or "mean", 1 / n."""
@@ -66,9 +66,9 @@ class Lesson:
             of_data: (output, width) -> scalar.
             width: that learns, one of `count` of the step.
         """
-        parts = [] if self.data == 0 else [_weighted(of_data(output, width), self.data, count)]
+        parts = [] if self.data == 0 else [_weighted(scalar("loss", of_data(output, width)), self.data, count)]
         if self.distill is not None and self.taught_by:
-            parts.append(_weighted(self.distill(output, taught), self.weight, count))
+            parts.append(_weighted(scalar("distill", self.distill(output, taught)), self.weight, count))
         return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 
@@ -82,7 +82,7 @@ class Lessons:
         largest: None: the data alone, with weight 1; or 1 / n where the others learn from the data by the "mean".
 
     Raises:
-        ValueError: the largest is its own teacher.
+        ValueError: one is no `Lesson`, or the largest is its own teacher.
     """
 
     between: Lesson
@@ -90,6 +90,10 @@ class Lessons:
     largest: Lesson | None = None
 
     def __post_init__(self) -> None:
+        for name in ("between", "smallest", "largest"):
+            given = getattr(self, name)
+            if not isinstance(given, Lesson) and (given is not None or name == "between"):
+                raise ValueError(f"{name}={given!r} must be a Lesson, such as Lesson(data=0.5, distill=slim.l1)")
         if self.smallest is None:
             object.__setattr__(self, "smallest", self.between)
         if self.largest is None:
@@ -189,7 +193,7 @@ def _weighted(value: Tensor, weight: Weight, count: int) -> Tensor:
 def _checked_weight(name: str, weight: Any) -> Weight:
     if weight == "balanced" or weight == "mean":
         return weight  # type: ignore[no-any-return]
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+    if not is_number(weight) or not 0 <= weight < math.inf:
         raise ValueError(
             f"{name}={weight!r} must be a number of at least 0, 'balanced' (1 / (n - 1)) or 'mean' (1 / n)"
         )
@@ -201,13 +205,12 @@ def _check_distillation(distill: object) -> None:
         raise ValueError("distill is a loss of (student, teacher); give a lesson as lesson=")
     if not callable(distill):
         raise ValueError(f"distill={distill!r} must be a loss of (student, teacher), such as slim.soft_cross_entropy")
+    name = getattr(distill, "__name__", repr(distill))
+    if any(distill is factory for factory in DISTILLATIONS.values()):
+        raise ValueError(f"distill={name} is no loss of (student, teacher); it makes such a loss: distill={name}()")
     try:
         inspect.signature(distill).bind(None, None)
     except TypeError:
-        name = getattr(distill, "__name__", repr(distill))
-        raise ValueError(
-            f"distill={name} cannot be called as {name}(student, teacher)"
-            + (f"; it makes such a loss: distill={name}()" if distill is kl_divergence else "")
-        ) from None
+        raise ValueError(f"distill={name} cannot be called as {name}(student, teacher)") from None
     except ValueError:  # of a function in C
         pass

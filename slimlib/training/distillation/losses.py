@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from slimlib.core.width import is_number
 from slimlib.training.named import constant
 
 Distillation = Callable[[Any, Any], Tensor]
@@ -54,8 +55,8 @@ def kl_divergence(temperature: float = 1.0) -> Distillation:
 
     Source: Hinton et al. 2015, sec. 2.
     """
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"temperature {temperature} must be a finite number above 0, for example 4.0")
+    if not (is_number(temperature) and math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature {temperature!r} must be a finite number above 0, for example 4.0")
     return partial(_softened_kl, temperature=temperature)
 
 
@@ -78,10 +79,10 @@ def alpha_divergence(low: float = -1.0, high: float = 1.0, clip: float = 5.0) ->
 
     Source: Wang et al. 2021 (AlphaNet), sec. 3.2 and 3.3.
     """
-    if not low or not high or not math.isfinite(low * high):
-        raise ValueError(f"alpha_divergence needs two finite values of alpha that are not 0; got {low}, {high}")
-    if not clip > 0:
-        raise ValueError(f"clip={clip} must be above 0, for example 5.0")
+    if not all(is_number(alpha) and alpha and math.isfinite(alpha) for alpha in (low, high)):
+        raise ValueError(f"alpha_divergence needs two finite values of alpha that are not 0; got {low!r}, {high!r}")
+    if not (is_number(clip) and clip > 0):
+        raise ValueError(f"clip={clip!r} must be above 0, for example 5.0")
     return partial(_alpha, alphas=(low, high), clip=clip)
 
 

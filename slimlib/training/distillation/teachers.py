@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from slimlib.core.width import Width, label
+from slimlib.core.width import Width, is_number, is_whole, label
 from slimlib.training.named import make
 from slimlib.training.step import Average, Step
 
@@ -73,9 +73,9 @@ class AveragedTeacher(Teacher):
     start: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.decay, bool) or not isinstance(self.decay, int | float) or not 0 <= self.decay < 1:
+        if not is_number(self.decay) or not 0 <= self.decay < 1:
             raise ValueError(f"decay={self.decay!r} of an averaged teacher must be in [0, 1), such as 0.997")
-        if isinstance(self.start, bool) or not isinstance(self.start, int) or self.start < 0:
+        if not is_whole(self.start, 0):
             raise ValueError(f"start={self.start!r} of an averaged teacher must be a number of steps, such as 1000")
 
     def averages(self) -> tuple[AveragedTeacher, ...]:

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -70,7 +71,7 @@ def test_width_of_a_wrong_type_is_refused(width):
         slim.set_width(net, width)
 
 
-@pytest.mark.parametrize("bounds", [(0.5, 0.25), (0.0, 1.0), (0.5, 1.5), (math.nan, 1.0)])
+@pytest.mark.parametrize("bounds", [(0.5, 0.25), (0.0, 1.0), (0.5, 1.5), (math.nan, 1.0), ("0.25", 1.0)])
 def test_impossible_ranges_are_refused(bounds):
     with pytest.raises(ValueError, match="0 < smallest <= largest <= 1"):
         slim.WidthRange(*bounds)
@@ -87,6 +88,23 @@ def test_plan_sets_each_group_by_itself():
     slim.set_width(net, slim.WidthPlan((40, 8)))
     shapes = [tuple(layer.weight.shape) for layer in net.modules() if isinstance(layer, torch.nn.Linear)]
     assert shapes == [(40, 8), (8, 40), (4, 8)]
+
+
+def test_numbers_of_arrays_are_numbers():
+    net = slim.convert(MLP(sizes=(8, 64, 48, 4)), torch.randn(2, 8), widths=slim.WidthRange(np.float32(0.25)))
+    assert all(type(width) is float for width in slim.Sandwich(net.slim.widths).draw())
+    assert slim.Switches(np.float32(0.5), np.int64(1)) == slim.Switches(0.5, 1.0)
+    slim.set_width(net, np.float32(0.5))
+    assert type(slim.current_width(net)) is float
+    assert net.slim.channels == (32, 24)
+    for channels in (np.array([16, 8]), torch.tensor([16, 8])):
+        assert slim.WidthPlan(channels) == slim.WidthPlan([16, 8])
+
+
+@pytest.mark.parametrize("channels", [5, [16.0, 8.0], [16.5, 8], ["16", 8], np.array([16.0])])
+def test_channels_that_are_no_whole_numbers_are_refused(channels):
+    with pytest.raises(ValueError, match="needs a whole number of channels for each group of layers"):
+        slim.WidthPlan(channels)
 
 
 @pytest.mark.parametrize(

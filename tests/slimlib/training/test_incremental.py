@@ -103,3 +103,12 @@ def test_statistics_that_every_width_moves_are_refused() -> None:
     made = torch.optim.SGD(net.parameters(), 0.1)
     with pytest.raises(ValueError, match="norm 'shared' has statistics"), only_added(net, 0.5, (0.25,), made):
         pass
+
+
+def test_stages_that_do_not_exist_and_the_optimizer_of_another_network_are_refused() -> None:
+    rule, net = Incremental(SWITCHES), network("universal")
+    for number in (-1, 3):
+        with pytest.raises(ValueError, match=f"no stage {number}; .* have the stages 0 to 2"):
+            rule.stage(number, net, torch.optim.SGD(net.parameters(), 0.1)).__enter__()
+    with pytest.raises(ValueError, match="SGD trains none of the parameters that the width 0.25 adds"):
+        rule.stage(0, net, torch.optim.SGD(network("universal").parameters(), 0.1)).__enter__()

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import slimlib as slim
-from slimlib.training.distillation import as_lessons, lessons_named
+from slimlib.training.distillation import alpha_divergence, as_lessons, lessons_named
 from slimlib.training.rule import Rule
 
 RANGE = slim.WidthRange(0.25, 1.0)
@@ -167,6 +167,10 @@ def test_a_loss_that_is_a_module_may_ask_for_the_width() -> None:
     ("make", "message"),
     [
         (lambda: slim.Sandwich(RANGE, distill=slim.kl_divergence), r"it makes such a loss: distill=kl_divergence\(\)"),
+        (lambda: slim.Sandwich(RANGE, distill=alpha_divergence), r"it makes such a loss: distill=alpha_divergence\(\)"),
+        (lambda: slim.kl_divergence("4"), "temperature '4' must be a finite number"),
+        (lambda: slim.Lessons(None), "between=None must be a Lesson"),
+        (lambda: slim.Lessons(slim.Lesson(), smallest="x"), "smallest='x' must be a Lesson"),
         (lambda: slim.Sandwich(RANGE, distill=lambda student: student), r"cannot be called as .*\(student, teacher\)"),
         (lambda: slim.Sandwich(RANGE, distill="l1"), "must be a loss of"),
         (lambda: slim.Sandwich(RANGE, distill=slim.Lesson()), "give a lesson as lesson="),

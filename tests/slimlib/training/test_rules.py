@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from slimlib.convert import convert
 from slimlib.core.handwritten import adopt
 from slimlib.core.layers import SlimLinear
 from slimlib.core.setting import at_width, current_width, set_width
-from slimlib.core.width import Switches, WidthRange
+from slimlib.core.width import Switches, WidthPlan, WidthRange
 from slimlib.training.distillation import mse, soft_cross_entropy
 from slimlib.training.rule import Rule
 from slimlib.training.sandwich import (
@@ -112,8 +113,8 @@ def test_draws_go_on_from_a_state_of_plain_numbers() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Sandwich(RANGE, 1), "at least 2 samples a step, not 1"),
-        (lambda: RandomWidths(RANGE, 0), "at least 1 samples"),
+        (lambda: Sandwich(RANGE, 1), "a whole number of samples a step, at least 2, not 1"),
+        (lambda: RandomWidths(RANGE, 0), "at least 1, not 0"),
         (lambda: Sandwich(SWITCHES, 5), "cannot draw 5 different widths"),
         (lambda: RandomWidths(RANGE, 3, mse), "cannot distil from the largest width, which is not in every step"),
         (lambda: SmallestAndRandom(RANGE, 3, mse), "cannot distil from the largest width, which is not in every step"),
@@ -121,6 +122,7 @@ def test_draws_go_on_from_a_state_of_plain_numbers() -> None:
         (lambda: RandomWidths(0.5), "widths=0.5 must be Switches, such as"),  # type: ignore[arg-type]
         (lambda: LargestAlone([0.5]), r"widths=\[0.5\] must be Switches"),  # type: ignore[arg-type]
         (lambda: EveryWidth(RANGE), "list of switches"),  # type: ignore[arg-type]
+        (lambda: Sandwich(RANGE, seed=None), "seed=None must be a whole number"),  # type: ignore[arg-type]
     ],
 )
 def test_impossible_rules_are_refused(make: Callable[[], Rule], message: str) -> None:
@@ -203,6 +205,44 @@ def test_the_width_stays_as_set_when_a_loss_fails() -> None:
     with pytest.raises(ZeroDivisionError):
         Sandwich(RANGE).backward(net, x, lambda out: out.sum() / (1 // 0))
     assert current_width(net) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        (lambda out: out.square(), r"loss returned a tensor \[8, 3\]; it must return a tensor of one number"),
+        (lambda out: out.sum().item(), r"loss returned .*, such as the mean over the batch, not its .item\(\)"),
+        (lambda out: None, "loss returned None"),
+        (nn.CrossEntropyLoss(), r"CrossEntropyLoss takes a target, .*: lambda output: loss\(output, target\)"),
+        (F.cross_entropy, "cross_entropy takes a target"),
+    ],
+)
+def test_what_is_no_loss_is_explained(loss: Any, says: str) -> None:
+    net, (x, _) = perceptron(), batch()
+    with pytest.raises(ValueError, match=says):
+        Sandwich(RANGE).backward(net, x, loss)
+    with pytest.raises(ValueError, match=r"distill returned a tensor \[8, 3\]"):
+        Sandwich(RANGE, distill=lambda a, b: a - b).backward(net, x, Tensor.sum)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Sandwich(WidthRange(0.2), seed=1), "width 0.2 is outside what this network was converted for"),
+        (lambda: RandomWidths(WidthRange(0.2), 1), "width 0.2 is outside"),
+        (lambda: EveryWidth(Switches(0.2, 1.0)), "width 0.2 is outside"),
+        (lambda: EveryWidth(Switches(WidthPlan([8, 99]), WidthPlan([32, 24]))), "asks for 99 channels"),
+    ],
+)
+def test_widths_that_a_network_does_not_have_are_refused_before_any_pass(make: Callable[[], Rule], says: str) -> None:
+    x, _ = batch()
+    net = convert(nn.Sequential(nn.Linear(6, 32), nn.Linear(32, 24), nn.Linear(24, 3)), x, widths=RANGE)
+    rule = make()
+    state = rule.state_dict()
+    with pytest.raises(ValueError, match=says):
+        rule.backward(net, x, Tensor.sum)
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert rule.state_dict() == state
 
 
 def test_a_loss_that_nothing_learns_from_adds_nothing_as_long_as_another_is_learned_from() -> None:

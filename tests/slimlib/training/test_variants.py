@@ -50,7 +50,7 @@ def test_clipping_bounds_what_one_class_can_pull() -> None:
     assert found.abs().max() <= 5
 
 
-@pytest.mark.parametrize("arguments", [{"low": 0.0}, {"high": float("inf")}, {"clip": 0.0}])
+@pytest.mark.parametrize("arguments", [{"low": 0.0}, {"low": "1"}, {"high": float("inf")}, {"clip": 0.0}])
 def test_alpha_divergence_refuses_what_it_cannot_compute(arguments: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="alpha_divergence needs two finite|clip=0.0 must be above 0"):
         alpha_divergence(**arguments)
@@ -78,6 +78,22 @@ def test_a_growing_range_goes_on_where_it_was_saved() -> None:
         rule.draw()
     other.load_state_dict(rule.state_dict())
     assert [other.draw() for _ in range(5)] == [rule.draw() for _ in range(5)]
+
+
+def test_the_narrowest_of_a_growing_range_has_the_lesson_of_the_smallest() -> None:
+    lessons = slim.Lessons(slim.Lesson(0.0, slim.mse), smallest=slim.Lesson(1.0), largest=slim.Lesson(2.0))
+    rule = GrowingSandwich(RANGE, alone=1, growth=3, lesson=lessons)
+    drawn = [[rule.lesson(width) for width in rule.draw()] for _ in range(5)]
+    assert drawn[0] == [lessons.largest]
+    assert all(own == [lessons.largest, lessons.between, lessons.between, lessons.smallest] for own in drawn[2:])
+
+
+def test_the_state_of_another_rule_changes_nothing() -> None:
+    rule = GrowingSandwich(RANGE, seed=1)
+    before = rule.state_dict()
+    with pytest.raises(ValueError, match="of another rule: it holds generator; GrowingSandwich has generator, steps"):
+        rule.load_state_dict(slim.Sandwich(RANGE, seed=5).state_dict())
+    assert rule.state_dict() == before
 
 
 def test_narrow_widths_see_scaled_images_and_the_largest_the_whole(net: nn.Module) -> None:
@@ -118,7 +134,10 @@ def test_of_several_plans_of_one_mean_width_the_best_or_worst_is_trained(net: nn
     ("make", "says"),
     [
         (lambda: GrowingSandwich(slim.Switches(0.5, 1.0)), "GrowingSandwich trains a range of widths"),
-        (lambda: GrowingSandwich(RANGE, alone=-1), "alone=-1 and growth=1000 must be numbers of steps"),
+        (lambda: GrowingSandwich(RANGE, alone=-1), "alone=-1 and growth=1000 must be whole numbers of steps"),
+        (lambda: GrowingSandwich(RANGE, alone=float("nan")), "alone=nan and growth=1000 must be whole numbers"),
+        (lambda: MultiResolutionSandwich(RANGE, sizes=16), "sizes=16 must be sides of images"),
+        (lambda: NonuniformSandwich(RANGE, candidates=1.5), "candidates=1.5 must be a whole number"),
         (lambda: MultiResolutionSandwich(RANGE, sizes=[0]), r"sizes=\[0\] must be sides of images"),
         (lambda: NonuniformSandwich(RANGE, candidates=0), "candidates=0 must be a whole number, at least 1"),
         (lambda: NonuniformSandwich(RANGE, choose="good"), "choose='good' best or worst"),
