@@ -34,10 +34,12 @@ class Slimming:
         norm: how BatchNorm is kept.
         heads: name of a layer -> where the bands of widths end that have parameters of their own in it.
         width, channels: what is set now, as asked for and as one number of units for each group.
+        sorted_times: how often its channels were given other places.
         trained: the narrowest channel numbers below the full ones that it has been trained at; None: not at any.
     """
 
     trained: tuple[int, ...] | None = None
+    sorted_times: int = 0
     _net: Callable[[], nn.Module | None]
     _parts: list[Part] | None
     _modules: Mapping[str, nn.Module]

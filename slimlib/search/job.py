@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from slimlib.core.setting import slimming_of
+from slimlib.core.slimming import Slimming
 from slimlib.core.width import WidthPlan, is_whole
 from slimlib.search.budgets import Budget
 from slimlib.search.costs import plan_costs
@@ -20,6 +21,8 @@ from slimlib.search.latency_table import LatencyTable
 from slimlib.search.plan_file import FoundPlan, Visited, fingerprint
 from slimlib.search.scores import ChannelScores
 from slimlib.search.space import Space, ladders
+
+STARTING = ("greedy", "evolution", "ranking")
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Job:
         *,
         batches: Sequence[Any] = (),
         ranking: ChannelScores | None = None,
-        start: WidthPlan | None = None,
+        start: WidthPlan | FoundPlan | None = None,
         latency: LatencyTable | None = None,
     ) -> None:
         self.net, self.budgets, self.options, self.batches = net, budgets, options, batches
@@ -78,7 +81,12 @@ class Job:
         self._times = None if latency is None else latency.measure(self.layout)
         self.full = float(self.measure(torch.tensor([self.layout.full]))[0])
         self.amounts = [b.amount * self.full if b.share else b.amount for b in budgets]
-        self.start = self.layout.full if start is None else slimming.channels_at(start)
+        self.start = self.layout.full if start is None else _channels_of(start, slimming)
+        for name, given, methods in (("start", start, STARTING), ("ranking", ranking, ("ranking",))):
+            if given is not None and options.method not in methods:
+                raise ValueError(
+                    f"{name}= has no meaning for method={options.method!r}; it is for {', '.join(methods)}"
+                )
         if ranking is not None:
             ranking.check(self.layout)
         self.ranking = ranking
@@ -133,6 +141,16 @@ class Job:
             "ranking": None if self.ranking is None else _digest([v.tolist() for v in self.ranking.values]),
             "latency": None if self.latency is None else self.latency.digest,
         }
+
+
+def _channels_of(start: Any, slimming: Slimming) -> tuple[int, ...]:
+    """Of the plan that a search begins at, also as one found it."""
+    plan = getattr(start, "plan", start)
+    try:
+        slimming.check(plan)
+    except ValueError as error:
+        raise ValueError(f"start: {error}") from None
+    return slimming.channels_at(plan)
 
 
 def _tensors(tree: Any) -> list[Tensor]:

@@ -34,18 +34,19 @@ def interchangeable(layout: Layout) -> list[Tensor]:
     return classes
 
 
-def permute(slimming: Slimming, order: Order, optimizer: Optimizer | None = None) -> None:
-    """Move every unit to its place, in parameters, buffers, gradients and the state of an optimizer.
+def permute(slimming: Slimming, order: Order, companions: Companions | None = None) -> None:
+    """Move every unit to its place, in parameters, buffers, and what moves along.
 
     Statistics and switches of narrow widths move along where a width keeps its units; else they are statistics of
     other channels, and go, and a switch begins anew from the shared BatchNorm.
     """
-    sources = Sources(slimming.layout, order)
+    sources, companions = Sources(slimming.layout, order), companions or Companions()
     with torch.no_grad():
-        _permute_shared(slimming, sources, optimizer)
+        _permute_shared(slimming, sources, companions)
         for part in slimming.parts:
             if tracks(part.module):
-                _permute_private(slimming, part, sources, optimizer)
+                _permute_private(slimming, part, sources, companions)
+    slimming.sorted_times += 1
     slimming.refresh()
 
 
@@ -54,17 +55,49 @@ def permuted(slimming: Slimming, order: Order) -> Iterator[None]:
     """Within the block the full network has its units at other places; afterwards everything is as it was."""
     back = [torch.argsort(o) for o in order]
     with torch.no_grad():
-        _permute_shared(slimming, Sources(slimming.layout, order), None)
+        _permute_shared(slimming, Sources(slimming.layout, order), Companions())
     try:
         yield
     finally:
         with torch.no_grad():
-            _permute_shared(slimming, Sources(slimming.layout, back), None)
+            _permute_shared(slimming, Sources(slimming.layout, back), Companions())
 
 
 def keeps_units(order: Order, channels: Sequence[int]) -> bool:
     """Whether the leading units of every group, so many, are the same ones as before."""
     return all(int(o[:count].max()) < count for o, count in zip(order, channels, strict=True))
+
+
+class Companions:
+    """What moves along with a tensor: its gradient, what an optimizer keeps for its elements, and its averages.
+
+    Args:
+        averages: of the parameters, as `Rule.averages_of` has them.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer | None = None, averages: Sequence[Mapping[nn.Parameter, Tensor]] = ()
+    ) -> None:
+        self._state = {} if optimizer is None else optimizer.state
+        self._averages = averages
+
+    def of(self, tensor: Tensor) -> Iterator[Tensor]:
+        """The tensor and its companions."""
+        yield tensor
+        if tensor.grad is not None:
+            yield tensor.grad
+        state = self._state.get(tensor, {}).values()
+        yield from (v for v in state if isinstance(v, Tensor) and v.shape == tensor.shape and v.dim())
+        yield from self._averages_of(tensor)
+
+    def begin_anew(self, tensor: Tensor) -> None:
+        """Forget what a tensor was: it has other values."""
+        self._state.pop(tensor, None)
+        for average in self._averages_of(tensor):
+            average.copy_(tensor)
+
+    def _averages_of(self, tensor: Tensor) -> Iterator[Tensor]:
+        return (a[tensor] for a in self._averages if isinstance(tensor, nn.Parameter) and tensor in a)
 
 
 def check_state(slimming: Slimming, optimizer: Optimizer) -> None:
@@ -105,11 +138,11 @@ class Sources:
         source[places] = places[begins[order].repeat_interleave(counts) + within]
 
 
-def _permute_shared(slimming: Slimming, sources: Sources, optimizer: Optimizer | None) -> None:
+def _permute_shared(slimming: Slimming, sources: Sources, companions: Companions) -> None:
     for tensor, dims in _held(slimming):
         for dim, axis in dims.items():
             source = sources.of(axis)
-            for moving in _with_companions(tensor, optimizer):
+            for moving in companions.of(tensor):
                 moving.copy_(moving.index_select(dim, source.to(moving.device)))
 
 
@@ -127,19 +160,7 @@ def _held(slimming: Slimming) -> Iterator[tuple[Tensor, Mapping[int, Axis]]]:
                 yield tensor, dims
 
 
-def _with_companions(tensor: Tensor, optimizer: Optimizer | None) -> Iterator[Tensor]:
-    """A tensor, its gradient, and what an optimizer keeps for its elements."""
-    yield tensor
-    if tensor.grad is not None:
-        yield tensor.grad
-    if optimizer is not None:
-        state = optimizer.state.get(tensor, {}).values()
-        yield from (
-            value for value in state if isinstance(value, Tensor) and value.shape == tensor.shape and value.dim()
-        )
-
-
-def _permute_private(slimming: Slimming, part: Part, sources: Sources, optimizer: Optimizer | None) -> None:
+def _permute_private(slimming: Slimming, part: Part, sources: Sources, companions: Companions) -> None:
     """Statistics and switches of a BatchNorm at narrow widths."""
     module = part.module
     slot = next(slot for slot in part.slots if slot.name == STATISTICS[0])
@@ -152,24 +173,23 @@ def _permute_private(slimming: Slimming, part: Part, sources: Sources, optimizer
             channels = of.channels
             if keeps_units(sources.order, channels):
                 if axis is not None:
-                    _permute_active(tensor, axis, channels, sources, optimizer)
+                    _permute_active(tensor, axis, channels, sources, companions)
             elif slimming.norm.has_private_parameters:
                 _begin_anew(module, of.key, tensor, axis, channels)
-                if optimizer is not None:
-                    optimizer.state.pop(tensor, None)
+                companions.begin_anew(tensor)
             else:
                 drop_buffer(module, name)
                 slimming.labels.pop(channels, None)
 
 
 def _permute_active(
-    tensor: Tensor, axis: Axis, channels: tuple[int, ...], sources: Sources, optimizer: Optimizer | None
+    tensor: Tensor, axis: Axis, channels: tuple[int, ...], sources: Sources, companions: Companions
 ) -> None:
     active = _active(axis, channels)
     place = torch.full((axis_size(axis, sources.layout.full),), -1)
     place[active] = torch.arange(len(active))
     source = place[sources.of(axis)[active]]
-    for moving in _with_companions(tensor, optimizer):
+    for moving in companions.of(tensor):
         moving.copy_(moving[source.to(moving.device)])
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,11 +79,12 @@ def channel_scores(
         raise ValueError("by='taylor' needs batches=... and loss=..., a function (net, batch) -> scalar; no other does")
     slimming = slimming_of(net)
     groups = slimming.layout.groups
-    with at_full_width(slimming):
-        if by == "taylor":
-            assert batches is not None and loss is not None
+    if by == "taylor":
+        assert batches is not None and loss is not None
+        with _learning(net), torch.enable_grad(), at_full_width(slimming):
             values = _taylor(slimming, net, batches, loss)
-        else:
+    else:
+        with at_full_width(slimming):
             values = OF_WEIGHTS[by](slimming)
     for group, found in zip(groups, values, strict=True):
         if found is None:
@@ -131,13 +133,24 @@ def _batchnorm(slimming: Slimming) -> Values:
     return [totals.get(group) for group in range(len(slimming.layout.groups))]
 
 
+@contextmanager
+def _learning(net: nn.Module) -> Iterator[None]:
+    """Within, all weights require gradients: a frozen layer without any would seem not to matter."""
+    frozen = [p for p in net.parameters() if not p.requires_grad and p.is_floating_point()]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
 def _taylor(slimming: Slimming, net: nn.Module, batches: Iterable[Any], loss: Loss) -> Values:
     """Mean over batches of the squared first-order change of the loss, added up over the weights that make a unit."""
     groups = slimming.layout.groups
     made = [makers(slimming, group) for group in range(len(groups))]
     parameters = list({id(p): p for weights in made for w in weights for p in w.parameters if p.requires_grad}.values())
-    if not parameters:
-        raise ValueError("by='taylor' needs gradients, and no weight of this network requires any")
     found: list[list[Tensor]] = []  # of each batch, the squared changes of every group
     # The same scores each time, also on a GPU: what was searched in the sorted network is found again by its weights.
     same = torch.backends.cudnn.flags(deterministic=True, allow_tf32=torch.backends.cudnn.allow_tf32)

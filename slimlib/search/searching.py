@@ -15,7 +15,7 @@ from slimlib.search.greedy import Per
 from slimlib.search.job import Job, Options
 from slimlib.search.latency_table import LatencyTable
 from slimlib.search.methods import METHODS
-from slimlib.search.plan_file import FoundPlans, SearchFile, plan_to_json
+from slimlib.search.plan_file import FoundPlan, FoundPlans, SearchFile, plan_to_json
 from slimlib.search.progress import Listener, ProgressBar
 from slimlib.search.run import Run
 from slimlib.search.scores import ChannelScores
@@ -39,7 +39,7 @@ def search(
     evaluations: int = 500,
     population: int = 50,
     ranking: ChannelScores | None = None,
-    start: WidthPlan | None = None,
+    start: WidthPlan | FoundPlan | None = None,
     latency: LatencyTable | None = None,
     workers: int = 1,
     progress: bool | Listener = False,
@@ -65,8 +65,9 @@ def search(
         evaluations: plans that evolution and random score for each budget.
         population: plans of a generation of evolution.
         ranking: scores that compare between groups, from `learned_ranking` (by default the norms of `channel_scores`),
-            of a network whose channels are sorted.
-        start: a plan at which greedy begins, and which evolution starts with; by default the full network.
+            of a network whose channels are sorted; for "ranking" alone.
+        start: a plan at which greedy begins, above which ranking does not go, and which evolution starts with; by
+            default the full network.
         latency: for budgets in milliseconds, the table from `latency_table`.
         workers: processes that score at the same time, each on one thread.
         progress: True shows a bar; a function is called with a `Progress`.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -18,10 +19,13 @@ from slimlib.core.random_numbers import own_random_numbers
 from slimlib.core.setting import slimming_of
 from slimlib.core.slimming import Slimming
 from slimlib.core.width import Width
-from slimlib.search.permuting import Order, check_state, interchangeable, keeps_units, permute, permuted
+from slimlib.search.permuting import Companions, Order, check_state, interchangeable, keeps_units, permute, permuted
 from slimlib.search.scores import ChannelScores
 from slimlib.search.weights import at_full_width
 from slimlib.serving.cost import in_eval
+from slimlib.training.rule import Rule
+
+Averages = AbstractContextManager[Sequence[Mapping[nn.Parameter, Tensor]]]
 
 
 def sort_channels(
@@ -31,6 +35,7 @@ def sort_channels(
     bands: Sequence[Width] = (),
     keep: Sequence[str] = (),
     optimizer: Optimizer | None = None,
+    rule: Rule | None = None,
     example: Any = None,
 ) -> ChannelScores:
     """Give the units of every group new places, highest score first, in all layers where they occur.
@@ -45,6 +50,7 @@ def sort_channels(
             between one of these widths and the next. These widths compute what they did, with their statistics.
         keep: names of layers whose units stay in order.
         optimizer: whose state moves along with the parameters.
+        rule: whose averages of the network, those of an `AveragedTeacher`, move along.
         example: an input, or a tuple of arguments: the outputs on it are compared before and after. A layout that was
             given to `convert` by hand can be sorted with one alone.
 
@@ -68,10 +74,13 @@ def sort_channels(
     if optimizer is not None:
         check_state(slimming, optimizer)
     order = _order(slimming, scores, bands, _kept_groups(slimming, keep))
-    if example is None:
-        permute(slimming, order, optimizer)
-    else:
-        _permute_if_equal(net, slimming, order, optimizer, example)
+    lent: Averages = nullcontext(()) if rule is None else rule.averages_of(net)
+    with lent as averages:
+        companions = Companions(optimizer, averages)
+        if example is None:
+            permute(slimming, order, companions)
+        else:
+            _permute_if_equal(net, slimming, order, companions, example)
     _warn_of_training(slimming, order)
     return ChannelScores(scores.by, scores.groups, tuple(v[o] for v, o in zip(scores.values, order, strict=True)))
 
@@ -123,9 +132,7 @@ def _refuse_unknown_readers(slimming: Slimming, example: Any) -> None:
         )
 
 
-def _permute_if_equal(
-    net: nn.Module, slimming: Slimming, order: Order, optimizer: Optimizer | None, example: Any
-) -> None:
+def _permute_if_equal(net: nn.Module, slimming: Slimming, order: Order, companions: Companions, example: Any) -> None:
     """Permute where the outputs stay; else name the groups that change them, and leave everything as it was."""
     args = arguments(net, example)
     before = _outputs(net, slimming, args)
@@ -143,7 +150,7 @@ def _permute_if_equal(
             f"units of {', '.join(map(repr, moved))} cannot change places: what they compute depends on where they "
             f"are (a shuffle, say, or a constant for each channel). Leave them in order with keep={moved}"
         )
-    permute(slimming, order, optimizer)
+    permute(slimming, order, companions)
 
 
 def _outputs(net: nn.Module, slimming: Slimming, args: tuple[Any, ...]) -> list[Tensor]:

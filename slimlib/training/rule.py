@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
@@ -174,6 +174,13 @@ class Rule(ABC):
         finally:
             set_width(net, before)
         return losses
+
+    @contextmanager
+    def averages_of(self, net: nn.Module) -> Iterator[list[dict[nn.Parameter, Tensor]]]:
+        """The averaged parameters of a network that its teachers keep. Within, its channels may change places."""
+        yield [average.of(net) for average in self._averages.values() if average.begun]
+        for average in self._averages.values():
+            average.note_order(net)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the draws and the averaged teachers are, as plain lists, numbers and tensors."""

@@ -13,7 +13,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map_only
 
-from slimlib.core.setting import set_width
+from slimlib.core.setting import set_width, trainable_parts
 from slimlib.core.width import Width
 
 Loss = Callable[[Any, Width], Tensor]
@@ -108,6 +108,7 @@ class Average:
     def __init__(self, decay: float, start: int) -> None:
         self.decay, self.start, self.steps = decay, start, 0
         self._values: list[Tensor] = []
+        self._sorted_times: list[int] | None = None  # of the network, when it was last looked at
 
     @property
     def begun(self) -> bool:
@@ -120,6 +121,13 @@ class Average:
         parameters = _averaged(net)
         if self.begun:
             self._check(parameters)
+            if self._sorted_times not in (None, _sorted_times(net)):
+                raise ValueError(
+                    "the channels of this network were sorted, and those of its averaged teacher were not; "
+                    "call slimlib.sort_channels(..., rule=rule)"
+                )
+        self.note_order(net)
+        if self.begun:
             for i, (value, parameter) in enumerate(zip(self._values, parameters, strict=True)):
                 self._values[i] = value.to(parameter.device)  # a loaded state lies where it was read
                 self._values[i].lerp_(parameter.to(value.dtype), 1 - self.decay)
@@ -127,6 +135,16 @@ class Average:
             # An average of half precision would not move: its steps are smaller than its last digit.
             self._values = [p.to(torch.promote_types(p.dtype, torch.float32), copy=True) for p in parameters]
         self.steps += 1
+
+    def note_order(self, net: nn.Module) -> None:
+        """The values are in the order that the channels of the network have now."""
+        self._sorted_times = _sorted_times(net)
+
+    def of(self, net: nn.Module) -> dict[nn.Parameter, Tensor]:
+        """The average of each parameter of the network that it follows."""
+        parameters = _averaged(net)
+        self._check(parameters)
+        return dict(zip(parameters, self._values, strict=True))
 
     @contextmanager
     def lent(self, net: nn.Module) -> Iterator[None]:
@@ -153,6 +171,7 @@ class Average:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.steps, self._values = int(state["steps"]), [value.clone() for value in state["values"]]
+        self._sorted_times = None
 
     def _check(self, parameters: list[nn.Parameter]) -> None:
         if [value.shape for value in self._values] != [parameter.shape for parameter in parameters]:
@@ -179,6 +198,10 @@ def _scaled(args: tuple[Any, ...], size: int) -> tuple[Any, ...]:
 
 def _averaged(net: nn.Module) -> list[nn.Parameter]:
     return [p for p in net.parameters() if p.is_floating_point() or p.is_complex()]
+
+
+def _sorted_times(net: nn.Module) -> list[int]:
+    return [part.sorted_times for part in trainable_parts(net)]
 
 
 @contextmanager

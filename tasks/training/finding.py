@@ -91,7 +91,7 @@ class Finder:
                 example=self.example,
                 method=method,
                 calibrate=self._calibration,
-                ranking=ranking,
+                ranking=ranking if method == "ranking" else None,
                 path=path,
                 seed=self.run.seed,
                 progress=lambda progress: self.run.watch.step(self.run.steps, progress.score),

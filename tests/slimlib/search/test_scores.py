@@ -140,6 +140,18 @@ def test_scoring_leaves_width_and_mode_alone() -> None:
     assert all(p.grad is None for p in net.parameters())
 
 
+def test_frozen_layers_have_the_scores_that_they_would_have_learning() -> None:
+    given = {"batches": [torch.ones(2, 3)], "loss": lambda model, x: model(x).square().sum()}
+    net = two()
+    expected = slim.channel_scores(net, "taylor", **given)
+    for frozen in (net.a, net):
+        frozen.requires_grad_(False)
+        with torch.no_grad():
+            scores = slim.channel_scores(net, "taylor", **given)
+        assert all(map(torch.equal, scores.values, expected.values))
+        assert not any(p.requires_grad for p in frozen.parameters())
+
+
 def test_a_network_that_is_never_full_has_scores_of_its_full_width() -> None:
     net = slim.convert(Two(), torch.randn(4, 3), widths=slim.WidthRange(0.25, 0.5))
     assert len(slim.channel_scores(net).values[0]) == 16

@@ -70,9 +70,10 @@ def test_greedy_goes_on_from_budget_to_budget() -> None:
     wide, middle, narrow = together[1], together[2], together[0]
     assert narrow.history[: len(middle.history)] == middle.history
     assert middle.history[: len(wide.history)] == wide.history
-    begun = slim.search(four_groups(), priced, [0.2], example=X, start=middle.plan)[0]
-    assert begun.history[0].plan == middle.plan
-    assert begun.plan == narrow.plan
+    for start in (middle.plan, middle):
+        begun = slim.search(four_groups(), priced, [0.2], example=X, start=start)[0]
+        assert begun.history[0].plan == middle.plan
+        assert begun.plan == narrow.plan
 
 
 def test_a_search_goes_on_from_a_published_plan() -> None:
@@ -306,6 +307,15 @@ def test_a_bar_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
         ({"workers": 0}, r"workers=0 must be a whole number of processes"),
         ({"start": slim.WidthPlan([8, 8])}, r"the WidthPlan has 2 numbers, and this network 4 groups"),
         ({"start": slim.WidthPlan([8, 8, 8, 64])}, r"asks for 64 channels of 'layers.3'"),
+        ({"start": float("nan")}, r"start: width nan is not a number"),
+        ({"start": 7.0}, r"start: width 7 is outside what this network was converted for"),
+        ({"start": [16, 16]}, r"start: width \[16, 16\] is neither a number in \(0, 1\] nor a WidthPlan"),
+        (
+            {"start": slim.WidthPlan([8] * 4), "method": "random"},
+            "start= has no meaning for method='random'; it is for greedy, evolution, ranking",
+        ),
+        ({"start": slim.WidthPlan([8] * 4), "method": "uniform"}, "start= has no meaning for method='uniform'"),
+        ({"ranking": slim.channel_scores(four_groups())}, "ranking= has no meaning for method='greedy'"),
         ({"method": "uniform", "budgets": [0.001]}, r"no uniform width is within the budget"),
         ({"method": "ranking", "budgets": [0.01]}, r"no plan is within the budget"),
         ({"score": lambda net: float("nan")}, r"is nan, no number to compare"),

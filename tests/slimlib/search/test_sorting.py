@@ -150,6 +150,41 @@ def test_training_goes_on_as_if_nothing_had_been_sorted(make) -> None:
     assert_same(*results)
 
 
+@pytest.mark.parametrize("norm", ["universal", "switchable"])
+def test_an_averaged_teacher_teaches_the_same_after_sorting(norm: str) -> None:
+    net = slim.convert(lively(Residual().double()), X.double(), widths=slim.Switches(0.25, 1.0), norm=norm)
+    taught: list[Tensor] = []
+
+    def distill(student: Tensor, teacher: Tensor) -> Tensor:
+        taught.append(teacher)
+        return (student - teacher).square().mean()
+
+    def step(rule: slim.EveryWidth, net: nn.Module) -> Tensor:
+        rule.backward(net, X.double(), lambda out: out.square().mean())
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter -= 0.1 * parameter.grad
+                parameter.grad = None
+        return taught[-1]
+
+    rule = slim.EveryWidth(net.slim.widths, lesson=slim.Lesson(0.5, distill, teacher=slim.AveragedTeacher(0.9)))
+    before = [step(rule, net) for _ in range(3)]
+    left, plain = copy.deepcopy(rule), copy.deepcopy(net)
+    expected = step(left, plain)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        slim.sort_channels(net, random_scores(net), rule=rule)
+    torch.testing.assert_close(step(rule, net), expected)
+    assert not torch.allclose(before[-1], expected)
+    left.load_state_dict(rule.state_dict())
+    step(left, net)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        slim.sort_channels(net, random_scores(net))
+    with pytest.raises(ValueError, match=r"averaged teacher were not; call slimlib.sort_channels\(..., rule=rule\)"):
+        step(left, net)
+
+
 def test_gradients_move_along() -> None:
     net = slim.convert(lively(Residual()), X)
     net(X).square().mean().backward()
