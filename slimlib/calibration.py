@@ -14,11 +14,11 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map_only
 
-from slimlib.core.arguments import arguments
+from slimlib.core.arguments import arguments, check_batches, run_on
 from slimlib.core.setting import current_width, set_width, slimming_of
 from slimlib.core.statistics import STATISTICS, OfWidth, drop_buffer, tracks
 from slimlib.core.structures import tensors
-from slimlib.core.swapping import Part, Swaps
+from slimlib.core.swapping import Part, Swaps, dense_class
 from slimlib.core.width import Width, label
 
 Average = Literal["exact", "moving"]
@@ -102,6 +102,7 @@ class _Collector:
         self._now: list[Swaps] = []
         self._counts = [0] * len(norms)  # values per channel that each layer has seen since they were last taken
         self._passes: list[Moments] = []
+        self._batches = 0
 
     def prepare(self, net: nn.Module) -> None:
         """Make room for what the layers will see."""
@@ -111,6 +112,7 @@ class _Collector:
 
     def run(self, net: nn.Module, batch: Any) -> BatchMoments:
         """What the layers see of a batch at each width."""
+        self._batches += 1
         return {channels: self._run_at(channels, net, batch) for channels in self.widths}
 
     def join(self, ranks: Sequence[BatchMoments]) -> None:
@@ -131,28 +133,25 @@ class _Collector:
             if count[0] > 0:
                 yield norm, mean, variance
 
-    def before(self, position: int, _norm: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def before(self, position: int, norm: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Hook of each layer, by its position, before it runs."""
         if self._counts[position]:
             self._take()  # it runs again, and overwrites
         entering = tensors((args, kwargs))[0]
-        self._counts[position] = entering.numel() // entering.shape[1]
+        count = entering.numel() // entering.shape[1]
+        if count == 1:
+            raise ValueError(
+                f"batch number {self._batches} has one value for each channel of a {dense_class(type(norm)).__name__} "
+                f"{list(entering.shape)}, which has no variance; leave it out, with DataLoader(..., drop_last=True)"
+            )
+        self._counts[position] = count
 
     def _run_at(self, channels: tuple[int, ...], net: nn.Module, batch: Any) -> list[Moments]:
         set_width(net, self.widths[channels])
         self._now, self._passes = self._scratch[channels], []
         for norm, swaps in zip(self.norms, self._now, strict=True):
             norm.__dict__.update(swaps)
-        args = arguments(net, batch)
-        try:
-            net(*args)
-        except (AttributeError, TypeError) as error:
-            if not isinstance(batch, list | tuple):
-                raise
-            raise ValueError(
-                f"forward does not take a batch that is a {type(batch).__name__} ({error}); give the inputs alone, "
-                "for example [x for x, _ in loader], or tuples of the arguments of forward"
-            ) from error
+        run_on(net, arguments(net, batch))
         self._take()
         return self._passes
 
@@ -207,9 +206,9 @@ def calibrate(
         momentum: of the moving average.
 
     Raises:
-        ValueError: no batch, or one that forward does not take; no list of widths, or a width that is not allowed; norm
-            "shared", which has one set for all; a momentum outside (0, 1]; processes with different widths or,
-            "moving", different numbers of batches.
+        ValueError: no batch, one that forward does not take, or one with a single value a channel; no list of widths,
+            or a width that is not allowed; norm "shared", which has one set for all; a momentum outside (0, 1];
+            processes with different widths or, "moving", different numbers of batches.
 
     Source: Yu & Huang 2019 (US-Nets), sec. 3.1 and eq. 5.
     """
@@ -220,6 +219,7 @@ def calibrate(
     if average not in ("exact", "moving"):
         raise ValueError(f"average {average!r} does not exist; choose 'exact' or 'moving'")
     slimming.check_all(widths)
+    check_batches("batches", batches)
     if not norms:
         return
     if not slimming.norm.has_statistics_of_widths:

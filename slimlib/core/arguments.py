@@ -1,12 +1,15 @@
-"""What a network is called with: one input, a tuple of arguments, or arguments by name as tokenizers give them."""
+"""What a network is called with: one input, a tuple of arguments, or arguments by name as tokenizers give them.
+
+Batches are inputs alone; those with labels, as a loader gives them, are refused in the same words everywhere.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from slimlib.core.swapping import dense_class
@@ -46,3 +49,40 @@ def arguments(net: nn.Module, example: Any) -> tuple[Any, ...]:
             break
         args.append(given.pop(name, takes[name].default))
     return tuple(args)
+
+
+def run_on(forward: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """What a network, or a function in its place, makes of the arguments of a batch.
+
+    Raises:
+        ValueError: it takes no such batch, as one with its labels.
+    """
+    try:
+        return forward(*args)
+    except (AttributeError, TypeError) as error:
+        alone = len(args) == 1
+        if not isinstance(args[0], list) if alone else _takes(forward, args):
+            raise
+        raise ValueError(
+            f"forward does not take a batch that is a {'list' if alone else 'tuple'} ({error}); give the inputs alone, "
+            "for example [x for x, _ in loader], or tuples of the arguments of forward"
+        ) from error
+
+
+def _takes(forward: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+    """Whether it can be called with so many arguments."""
+    net = forward.module if isinstance(forward, DistributedDataParallel) else forward
+    try:
+        inspect.signature(net.forward if isinstance(net, nn.Module) else net).bind(*args)
+    except TypeError:
+        return False
+    except ValueError:  # of a function in C
+        pass
+    return True
+
+
+def check_batches(what: str, batches: object) -> None:
+    """Raise ValueError unless these may be batches: a tensor is one batch, and its rows are none."""
+    if isinstance(batches, Tensor | Mapping | str) or not isinstance(batches, Iterable):
+        kind = f"one tensor {list(batches.shape)}" if isinstance(batches, Tensor) else f"a {type(batches).__name__}"
+        raise ValueError(f"{what} must be a list of batches, such as [images] or images.split(64), not {kind}")

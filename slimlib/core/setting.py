@@ -63,10 +63,10 @@ def slimmable_parts(net: nn.Module) -> list[Slimming]:
     own = net.__dict__.get("slim")
     if own is not None:  # a network is slimmable as a whole: there is no other within
         return [own]
-    parts = [found for m in net.modules() if (found := m.__dict__.get("slim")) is not None]
+    parts = {id(found): found for m in net.modules() if (found := m.__dict__.get("slim")) is not None}
     if not parts:
         raise ValueError(_why_none(net))
-    return parts
+    return list(parts.values())
 
 
 def check_module(net: object) -> None:
@@ -109,11 +109,17 @@ def slimming_of(net: nn.Module) -> Slimming:
     """The one slimmable network in `net`.
 
     Raises:
-        ValueError: there is none, there are several, or it is frozen.
+        ValueError: there is none, there are several, it is frozen, or `net` runs parts of it at widths of their own.
     """
     parts = trainable_parts(net)
     if len(parts) > 1:
         raise ValueError(f"this module holds {len(parts)} slimmable networks; give one of them, or convert the whole")
+    root = parts[0].net()
+    if root is not net and all(module is not root for module in net.modules()):
+        raise ValueError(
+            f"this {type(net).__name__} runs parts of a slimmable network at widths of its own choice; give that "
+            "network, and save what was added to it, as a gate, by its state_dict"
+        )
     return parts[0]
 
 

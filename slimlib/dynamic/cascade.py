@@ -15,7 +15,7 @@ from slimlib.core.arguments import arguments
 from slimlib.core.norms.batchnorm import refuse_uncalibrated
 from slimlib.core.setting import at_width, set_width, slimmable_parts
 from slimlib.core.structures import tensors
-from slimlib.core.width import Width, label
+from slimlib.core.width import Width, is_number, label
 from slimlib.dynamic.batches import check_batched, joined, samples_in, take
 from slimlib.dynamic.confidence import CONFIDENCES, Confidence, check_confidence, confidence_in
 from slimlib.dynamic.grouping import channels_of
@@ -85,10 +85,10 @@ class Cascade:
         path: Sequence[CascadePoint] = (),
     ) -> None:
         check_widths(net, widths)
-        check_thresholds(thresholds, len(widths))
+        thresholds = check_thresholds(thresholds, len(widths))
         check_confidence(confidence)
         self.net, self.widths, self.confidence = net, tuple(widths), confidence
-        self.thresholds = tuple(map(float, thresholds))
+        self.thresholds = thresholds
         self.path = tuple(path) or self._path_by_hand()
         self._quality: float | None = None
         self.answered: tuple[Width, ...] = ()
@@ -106,7 +106,7 @@ class Cascade:
 
     @quality.setter
     def quality(self, quality: float) -> None:
-        if isinstance(quality, bool) or not isinstance(quality, int | float) or not 0 <= quality <= 1:
+        if not is_number(quality) or not 0 <= quality <= 1:
             raise ValueError(f"quality={quality!r} must be a number from 0, cheapest, to 1, best")
         self.thresholds = self.path[round(quality * (len(self.path) - 1))].thresholds
         self._quality = float(quality)
@@ -199,8 +199,8 @@ def _in_order(outputs: Sequence[Any], samples: Tensor, widths: Sequence[Width]) 
 
 def check_widths(net: nn.Module, widths: Sequence[Width]) -> None:
     """Raise unless these are at least two widths of a network, from narrow to wide, that can run in eval mode."""
-    if len(widths) < 2:
-        raise ValueError(f"a cascade needs at least two widths, from narrow to wide; got {list(widths)}")
+    if not isinstance(widths, Sequence) or len(widths) < 2:
+        raise ValueError(f"a list of at least two widths is needed, from narrow to wide; got {widths!r}")
     for width in widths:
         for part in slimmable_parts(net):
             part.check(width)
@@ -217,15 +217,22 @@ def check_widths(net: nn.Module, widths: Sequence[Width]) -> None:
                 refuse_uncalibrated(module)
 
 
-def check_thresholds(thresholds: Sequence[float], widths: int) -> None:
-    """Raise ValueError unless there is one for each width but the last, none higher than one before it."""
+def check_thresholds(given: Any, widths: int) -> tuple[float, ...]:
+    """The thresholds as plain numbers.
+
+    Raises:
+        ValueError: not one for each width but the last, or one higher than one before it.
+    """
+    thresholds = given.tolist() if hasattr(given, "tolist") else given  # of a tensor or array
+    if not isinstance(thresholds, Sequence) or isinstance(thresholds, str):
+        raise ValueError(f"thresholds={given!r} must be a list, with one for each width but the last")
     if len(thresholds) != widths - 1:
         raise ValueError(
             f"a cascade of {widths} widths has {widths - 1} thresholds, one for each but the last; "
             f"got {len(thresholds)}"
         )
     for least in thresholds:
-        if isinstance(least, bool) or not isinstance(least, int | float) or math.isnan(least):
+        if not is_number(least) or math.isnan(least):
             raise ValueError(f"threshold {least!r} must be a number; -inf takes every answer, inf none")
     used = [least for least in thresholds if least < math.inf]
     for earlier, later in pairwise(used):
@@ -234,3 +241,4 @@ def check_thresholds(thresholds: Sequence[float], widths: int) -> None:
                 f"thresholds out of order: {later:g} comes after {earlier:g}. A wider width need not be surer than a "
                 f"narrower one; give for example {sorted(used, reverse=True)}"
             )
+    return tuple(map(float, thresholds))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from slimlib.core.arguments import arguments
+from slimlib.core.arguments import arguments, check_batches
 from slimlib.core.setting import at_width
 from slimlib.core.structures import tensors
 from slimlib.core.width import Width, label
@@ -160,6 +160,7 @@ class CascadeFitter:
     ) -> None:
         check_widths(net, widths)
         check_confidence(confidence)
+        check_batches("batches", batches)
         given = _Remembered(pairs(batches, targets))
         changes: list[Corrupt] = [lambda x: x, corrupt]
         self._plain, self._changed = outcomes_of(net, widths, given, confidence, score or is_right, changes)

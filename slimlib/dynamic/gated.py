@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from itertools import pairwise
@@ -11,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimlib.core.arguments import arguments
+from slimlib.core.arguments import arguments, check_batches
 from slimlib.core.setting import at_width, slimmable_parts
 from slimlib.core.structures import map_tensors, tensors
-from slimlib.core.width import Width
+from slimlib.core.width import Width, is_number
 from slimlib.dynamic.batches import samples_in, take
 from slimlib.dynamic.cascade import Answer, check_widths
 from slimlib.dynamic.cutting import PartOf, cut, owner_of, plans_of
@@ -84,6 +85,20 @@ class Gated(nn.Module):
         self._shares: tuple[float, ...] = ()
         self.train(self.training)
 
+    @property
+    def price(self) -> float:
+        """The run-time knob: what a width costs, as a share of the widest, lowers its score by so much."""
+        return self._price
+
+    @price.setter
+    def price(self, price: float) -> None:
+        if not is_number(price) or not math.isfinite(price):
+            raise ValueError(
+                f"price={price!r} must be a finite number, such as price_for finds where a cost can be kept; 0 is the "
+                "gate as it was trained"
+            )
+        self._price = float(price)
+
     @classmethod
     def at(
         cls,
@@ -113,7 +128,7 @@ class Gated(nn.Module):
         plan = gated_plans(net, before, widths, stem_width=stem_width)[0]
         with torch.no_grad(), at_width(net, plan), in_eval(net):
             features = PartOf(stem, whole)(*arguments(net, example))
-        gate = SlimmingGate(features.shape[1], len(widths), reduction=reduction).to(features.device)
+        gate = SlimmingGate(features.shape[1], len(widths), reduction=reduction).to(features)
         return cls(stem, tail, gate, widths, stem_width=stem_width, smallest_group=smallest_group)
 
     def train(self, mode: bool = True) -> Gated:
@@ -151,6 +166,8 @@ class Gated(nn.Module):
         return features
 
     def _groups(self, features: Tensor, chosen: Sequence[int], smallest: SmallestGroup) -> list[Group]:
+        if not chosen:  # the network may be at a width that does not go with these features
+            return [Group(self.tail_widths[0], ())]
         return plan_groups(self.tail, (features,), [self.tail_widths[choice] for choice in chosen], smallest)
 
     def mixture(self, *args: Any) -> tuple[Any, Tensor, Tensor, list[Any]]:
@@ -216,6 +233,7 @@ class Gated(nn.Module):
             costs: `macs` of an input.
         """
         self._note_shares(costs)
+        check_batches("batches", batches)
         given = [batch if isinstance(batch, tuple) else (batch,) for batch in batches]
         if not given:
             raise ValueError("a price is found on held-out inputs, and there is no batch")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -33,6 +33,13 @@ def widths_of_samples(net: nn.Module, widths: Sequence[Width] | Tensor, samples:
     Raises:
         ValueError: another number of widths than samples, or one that is not allowed here.
     """
+    if not isinstance(widths, Iterable):
+        raise ValueError(
+            f"route needs a list of widths, one for each of {samples} samples, not {widths!r}; for one width of all, "
+            "call slimlib.set_width(net, width) and then the network"
+        )
+    if hasattr(widths, "__array__"):
+        widths = torch.as_tensor(widths)
     if isinstance(widths, Tensor) and widths.dim() != 1:
         raise ValueError(f"widths has the shape {list(widths.shape)}; route needs one width for each sample, [N]")
     given = _numbers(net, widths) if isinstance(widths, Tensor) else list(widths)

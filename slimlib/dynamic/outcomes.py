@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimlib.core.arguments import arguments
+from slimlib.core.arguments import arguments, run_on
 from slimlib.core.setting import at_width, set_width
 from slimlib.core.structures import map_tensors, tensors
 from slimlib.core.width import Width
@@ -83,7 +83,7 @@ def outcomes_of(
                 args = arguments(net, change(inputs))
                 for width, of_width in zip(widths, of_widths, strict=True):
                     set_width(net, width)
-                    of_width.append(_outcome(net(*args), target, samples_in(args), confidence, score))
+                    of_width.append(_outcome(run_on(net, args), target, samples_in(args), confidence, score))
     return [_put_together(of_widths) for of_widths in found]
 
 

@@ -34,7 +34,7 @@ def route(net: nn.Module, x: Any, widths: Sequence[Width] | Tensor, *, smallest_
             statistics for each width (`calibrate`), as in training it would normalise each group by itself.
         x: its input: a tensor [N, ...], a tuple of its arguments, or a mapping of them by name, of any structure of
             tensors [N, ...]. A tensor without dimensions is given to every group.
-        widths: of each sample: N numbers or plans, or a tensor [N] of numbers.
+        widths: of each sample: N numbers or plans, or a tensor or array [N] of numbers.
         smallest_group: a group of fewer samples joins the next wider one, at whose width it then runs. 1: each sample
             runs at its own width. "measured": groups are joined where that is faster on this device; what a group
             takes is measured when it is first needed, for each shape of input, which takes some passes.

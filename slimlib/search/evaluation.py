@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from slimlib.calibration import calibrate, write_statistics
-from slimlib.core.arguments import arguments
+from slimlib.core.arguments import arguments, run_on
 from slimlib.core.random_numbers import own_random_numbers
 from slimlib.core.setting import at_width, slimming_of
 from slimlib.core.statistics import STATISTICS, OfWidth, drop_buffer, tracks
@@ -77,7 +77,7 @@ class Evaluation:
         begin = time.perf_counter()
         with self._at(self.slimming.layout.full):
             for batch in self.batches:
-                self.net(*arguments(self.net, batch))
+                run_on(self.net, arguments(self.net, batch))
             self._scored(self.slimming.layout.full)
         self.plain = time.perf_counter() - begin
 

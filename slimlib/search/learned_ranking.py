@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from slimlib.core.arguments import check_batches
 from slimlib.core.setting import slimming_of
 from slimlib.search.budgets import read_budgets
 from slimlib.search.evaluation import Evaluation, Score
@@ -91,6 +92,7 @@ def learned_ranking(
         scores = ChannelScores(scores.by, scores.groups, falling)
     else:
         net = _sorted_copy(net, scores, example)
+    check_batches("calibrate", calibrate)
     batches = tuple(calibrate)
     job = Job(net, read_budgets([budget]), example, options, batches=batches, latency=latency)
     space = job.space(steps=None, least=LEAST_RANKED)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from slimlib.core.arguments import check_batches
 from slimlib.core.layout import Layout
 from slimlib.core.setting import slimming_of
 from slimlib.core.slimming import Slimming
@@ -81,6 +82,7 @@ def channel_scores(
     groups = slimming.layout.groups
     if by == "taylor":
         assert batches is not None and loss is not None
+        check_batches("batches", batches)
         with _learning(net), torch.enable_grad(), at_full_width(slimming):
             values = _taylor(slimming, net, batches, loss)
     else:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from slimlib.core.arguments import check_batches
 from slimlib.core.width import WidthPlan
 from slimlib.search.budgets import read_budgets
 from slimlib.search.evaluation import Evaluation, Score
@@ -86,6 +87,7 @@ def search(
         raise ValueError(f"method {method!r} does not exist; choose one of {', '.join(METHODS)}")
     check_workers(workers, net)
     options = Options(method, per, steps, evaluations, population, seed)
+    check_batches("calibrate", calibrate)
     batches = tuple(calibrate)
     job = Job(
         net, read_budgets(budgets), example, options, batches=batches, ranking=ranking, start=start, latency=latency

@@ -13,6 +13,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map_only
 
+from slimlib.core.arguments import run_on
 from slimlib.core.setting import set_width, trainable_parts
 from slimlib.core.width import Width
 
@@ -54,7 +55,7 @@ class Step:
         """The output at the width that is set, of images scaled to `size` x `size`; None: as they are."""
         args = self._args if size is None else _scaled(self._args, size)
         if self._autocast is None:
-            return self._forward(*args)
+            return run_on(self._forward, args)
         return in_lower_precision(self.net, args, self._autocast, self._forward)
 
     @property
@@ -259,5 +260,5 @@ def in_lower_precision(
 ) -> Any:
     """The output in float32 of a network that computes in `dtype` where torch.autocast does."""
     with torch.autocast(next(net.parameters()).device.type, dtype=dtype):
-        output = (net if forward is None else forward)(*args)
+        output = run_on(net if forward is None else forward, args)
     return tree_map_only(Tensor, lambda t: t.float() if t.dtype == dtype else t, output)

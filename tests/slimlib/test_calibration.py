@@ -196,6 +196,11 @@ def test_network_without_batchnorm_needs_no_calibration():
         ({"batches": [torch.zeros(2, 3, 16, 16)], "widths": 0.5}, r"widths=0.5 must be a list .* such as \[0.25, 0.5"),
         ({"batches": [[torch.zeros(2, 3, 16, 16), torch.zeros(2)]], "widths": [0.5]}, "a list .*; give the inputs"),
         ({"batches": [(torch.zeros(2, 3, 16, 16), torch.zeros(2))], "widths": [0.5]}, "a tuple .*; give the inputs"),
+        (
+            {"batches": torch.zeros(2, 3, 16, 16), "widths": [0.5]},
+            r"list of batches, .* not one tensor \[2, 3, 16, 16\]",
+        ),
+        ({"batches": None, "widths": [0.5]}, "batches must be a list of batches, .* not a NoneType"),
         ({"batches": [torch.zeros(2, 3, 16, 16)], "widths": [2.0]}, "allowed"),
         ({"batches": [torch.zeros(2, 3, 16, 16)], "widths": [0.5], "average": "median"}, "'exact' or 'moving'"),
     ],
@@ -213,6 +218,14 @@ def test_a_batch_with_nan_is_refused_and_nothing_is_written():
     with pytest.raises(ValueError, match=r"at width 1 what reaches 'features.0.1' is not finite; look for NaN"):
         slim.calibrate(net, [image(), (bad,)], widths=[1.0, 0.5])
     assert set(net.state_dict()) == before
+
+
+def test_a_last_batch_of_one_sample_is_named():
+    net = slim.convert(nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 3)), torch.randn(2, 8))
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    with pytest.raises(ValueError, match=r"batch number 3 has one value .* of a BatchNorm1d \[1, 8\].*drop_last=True"):
+        slim.calibrate(net, torch.randn(9, 8).split(4), [0.5])
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
 def test_a_synchronised_norm_is_calibrated_as_its_plain_form():

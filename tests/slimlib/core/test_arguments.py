@@ -80,6 +80,54 @@ def test_every_door_takes_arguments_by_name():
     assert len(losses) == 3 and net.up.weight.grad is not None
 
 
+def doors(net):
+    """What runs a network on batches: name -> a function of one of them."""
+    labels = torch.zeros(2, dtype=torch.long)
+    return {
+        "calibrate": lambda batch: slim.calibrate(net, [batch], [0.5]),
+        "search": lambda batch: slim.search(net, lambda m: 0.0, 0.5, example=torch.randn(2, 8), calibrate=[batch]),
+        "fit_cascade": lambda batch: slim.fit_cascade(net, [0.5, 1.0], [batch], labels, budget=0.9),
+        "backward": lambda batch: slim.Sandwich(slim.WidthRange(0.25)).backward(net, batch, torch.sum),
+    }
+
+
+@pytest.mark.parametrize("door", ["calibrate", "search", "fit_cascade", "backward"])
+def test_batches_with_labels_are_explained_at_every_door(door):
+    x, y = torch.randn(2, 8), torch.zeros(2, dtype=torch.long)
+    net = slim.convert(nn.Sequential(nn.Linear(8, 32), nn.BatchNorm1d(32), nn.Linear(32, 3)), x)
+    slim.calibrate(net, [x], [0.5])
+    for kind, batch in (("list", [x, y]), ("tuple", (x, y))):
+        with pytest.raises(ValueError, match=f"a batch that is a {kind} .*; give the inputs alone, for example"):
+            doors(net)[door](batch)
+
+
+def test_what_fails_within_forward_is_left_alone():
+    class Failing(nn.Sequential):
+        def forward(self, x, mask=None):
+            if mask is not None:
+                x.no_such_attribute()
+            return super().forward(x)
+
+    x = torch.randn(2, 8)
+    net = slim.convert(Failing(nn.Linear(8, 16), nn.Linear(16, 3)), x)
+    with pytest.raises(AttributeError, match="no_such_attribute"):
+        doors(net)["backward"]((x, x))
+
+
+def test_one_tensor_is_no_list_of_batches():
+    x, y = torch.randn(2, 8), torch.zeros(2, dtype=torch.long)
+    net = slim.convert(nn.Sequential(nn.Linear(8, 32), nn.BatchNorm1d(32), nn.Linear(32, 3)), x).eval()
+    slim.calibrate(net, [x], [0.5])
+    for door in (
+        lambda: slim.search(net, lambda m: 0.0, 0.5, example=x, calibrate=x),
+        lambda: slim.learned_ranking(net, lambda m: 0.0, 0.5, example=x, calibrate=x),
+        lambda: slim.channel_scores(net, "taylor", batches=x, loss=lambda m, batch: m(batch).sum()),
+        lambda: slim.fit_cascade(net, [0.5, 1.0], x, y, budget=0.9),
+    ):
+        with pytest.raises(ValueError, match=r"must be a list of batches, .* not one tensor \[2, 8\]"):
+            door()
+
+
 class ByKeyword(nn.Module):
     """Layers of every slimmable class, and a norm, called with torch's name of their argument."""
 

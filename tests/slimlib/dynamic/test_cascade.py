@@ -6,6 +6,7 @@ import math
 from itertools import product
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -289,19 +290,26 @@ def test_latency_budget_and_frozen_networks(net: nn.Module, data: tuple[Tensor, 
 @pytest.mark.parametrize(
     ("widths", "thresholds", "says"),
     [
-        ((0.5,), (), "needs at least two widths"),
+        ((0.5,), (), "at least two widths"),
         ((1.0, 0.5), (0.5,), "widths out of order: 1 comes before 0.5"),
         ((0.5, 0.5), (0.5,), "widths out of order"),
         (WIDTHS, (0.5,), "3 widths has 2 thresholds, one for each but the last; got 1"),
         (WIDTHS, (0.5, 0.9), r"thresholds out of order: 0.9 comes after 0.5.*\[0.9, 0.5\]"),
         (WIDTHS, (0.5, math.nan), "threshold nan must be a number"),
         (WIDTHS, ("0.5", 0.4), "threshold '0.5' must be a number"),
+        (WIDTHS, 0.5, "thresholds=0.5 must be a list, with one for each width but the last"),
+        (0.5, (), "two widths is needed, from narrow to wide; got 0.5"),
         ((0.1, 1.0), (0.5,), "width 0.1 is outside what this network was converted for"),
     ],
 )
 def test_impossible_cascades(net: nn.Module, widths: Any, thresholds: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         slim.Cascade(net, widths, thresholds)
+
+
+def test_thresholds_may_be_an_array(net: nn.Module) -> None:
+    for thresholds in (torch.tensor([0.5, 0.25]), np.array([0.5, 0.25], dtype="float32")):
+        assert slim.Cascade(net, WIDTHS, thresholds).thresholds == (0.5, 0.25)
 
 
 def test_widths_without_statistics_are_refused_at_once(net: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,6 +82,39 @@ def of_two_networks() -> slim.Gated:
     stem = slim.convert(nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 12)), torch.randn(2, 8))
     tail = slim.convert(nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 4)), torch.randn(2, 12))
     return slim.Gated(stem, tail, slim.SlimmingGate(12, 3), WIDTHS, stem_width=0.5)
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_an_empty_batch_has_an_empty_answer(name: str) -> None:
+    net, gated = gated_at(name)
+    gated.gate = slim.SlimmingGate(gated.stem_features(IMAGES).shape[1], 3).eval()
+    answer = gated.answer(IMAGES[:0])
+    assert answer.widths == ()
+    assert answer.output.shape == net(IMAGES[:0]).shape
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_gate_computes_in_the_precision_of_its_network(dtype: torch.dtype) -> None:
+    net, _ = gated_at("mobilenet")
+    images = IMAGES.to(dtype)
+    gated = slim.Gated.at(net.to(dtype), "features.4", WIDTHS, images).eval()
+    assert gated(images).dtype == dtype
+
+
+def test_what_is_for_the_whole_network_says_so(tmp_path: Path) -> None:
+    _, gated = gated_at("mobilenet")
+    for call in (
+        lambda: slim.save(gated, tmp_path / "net.safetensors"),
+        lambda: slim.calibrate(gated, [IMAGES], WIDTHS),
+        lambda: slim.export(gated, tmp_path, WIDTHS, IMAGES),
+    ):
+        with pytest.raises(
+            ValueError, match="this Gated runs parts of a slimmable network .*; give that network, and sa"
+        ):
+            call()
+    for price in ("a", float("nan"), None):
+        with pytest.raises(ValueError, match=f"price={price!r} must be a finite number"):
+            gated.price = price
 
 
 def test_stem_and_tail_of_their_own() -> None:

@@ -118,7 +118,8 @@ def test_switches_that_float32_cannot_hold(kind: Callable[..., nn.Module]) -> No
     if kind is slim.freeze:
         net = slim.freeze(net)
     x = torch.randn(3, 8)
-    assert_equal(slim.route(net, x, torch.tensor([1 / 3, 0.1, 1.0])), one_by_one(net, (x,), [1 / 3, 0.1, 1.0]))
+    for widths in (tensor := torch.tensor([1 / 3, 0.1, 1.0]), tensor.numpy()):
+        assert_equal(slim.route(net, x, widths), one_by_one(net, (x,), [1 / 3, 0.1, 1.0]))
 
 
 @dataclass
@@ -273,6 +274,11 @@ def test_outputs_without_a_batch(how: str, says: str) -> None:
         (torch.randn(3, 3, 16, 16), [0.5, 1.0], "2 widths for 3 samples"),
         (torch.randn(3, 3, 16, 16), [0.5, 1.0, 1.5], "width 1.5 is outside"),
         (torch.randn(3, 3, 16, 16), torch.ones(3, 1), r"shape \[3, 1\]"),
+        (
+            torch.randn(3, 3, 16, 16),
+            0.5,
+            r"one for each of 3 samples, not 0.5; .* call slimlib.set_width\(net, width\)",
+        ),
         (torch.randn(2, 3, 16, 16), ["wide", 1.0], "neither a number"),
         ({"a": 1}, [1.0], "there is no batch here"),
         (
