@@ -36,7 +36,7 @@ class _Drawn(Rule):
     ) -> None:
         name = type(self).__name__
         if not is_whole(samples, self.fewest):
-            raise ValueError(f"{name} needs a whole number of samples a step, at least {self.fewest}, not {samples!r}")
+            raise ValueError(f"{name} needs at least {self.fewest} samples a step, a whole number, not {samples!r}")
         if isinstance(widths, Switches) and samples > len(widths.widths):
             raise ValueError(f"{name} cannot draw {samples} different widths from the switches {widths}")
         super().__init__(widths, distill=distill, lesson=lesson, seed=seed)

@@ -113,8 +113,8 @@ def test_draws_go_on_from_a_state_of_plain_numbers() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Sandwich(RANGE, 1), "a whole number of samples a step, at least 2, not 1"),
-        (lambda: RandomWidths(RANGE, 0), "at least 1, not 0"),
+        (lambda: Sandwich(RANGE, 1), "at least 2 samples a step, a whole number, not 1"),
+        (lambda: RandomWidths(RANGE, 0), "at least 1 samples"),
         (lambda: Sandwich(SWITCHES, 5), "cannot draw 5 different widths"),
         (lambda: RandomWidths(RANGE, 3, mse), "cannot distil from the largest width, which is not in every step"),
         (lambda: SmallestAndRandom(RANGE, 3, mse), "cannot distil from the largest width, which is not in every step"),
