@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import (
@@ -70,6 +71,10 @@ class Settings(BaseModel):
             if key not in self.tunable:
                 raise unknown("hyperparameter to tune", key, self.tunable)
         return self.replace(**own)
+
+    def places(self) -> list[Path]:
+        """The files and folders whose content decides the result, whether or not they are there."""
+        return []
 
     def replace(self, **changes: Any) -> Self:
         """The same with other values, checked again."""

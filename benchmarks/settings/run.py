@@ -86,7 +86,7 @@ class RunSettings(Training):
     def deciding(self) -> dict[str, Any]:
         """What of the settings decides the result, apart from recipe, steps and seed."""
         lower = {} if self.precision == "float32" else {"precision": self.precision}
-        return deciding(self.task_settings) | lower
+        return deciding(self.task, self.task_settings) | lower
 
 
 @told_in_one_line()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.settings.files import files_digest
 from tasks.settings import Settings, unknown
 
 if TYPE_CHECKING:  # it imports torch, which help does without
@@ -23,6 +23,9 @@ TASKS = {
 
 PLACES = ("root", "eval_sets", "weights")  # keys that say where on this machine the data lie
 CONVENIENCES = ("cache_gb", "workers", "video")  # keys that change speed, and nothing of the result
+COMMITTED = ("7690c60abf4b", "b5ee763167aa")
+"""Digests of what the records in results/ were made on, which are older than digests: T91, BSD200, Set5, Set14 and B100
+without loss, and the JPEG copy of CIFAR-10."""
 
 
 def settings_of(name: str) -> type[Settings]:
@@ -52,10 +55,14 @@ def make_task(name: str, settings: Mapping[str, Any]) -> Task:
     return task
 
 
-def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
+def deciding(task: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What of a task's settings decides the result, the same on every machine.
 
-    Of a place only the last name; of a user's own folder also which files are in it.
+    Of a place only the last name; beside it, as `files`, a digest of what lies there. There is none of data that are
+    not there, so that tables can be made without them, and none of those in `COMMITTED`.
+
+    Raises:
+        ValueError: what lies there cannot be read.
     """
     kept = {key: value for key, value in settings.items() if key not in CONVENIENCES}
     for key in PLACES:
@@ -63,20 +70,11 @@ def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
             kept[key] = Path(kept[key]).name
         elif key in kept:
             kept[key] = [Path(place).name for place in kept[key]]
-    if settings.get("data") == "folder":
-        places = [settings["root"], *settings.get("eval_sets", ())]
-        try:
-            kept["files"] = files_digest([Path(place).expanduser() for place in places])
-        except (OSError, RuntimeError) as error:  # a user who does not exist, a name that is too long
-            raise ValueError(f"data=folder cannot be listed: {error}") from error
-    return kept
-
-
-def files_digest(folders: Iterable[Path]) -> str:
-    """Of the names and sizes of all files below the folders; the same wherever they lie."""
-    digest = hashlib.sha256()
-    for folder in folders:
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
-        digest.update(b"end of folder\n")
-    return digest.hexdigest()[:12]
+    if not any(kept.get(key) for key in PLACES):
+        return kept
+    try:
+        places = read_task(task, settings).places()
+        digest = files_digest(places) if any(place.exists() for place in places) else ""
+    except (OSError, RuntimeError) as error:  # a user who does not exist, a name that is too long
+        raise ValueError(f"data={settings['data']} cannot be listed: {error}") from error
+    return kept | {"files": digest} if digest and digest not in COMMITTED else kept

@@ -50,7 +50,12 @@ def read_cifar10(root: Path) -> tuple[LabelledImages, LabelledImages]:
 
     Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009, ch. 3.
     """
-    place = _find(root)
+    place = find_cifar10(root)
+    if place is None:
+        raise ValueError(
+            f"data.root={root} holds no CIFAR-10 ({', '.join(FORMS)}); put cifar-10-python.tar.gz of "
+            "https://www.cs.toronto.edu/~kriz/cifar.html there, packed or unpacked"
+        )
     if place.suffix == ".npz":
         return _jpeg_copy(place)
     files = _batch_files(place)
@@ -58,16 +63,11 @@ def read_cifar10(root: Path) -> tuple[LabelledImages, LabelledImages]:
     return train, test
 
 
-def _find(root: Path) -> Path:
+def find_cifar10(root: Path) -> Path | None:
+    """The form that is read: `root` itself or what it holds; None where there is none."""
     if root.is_file() or any((root / f"data_batch_1{ending}").exists() for ending in ("", ".bin")):
         return root
-    for form in FORMS:
-        if (root / form).exists():
-            return root / form
-    raise ValueError(
-        f"data.root={root} holds no CIFAR-10 ({', '.join(FORMS)}); put cifar-10-python.tar.gz of "
-        "https://www.cs.toronto.edu/~kriz/cifar.html there, packed or unpacked"
-    )
+    return next((root / form for form in FORMS if (root / form).exists()), None)
 
 
 def _batch_files(place: Path) -> dict[str, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
@@ -120,6 +121,19 @@ class ClassificationSettings(Settings):
         if self.data != "digits" and not self.root:
             raise ValueError(f"data={self.data} needs data.root, the place of the images")
         return self
+
+    def places(self) -> list[Path]:
+        """Of data.root what is read: of several forms of CIFAR-10 one."""
+        from tasks.classification.cifar10 import find_cifar10
+
+        root = Path(self.root).expanduser()
+        if self.data == "cifar10":
+            return [place for place in [find_cifar10(root)] if place is not None]
+        if self.data == "imagenette" and not (root / "train").is_dir():
+            return sorted(root.glob("imagenette*"))
+        if self.data == "imagenet":
+            return [root / "train", root / "val"]
+        return [root] if self.data != "digits" else []
 
     @property
     def built_for(self) -> int:

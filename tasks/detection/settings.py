@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -79,6 +80,20 @@ class DetectionSettings(Settings):
         if max(self.sides) > self.longest:
             raise ValueError(f"task.longest={self.longest} is below task.sides={list(self.sides)}")
         return self
+
+    def places(self) -> list[Path]:
+        """The images and annotations, and the weights that the backbone starts with."""
+        root = Path(self.root).expanduser()
+        weights = [Path(self.weights).expanduser()] if self.weights else []
+        if self.data != "coco":
+            return [root, *weights] if self.data == "folder" else weights
+        parts = ("train2017", "val2017")
+        return [*(root / part for part in parts), *(self.annotations(root, part) for part in parts), *weights]
+
+    def annotations(self, root: Path, part: str) -> Path:
+        """The file of COCO that is read for train2017 or val2017."""
+        kind = "person_keypoints" if self.head == "keypoints" else "instances"
+        return root / "annotations" / f"{kind}_{part}.json"
 
     @property
     def normalised_by(self) -> str:

@@ -57,8 +57,7 @@ def find_source(settings: DetectionSettings) -> Source:
 
 
 def _coco(root: Path, part: str, settings: DetectionSettings) -> DetectionImages:
-    kind = "person_keypoints" if settings.head == "keypoints" else "instances"
-    annotations, images = root / "annotations" / f"{kind}_{part}2017.json", root / f"{part}2017"
+    annotations, images = settings.annotations(root, f"{part}2017"), root / f"{part}2017"
     for place, file in ((annotations, "annotations_trainval2017.zip"), (images, f"{part}2017.zip")):
         if not place.exists():
             raise ValueError(f"data.root={root} has no {place.relative_to(root)}: unpack {file} there, {DOWNLOADS}")

@@ -44,15 +44,18 @@ def find_pairs(folder: Path, scale: int, split: Split) -> list[Pair]:
     if not folder.is_dir():
         kind = "is a file" if folder.exists() else "does not exist"
         raise ValueError(f"the image folder {folder} {kind}; give a folder of images, or the root of DIV2K")
-    folder = folder.resolve()
-    if folder.name == "DIV2K_train_HR":
-        folder = folder.parent
+    folder = root_of_set(folder.resolve())
     if (folder / "DIV2K_train_HR").is_dir():
         return _div2k(folder, scale, split)
     for high in (folder / "HR", *sorted(folder.glob("GTmod*"))):
         if high.is_dir():
             return _paired(high, (folder / "LR_bicubic" / f"X{scale}", folder / f"LRbicx{scale}"), scale)
     return [Pair(path) for path in _images(folder)]
+
+
+def root_of_set(folder: Path) -> Path:
+    """Where the low-resolution images of a folder of DIV2K lie beside it; another folder is its own."""
+    return folder.parent if folder.name == "DIV2K_train_HR" else folder
 
 
 def hold_out(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Pair]]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
 from tasks.settings import Fractions, OneOfWhole, Settings, Widths, Words, setting
+
+BENCHMARK_SETS = ("Set5", "Set14", "B100")
 
 
 class SrSettings(Settings):
@@ -59,3 +62,14 @@ class SrSettings(Settings):
         if self.data == "benchmark" and not self.train_sets:
             raise ValueError("data.train_sets is empty; for example [T91, BSD200]")
         return self
+
+    def places(self) -> list[Path]:
+        """The sets below data.root, or the folders."""
+        from tasks.sr.folders import root_of_set
+
+        root = Path(self.root).expanduser()
+        if self.data == "benchmark":
+            trained = [root / "train" / name for name in self.train_sets]
+            return [*trained, *(root / "test" / name for name in self.eval_sets or BENCHMARK_SETS)]
+        folders = [root, *(Path(path).expanduser() for path in self.eval_sets)] if self.data == "folder" else []
+        return [root_of_set(folder) for folder in folders]

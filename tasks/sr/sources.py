@@ -7,9 +7,7 @@ from pathlib import Path
 
 from tasks.sr.folders import Pair, find_pairs, hold_out, without
 from tasks.sr.photos import held_out_photos, training_photos
-from tasks.sr.settings import SrSettings
-
-BENCHMARK_SETS = ("Set5", "Set14", "B100")
+from tasks.sr.settings import BENCHMARK_SETS, SrSettings
 
 
 @dataclass(frozen=True)

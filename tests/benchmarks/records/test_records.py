@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from benchmarks.records.record import read_record, read_records, write_record
+from benchmarks.settings.files import files_digest
 from benchmarks.settings.identity import settings_hash, slug
-from benchmarks.settings.task import deciding, files_digest
+from benchmarks.settings.run import read_settings
+from benchmarks.settings.task import deciding
 from tasks.training.recipe import Recipe
 from tests.benchmarks.records.records_of import record
 
@@ -79,15 +82,77 @@ def test_where_the_data_lie_does_not_decide_but_which_files_they_are_does(tmp_pa
         (tmp_path / place / "photos").mkdir(parents=True)
         (tmp_path / place / "photos" / "a.png").write_bytes(b"abc")
     here, there = ({**SETTINGS, "data": "folder", "root": str(tmp_path / p / "photos")} for p in ("here", "there"))
-    assert deciding(here) == deciding(there)
-    assert str(tmp_path) not in json.dumps(deciding(here))
+    assert deciding("sr", here) == deciding("sr", there)
+    assert str(tmp_path) not in json.dumps(deciding("sr", here))
     (tmp_path / "there" / "photos" / "b.png").write_bytes(b"")
-    assert deciding(here) != deciding(there)
+    assert deciding("sr", here) != deciding("sr", there)
     assert files_digest([tmp_path / "none"]) == files_digest([tmp_path / "nothing"])
 
 
+@pytest.mark.parametrize(
+    ("task", "settings", "file"),
+    [
+        ("sr", {"data": "benchmark", "root": "sr"}, "sr/train/T91/2.png"),
+        ("sr", {"data": "benchmark", "root": "sr", "train_sets": ("own",)}, "sr/train/own/2.png"),
+        ("sr", {"data": "folder", "root": "DIV2K_train_HR"}, "DIV2K_train_LR_bicubic/X2/1x2.png"),
+        ("classification", {"data": "cifar10", "root": "data"}, "data/cifar10_jpg.npz"),
+        ("classification", {"data": "cifar10", "root": "data"}, "data/cifar-10-python.tar.gz"),
+        ("classification", {"data": "imagenet", "root": "imagenet"}, "imagenet/val/n01440764/2.JPEG"),
+        ("classification", {"data": "imagenette", "root": "data"}, "data/imagenette2-160/train/n01440764/2.JPEG"),
+        ("classification", {"data": "imagenette", "root": "data"}, "data/imagenette_val.zip"),
+        ("detection", {"data": "coco", "root": "coco", "weights": "w.pt"}, "coco/val2017/2.jpg"),
+        ("detection", {"data": "coco", "root": "coco", "weights": "w.pt"}, "coco/annotations/instances_val2017.json"),
+        ("detection", {"data": "folder", "root": "own", "weights": "w.pt"}, "own/train.json"),
+        ("detection", {"data": "shapes", "weights": "w.pt"}, "w.pt"),
+    ],
+)
+def test_other_data_in_the_same_place_decide(
+    task: str, settings: dict[str, object], file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "DIV2K_train_HR").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/cifar10_jpg.npz").write_bytes(b"a copy")
+    before = deciding(task, settings)
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_bytes(b"some")
+    there = deciding(task, settings)
+    assert there != before
+    if file.endswith((".json", ".pt", ".npz")):  # as long as before
+        (tmp_path / file).write_bytes(b"more")
+    else:
+        (tmp_path / file).rename((tmp_path / file).with_name(f"other{Path(file).suffix}"))
+    assert deciding(task, settings) != there
+
+
+def test_hidden_files_and_links_in_circles_do_not_decide(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(b"abc")
+    before = files_digest([tmp_path / "photos"])
+    (tmp_path / "photos" / ".thumbs").mkdir()
+    (tmp_path / "photos" / ".thumbs" / "a.png").write_bytes(b"a")
+    (tmp_path / "photos" / "again").symlink_to(tmp_path / "photos")
+    assert files_digest([tmp_path / "photos"]) == before
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    assert files_digest([tmp_path / "link"]) == before
+
+
+@pytest.mark.parametrize("task", ["sr", "classification"])
+@pytest.mark.parametrize("there", [True, False])
+def test_the_committed_records_are_those_of_their_data(task: str, there: bool) -> None:
+    """A changed hash orphans them: their data have no digest, whether or not they are there."""
+    repository = Path(__file__).parents[3]
+    data = os.environ.get("SLIM_DATA", repository.parent / "shared" / "data")
+    root = Path(data if there else "/no", task)
+    if there and not root.is_dir():
+        pytest.skip(f"no {root}; set SLIM_DATA to the folder that holds {task}")
+    settings = read_settings([f"task={task}", "ablation=sandwich", "scale=small", f"data.root={root}"])
+    records, _ = read_records(repository / settings.folder / "records")
+    assert {settings.hash_of(recipe) for recipe in settings.recipes} <= {record.hash for record in records}
+
+
 def test_memory_for_images_does_not_decide() -> None:
-    assert deciding(SETTINGS) == deciding(SETTINGS | {"cache_gb": 2.0})
+    assert deciding("sr", SETTINGS) == deciding("sr", SETTINGS | {"cache_gb": 2.0})
 
 
 def test_file_names_are_plain() -> None:

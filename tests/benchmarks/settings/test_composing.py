@@ -246,7 +246,7 @@ def test_help_lists_every_choice(capsys: pytest.CaptureFixture[str]) -> None:
 def test_equal_recipes_in_one_ablation_are_refused() -> None:
     recipes = [{"name": n, "range": [0.5, 1.0], "rule": "sandwich", "samples": 4} for n in ("a", "b")]
     given = read_recipes({"name": "x", "question": "Why?", "recipes": recipes}, "sr")
-    names = dict.fromkeys(("task", "data", "default_data", "ablation", "question", "scale"), "x")
+    names = dict.fromkeys(("data", "default_data", "ablation", "question", "scale"), "x") | {"task": "sr"}
     with pytest.raises(ValueError, match="recipes 'a' and 'b' are the same"):
         RunSettings(**names, recipes=given, steps=1, seeds=[0], task_settings={})
 

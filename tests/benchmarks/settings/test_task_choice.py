@@ -47,9 +47,8 @@ def test_data_of_another_task_are_refused_with_the_right_ones() -> None:
 
 def test_what_only_changes_speed_or_place_does_not_decide(tmp_path: Path) -> None:
     def decides(*given: str, root: str) -> dict[str, object]:
-        return deciding(
-            read_settings(["task=classification", "data=imagenet", f"data.root={root}", *given]).task_settings
-        )
+        settings = read_settings(["task=classification", "data=imagenet", f"data.root={root}", *given])
+        return deciding(settings.task, settings.task_settings)
 
     here = decides(root="/a/imagenet")
     assert here == decides("task.workers=3", "task.cache_gb=9", root="/b/c/imagenet")
