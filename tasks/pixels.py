@@ -72,13 +72,17 @@ def png(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def tell_left_out(folder: Path, names: Iterable[str | PurePath]) -> None:
-    """Warn once of the files in a folder of images that are not read, by their endings."""
+def tell_left_out(folder: Path, names: Iterable[str | PurePath], links: int = 0) -> None:
+    """Warn once of the files in a folder of images that are not read, by their endings, and of links not followed."""
     endings = Counter(PurePath(name).suffix.lower() or "without ending" for name in names)
     if endings:
         counted = ", ".join(f"{count} {ending}" for ending, count in sorted(endings.items()))
         kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
         warnings.warn(f"{folder}: files that are not read as images: {counted}; what is read: {kinds}", stacklevel=2)
+    if links:
+        warnings.warn(
+            f"{folder}: links that are not followed, as they lead to folders or to nothing: {links}", stacklevel=2
+        )
 
 
 def _orientation(image: Image.Image) -> int:

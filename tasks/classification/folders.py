@@ -51,8 +51,9 @@ def list_folder(folder: Path, classes: Sequence[str] | None = None) -> Listing:
         loose = next((entry.name for entry in entries if _is_image(os.fsencode(entry.name))), None)
         raise ValueError(_no_classes(folder, loose))
     others: list[bytes] = []
-    images = {name: sorted(_below(os.fsencode(folder / name), others)) for name in found}
-    tell_left_out(folder, map(os.fsdecode, others))
+    links: list[bytes] = []
+    images = {name: sorted(_below(os.fsencode(folder / name), others, links)) for name in found}
+    tell_left_out(folder, map(os.fsdecode, others), len(links))
     return _listing(folder, images, classes)
 
 
@@ -102,8 +103,11 @@ def _listing(place: Path, found: Mapping[str, Sequence[bytes]], classes: Sequenc
     return Listing(classes, labels, np.array([path for paths in found.values() for path in paths]))
 
 
-def _below(folder: bytes, others: list[bytes], start: bytes | None = None) -> Iterator[bytes]:
-    """Images below a class folder, their paths beginning with its name; `others` takes the other files."""
+def _below(folder: bytes, others: list[bytes], links: list[bytes], start: bytes | None = None) -> Iterator[bytes]:
+    """Images below a class folder, their paths beginning with its name.
+
+    `others` takes the other files, `links` those to folders, which could lead in circles, and to nothing.
+    """
     prefix = os.path.basename(folder) if start is None else start
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -112,10 +116,12 @@ def _below(folder: bytes, others: list[bytes], start: bytes | None = None) -> It
             path = prefix + b"/" + entry.name
             if _is_image(entry.name) and entry.is_file():
                 yield path
-            elif entry.is_dir(follow_symlinks=False):  # links could lead in circles
-                yield from _below(entry.path, others, path)
+            elif entry.is_dir(follow_symlinks=False):
+                yield from _below(entry.path, others, links, path)
             elif entry.is_file():
                 others.append(path)
+            elif entry.is_symlink():
+                links.append(path)
 
 
 def _is_image(name: bytes) -> bool:

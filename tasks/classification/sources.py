@@ -5,13 +5,17 @@ cifar10      cifar-10-python.tar.gz or cifar-10-binary.tar.gz, packed or unpacke
 imagenette   imagenette2, imagenette2-160 or imagenette2-320 with train/ and val/ inside; or is that folder;
              or imagenette*_train.zip and imagenette*_val.zip
 imagenet     train/<class>/*.JPEG and val/<class>/*.JPEG, 1,000 classes
-folder       train/<class>/* and val/<class>/*; or <class>/*, and a tenth of each class is held out
+folder       train/<class>/* and val/<class>/*, or test/ without val/, also as Training/ and Validation/; or <class>/*,
+             and a tenth of each class is held out
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -25,6 +29,8 @@ from tasks.settings import unknown
 
 DATA = ("digits", "cifar10", "imagenette", "imagenet", "folder")
 IMAGENET_CLASSES = 1000
+SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+"""Names of the folders of a split, in any case. Of val and test val is scored."""
 WHERE = {
     "cifar10": "give the folder that holds cifar-10-python.tar.gz, from https://www.cs.toronto.edu/~kriz/cifar.html",
     "imagenette": "give the folder that holds imagenette2-160, from https://github.com/fastai/imagenette",
@@ -136,23 +142,61 @@ def _imagenet(root: Path) -> Source:
 
 def _folder(root: Path) -> Source:
     name = root.resolve().name
-    splits = [split for split in ("train", "val") if (root / split).is_dir()]
-    if len(splits) == 2:
-        return _train_and_val(root, name)
-    if splits:
-        missing = "val" if splits == ["train"] else "train"
+    splits = _splits(root)
+    if not splits:
+        _check_no_splits(root)
+        train, held_out = hold_out_fraction(_files(root, name), 1 / 10, name=name)
+        return Source(name, train, {"held-out": held_out})
+    scored = "val" if "val" in splits else "test"
+    if "train" in splits and scored in splits:
+        return _train_and_val(root, name, splits["train"], {scored: splits[scored]})
+    (there, *_), missing = splits.values(), "val" if "train" in splits else "train"
+    raise ValueError(
+        f"data.root={root} has a folder {there} but no {missing}; expected train/<class>/<image> and "
+        "val/<class>/<image>, or <class>/<image> alone"
+    )
+
+
+def _train_and_val(
+    root: Path, name: str, train: str = "train", scored: Mapping[str, str] = MappingProxyType({"val": "val"})
+) -> Source:
+    """Of folders of class folders; `scored`: {set name: folder}."""
+    trained = _files(root / train, name)
+    return Source(name, trained, {own: _files(root / folder, name, like=trained) for own, folder in scored.items()})
+
+
+def _splits(root: Path) -> dict[str, str]:
+    """train, val and test -> their folders in `root`, however they are spelt; none where they hold no class folders.
+
+    Raises:
+        ValueError: one of them is there twice.
+    """
+    known = {word: split for split, words in SPLITS.items() for word in words}
+    found = [folder for folder in _folders_in(root) if folder.lower() in known]
+    if not any(_folders_in(root / folder) for folder in found):
+        return {}  # they are classes, as of vehicles
+    splits: dict[str, str] = {}
+    for folder in found:
+        first = splits.setdefault(known[folder.lower()], folder)
+        if first != folder:
+            raise ValueError(f"data.root={root} has the folders {first} and {folder}; keep one of them, or rename one")
+    return splits
+
+
+def _check_no_splits(root: Path) -> None:
+    """Raise ValueError where what should be classes hold the same folders, as splits of any name do."""
+    classes = _folders_in(root)
+    inside = {tuple(_folders_in(root / folder)) for folder in classes}
+    if len(classes) > 1 and len(inside) == 1 and len(same := inside.pop()) > 1:
         raise ValueError(
-            f"data.root={root} has a folder {splits[0]} but no {missing}; expected train/<class>/<image> and "
-            "val/<class>/<image>, or <class>/<image> alone"
+            f"data.root={root}: {in_words(classes)} all hold the folders {in_words(same)}, so either could be the "
+            "classes; expected train/<class>/<image> and val/<class>/<image>, or <class>/<image> alone"
         )
-    train, held_out = hold_out_fraction(_files(root, name), 1 / 10, name=name)
-    return Source(name, train, {"held-out": held_out})
 
 
-def _train_and_val(root: Path, name: str) -> Source:
-    train = _files(root / "train", name)
-    val = _files(root / "val", name, like=train)
-    return Source(name, train, {"val": val})
+def _folders_in(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _files(folder: Path, name: str, *, like: LabelledImages | None = None) -> LabelledImages:

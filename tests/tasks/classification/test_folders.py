@@ -41,7 +41,9 @@ def test_links_to_classes_and_images_are_followed_but_not_in_circles(tmp_path):
     (root / "cat").symlink_to(target / "cats")
     (target / "cats" / "again").symlink_to(target / "cats")
     (target / "cats" / "b.png").symlink_to(target / "cats" / "a.png")
-    assert [path for path, _ in found(list_folder(root))] == ["cat/a.png", "cat/b.png"]
+    (target / "cats" / "broken.png").symlink_to("nothing.png")
+    with pytest.warns(UserWarning, match="root: links that are not followed, as they lead to folders or to nothing: 2"):
+        assert [path for path, _ in found(list_folder(root))] == ["cat/a.png", "cat/b.png"]
 
 
 def test_names_that_are_not_ascii(tmp_path):

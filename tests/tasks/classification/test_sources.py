@@ -209,6 +209,47 @@ def test_one_of_train_and_val_is_not_enough(tmp_path, names, has, lacks):
         find_source("folder", str(touch(tmp_path, *names)))
 
 
+@pytest.mark.parametrize(
+    ("train", "scored", "name"),
+    [
+        ("Train", "Val", "val"),
+        ("training", "validation", "val"),
+        ("TRAIN", "valid", "val"),
+        ("Training", "Testing", "test"),
+    ],
+)
+def test_splits_of_other_spellings(tmp_path, train, scored, name):
+    root = touch(tmp_path, *(f"{split}/{kind}/1.png" for split in (train, scored) for kind in ("cat", "dog")))
+    source = find_source("folder", str(root))
+    assert (source.train.classes, list(source.evaluation)) == (("cat", "dog"), [name])
+    assert {source.train.where(i) for i in range(2)} == {str(root / train / kind / "1.png") for kind in ("cat", "dog")}
+
+
+def test_of_val_and_test_val_is_scored(tmp_path):
+    splits = ("train", "valid", "test")
+    root = touch(tmp_path, *(f"{split}/{kind}/1.png" for split in splits for kind in ("cat", "dog")))
+    source = find_source("folder", str(root))
+    assert [images.where(0) for images in source.evaluation.values()] == [str(root / "valid/cat/1.png")]
+
+
+def test_a_split_may_not_be_there_twice(tmp_path):
+    root = touch(tmp_path, "train/cat/1.png", "training/cat/1.png", "val/cat/1.png")
+    with pytest.raises(ValueError, match="has the folders train and training; keep one of them"):
+        find_source("folder", str(root))
+
+
+def test_classes_may_be_named_as_splits(tmp_path):
+    root = touch(tmp_path, *(f"{vehicle}/{i}.png" for vehicle in ("Bus", "Train") for i in range(2)))
+    assert find_source("folder", str(root)).train.classes == ("Bus", "Train")
+
+
+@pytest.mark.parametrize(("first", "second"), [(("fold1", "fold2"), ("cat", "dog")), (("cat", "dog"), ("a", "b", "c"))])
+def test_splits_of_unknown_names_are_not_taken_for_classes(tmp_path, first, second):
+    root = touch(tmp_path, *(f"{a}/{b}/{i}.png" for a in first for b in second for i in range(2)))
+    with pytest.raises(ValueError, match=f"{', '.join(first)} all hold the folders {', '.join(second)}, so either"):
+        find_source("folder", str(root))
+
+
 def test_one_class_is_none(tmp_path):
     with pytest.raises(ValueError, match=r"has one class only \('cat'\); there must be two"):
         find_source("folder", str(touch(tmp_path, "cat/1.png", "cat/2.png")))
