@@ -24,7 +24,7 @@ FLOORS = {
     ),
     "tasks": (
         ("settings",),
-        ("atomic", "pixels", "points"),
+        ("atomic", "pixels", "points", "splits"),
         ("training",),
         ("task",),
         ("by_width", "crops"),

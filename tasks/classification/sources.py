@@ -11,7 +11,6 @@ folder       train/<class>/* and val/<class>/*, or test/ without val/, also as T
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,11 +25,10 @@ from tasks.classification.holding_out import hold_out_count, hold_out_fraction
 from tasks.classification.imagenette import read_imagenette
 from tasks.classification.images import DecodedImages, LabelledImages, missing_classes
 from tasks.settings import unknown
+from tasks.splits import folders_in, splits_in
 
 DATA = ("digits", "cifar10", "imagenette", "imagenet", "folder")
 IMAGENET_CLASSES = 1000
-SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
-"""Names of the folders of a split, in any case. Of val and test val is scored."""
 WHERE = {
     "cifar10": "give the folder that holds cifar-10-python.tar.gz, from https://www.cs.toronto.edu/~kriz/cifar.html",
     "imagenette": "give the folder that holds imagenette2-160, from https://github.com/fastai/imagenette",
@@ -142,8 +140,8 @@ def _imagenet(root: Path) -> Source:
 
 def _folder(root: Path) -> Source:
     name = root.resolve().name
-    splits = _splits(root)
-    if not splits:
+    splits = splits_in(root)
+    if not any(folders_in(root / folder) for folder in splits.values()):  # classes may have such names, as of vehicles
         _check_no_splits(root)
         train, held_out = hold_out_fraction(_files(root, name), 1 / 10, name=name)
         return Source(name, train, {"held-out": held_out})
@@ -165,38 +163,15 @@ def _train_and_val(
     return Source(name, trained, {own: _files(root / folder, name, like=trained) for own, folder in scored.items()})
 
 
-def _splits(root: Path) -> dict[str, str]:
-    """train, val and test -> their folders in `root`, however they are spelt; none where they hold no class folders.
-
-    Raises:
-        ValueError: one of them is there twice.
-    """
-    known = {word: split for split, words in SPLITS.items() for word in words}
-    found = [folder for folder in _folders_in(root) if folder.lower() in known]
-    if not any(_folders_in(root / folder) for folder in found):
-        return {}  # they are classes, as of vehicles
-    splits: dict[str, str] = {}
-    for folder in found:
-        first = splits.setdefault(known[folder.lower()], folder)
-        if first != folder:
-            raise ValueError(f"data.root={root} has the folders {first} and {folder}; keep one of them, or rename one")
-    return splits
-
-
 def _check_no_splits(root: Path) -> None:
     """Raise ValueError where what should be classes hold the same folders, as splits of any name do."""
-    classes = _folders_in(root)
-    inside = {tuple(_folders_in(root / folder)) for folder in classes}
+    classes = folders_in(root)
+    inside = {tuple(folders_in(root / folder)) for folder in classes}
     if len(classes) > 1 and len(inside) == 1 and len(same := inside.pop()) > 1:
         raise ValueError(
             f"data.root={root}: {in_words(classes)} all hold the folders {in_words(same)}, so either could be the "
             "classes; expected train/<class>/<image> and val/<class>/<image>, or <class>/<image> alone"
         )
-
-
-def _folders_in(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _files(folder: Path, name: str, *, like: LabelledImages | None = None) -> LabelledImages:

@@ -41,6 +41,9 @@ class ImageSet:
         self.name = name
         self.scale = scale
         self.pairs = _large_enough(name, pairs, smallest)
+        for pair in self.pairs:
+            if pair.low is not None:
+                _check_factor(pair, image_size(pair.high), image_size(pair.low), scale)
         self._cache: dict[int, tuple[Tensor, Tensor]] = {}
         self._room = cache_gb * 1e9  # bytes left
 
@@ -82,11 +85,7 @@ class ImageSet:
             return downscale(high, self.scale), high
         low = read_image(pair.low)
         height, width = low.shape[1] * self.scale, low.shape[2] * self.scale
-        if not (0 <= high.shape[1] - height < self.scale and 0 <= high.shape[2] - width < self.scale):
-            raise ValueError(
-                f"{pair.low} is {low.shape[2]} x {low.shape[1]} and {pair.high} is {high.shape[2]} x {high.shape[1]}: "
-                f"not a factor of {self.scale}"
-            )
+        _check_factor(pair, (high.shape[1], high.shape[2]), (low.shape[1], low.shape[2]), self.scale)
         return low, high[:, :height, :width]
 
 
@@ -131,6 +130,14 @@ def _turned(image: Tensor, turn: int) -> Tensor:
     flips = [axis for bit, axis in ((1, -1), (2, -2)) if turn & bit]
     image = image.flip(flips) if flips else image
     return image.transpose(-1, -2) if turn & 4 else image
+
+
+def _check_factor(pair: Pair, high: tuple[int, int], low: tuple[int, int], scale: int) -> None:
+    """Raise ValueError unless (height, width) of `low`, times the scale, is that of `high` but for a rim."""
+    if not all(0 <= whole - scale * part < scale for whole, part in zip(high, low, strict=True)):
+        raise ValueError(
+            f"{pair.low} is {low[1]} x {low[0]} and {pair.high} is {high[1]} x {high[0]}: not a factor of {scale}"
+        )
 
 
 def _large_enough(name: str, pairs: Sequence[Pair], smallest: int) -> list[Pair]:

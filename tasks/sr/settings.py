@@ -65,11 +65,11 @@ class SrSettings(Settings):
 
     def places(self) -> list[Path]:
         """The sets below data.root, or the folders."""
-        from tasks.sr.folders import root_of_set
+        from tasks.sr.folders import places_of
 
         root = Path(self.root).expanduser()
+        folders = [root, *(Path(path).expanduser() for path in self.eval_sets)] if self.data == "folder" else []
         if self.data == "benchmark":
             trained = [root / "train" / name for name in self.train_sets]
-            return [*trained, *(root / "test" / name for name in self.eval_sets or BENCHMARK_SETS)]
-        folders = [root, *(Path(path).expanduser() for path in self.eval_sets)] if self.data == "folder" else []
-        return [root_of_set(folder) for folder in folders]
+            folders = [*trained, *(root / "test" / name for name in self.eval_sets or BENCHMARK_SETS)]
+        return [place for folder in folders for place in places_of(folder, self.scale)]

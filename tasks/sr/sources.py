@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.splits import splits_in
 from tasks.sr.folders import Pair, find_pairs, hold_out, without
 from tasks.sr.photos import held_out_photos, training_photos
 from tasks.sr.settings import BENCHMARK_SETS, SrSettings
@@ -54,10 +55,23 @@ def _folder(root: Path, settings: SrSettings) -> Source:
             raise ValueError(f"data.eval_sets={list(settings.eval_sets)}: two sets of one name; rename a folder")
         found = [find_pairs(path, settings.scale, "eval") for path in paths]
         return _source(name, train, dict(zip(names, found, strict=True)))
+    _check_no_splits(root)
     held_out = find_pairs(root, settings.scale, "eval")
     if {p.high for p in held_out} & {p.high for p in train}:  # a plain folder, not DIV2K's layout
         train, held_out = hold_out(train)
     return _source(name, train, {name: held_out})
+
+
+def _check_no_splits(root: Path) -> None:
+    """Raise ValueError where images to train on and to score on would be mixed, and then split by chance."""
+    splits = splits_in(root)
+    train = splits.pop("train", "")
+    if train and splits:
+        scored = next(iter(splits.values()))
+        raise ValueError(
+            f"data.root={root} has the folders {train} and {scored}, whose images would be mixed; give "
+            f"data.root={root / train} 'data.eval_sets=[{root / scored}]'"
+        )
 
 
 def _source(name: str, train: list[Pair], evaluation: dict[str, list[Pair]]) -> Source:

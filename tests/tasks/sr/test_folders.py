@@ -2,7 +2,9 @@
 
 import pytest
 
-from tasks.sr.folders import Pair, find_pairs, hold_out, without
+from tasks.sr.folders import Pair, find_pairs, hold_out, places_of, without
+from tasks.sr.settings import SrSettings
+from tasks.sr.sources import find_source
 
 
 @pytest.fixture
@@ -63,6 +65,74 @@ def test_merged_div2k(make):
 def test_div2k_without_its_validation_images_is_an_error(make):
     with pytest.raises(ValueError, match="no DIV2K images 0801 to 0900"):
         find_pairs(make("DIV2K_train_HR/0001.png"), 2, "eval")
+
+
+def test_images_of_one_name_belong_to_the_image_in_the_same_subfolder(make):
+    root = make(*(f"HR/{clip}/0.png" for clip in "ab"), *(f"LR_bicubic/X2/{clip}/0.png" for clip in "ab"))
+    expected = [(f"HR/{clip}/0.png", f"LR_bicubic/X2/{clip}/0.png") for clip in "ab"]
+    assert names(find_pairs(root, 2, "eval"), root) == expected
+
+
+def test_one_image_of_a_name_may_lie_in_another_subfolder(make):
+    root = make("HR/a/0.png", "HR/b/1.png", "LR_bicubic/X2/0x2.png", "LR_bicubic/X2/1.png")
+    expected = [("HR/a/0.png", "LR_bicubic/X2/0x2.png"), ("HR/b/1.png", "LR_bicubic/X2/1.png")]
+    assert names(find_pairs(root, 2, "eval"), root) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (("HR/0.png", "LR/a/0.png", "LR/b/0.png"), "LR/a/0.png or .*LR/b/0.png may belong to .*HR/0.png"),
+        (("HR/a/0.png", "HR/b/0.png", "LR/0.png"), "LR/0.png may belong to .*HR/a/0.png or .*HR/b/0.png"),
+    ],
+)
+def test_images_that_may_belong_to_several_are_named(make, files, message):
+    with pytest.raises(ValueError, match=f"{message}; put them into the same subfolders"):
+        find_pairs(make(*files), 2, "eval")
+
+
+@pytest.mark.parametrize(
+    ("high", "low"), [("HR", "LR"), ("hr", "lr/x2"), ("own_HR", "own_LR"), ("own_hr", "own_lr_bicubic/X2")]
+)
+def test_folders_of_both_resolutions_in_any_case(make, high, low):
+    root = make(f"{high}/a.png", f"{low}/a.png")
+    for given in (root, root / high):
+        assert names(find_pairs(given, 2, "eval"), root) == [(f"{high}/a.png", f"{low}/a.png")]
+    assert places_of(root / high, 2) == [root / high, root / low]
+
+
+def test_low_resolution_images_of_other_scales_are_not_taken(make):
+    root = make("HR/a.png", "LR/X3/a.png")
+    assert names(find_pairs(root, 2, "eval"), root) == [("HR/a.png", None)]
+
+
+def test_div2k_s_validation_folder_alone(make):
+    root = make("DIV2K_train_HR/0001.png", "DIV2K_valid_HR/0801.png", "DIV2K_valid_LR_bicubic/X2/0801x2.png")
+    expected = [("DIV2K_valid_HR/0801.png", "DIV2K_valid_LR_bicubic/X2/0801x2.png")]
+    assert names(find_pairs(root / "DIV2K_valid_HR", 2, "eval"), root) == expected
+
+
+def test_hidden_folders_are_passed_over_and_links_are_counted(make):
+    root = make("a.png", ".ipynb_checkpoints/a-checkpoint.png", "deep/.thumbs/a.png")
+    (root / "again").symlink_to(root)
+    (root / "broken.png").symlink_to("nothing.png")
+    with pytest.warns(UserWarning, match="links that are not followed, as they lead to folders or to nothing: 2"):
+        assert names(find_pairs(root, 2, "train"), root) == [("a.png", None)]
+    hidden = make(".cache/photos/a.png") / ".cache" / "photos"
+    assert len(find_pairs(hidden, 2, "train")) == 1
+
+
+def test_both_resolutions_side_by_side_are_refused(make):
+    root = make("image_SRF_2/img_1_SRF_2_HR.png", "image_SRF_2/img_1_SRF_2_LR.png")
+    with pytest.raises(ValueError, match=r"img_1_SRF_2_HR.png and img_1_SRF_2_LR.png are one image in two resolutions"):
+        find_pairs(root, 2, "train")
+
+
+def test_folders_to_train_and_to_score_on_are_not_mixed(make):
+    root = make("Train/a.png", "test/a.png")
+    message = "has the folders Train and test, whose images would be mixed; give data.root=.*Train 'data.eval_sets="
+    with pytest.raises(ValueError, match=message):
+        find_source(SrSettings(data="folder", root=str(root)))
 
 
 def test_a_missing_low_resolution_image_is_named(make):
