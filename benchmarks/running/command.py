@@ -17,9 +17,11 @@ from types import FrameType
 from typing import TypeVar
 
 import yaml
+from pydantic import ValidationError
 from rich.console import Console
 
 from benchmarks.records.folder import FolderInUse
+from benchmarks.records.json_places import first_wrong
 from tasks.settings import Settings, keys_of, unknown
 from tasks.training.ranks import ALONE, Ranks
 
@@ -181,7 +183,8 @@ def one_line(error: BaseException) -> str:
             if error.filename is None
             else f"{error.strerror}: {error.filename}"
         )
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = first_wrong(error) if isinstance(error, ValidationError) else str(error)
+    lines = [line.strip() for line in told.splitlines() if line.strip()]
     text = lines[0] if lines else ""
     expected = isinstance(error, ValueError | OSError) or type(error).__module__.startswith("tasks.")
     return text if expected and text else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -23,7 +23,7 @@ from benchmarks.running.job_lock import held
 from benchmarks.running.progress import Reporter
 from benchmarks.settings.identity import record_name, slug
 from benchmarks.settings.run import RunSettings
-from tasks.points import PointResult
+from tasks.points import PointResult, Scores
 from tasks.task import Task
 from tasks.training.checkpoint import Checkpoint
 from tasks.training.ranks import ALONE, Ranks
@@ -153,6 +153,7 @@ def _train_and_record(
     checkpoint = Checkpoint(path, identity, every=settings.checkpoint_seconds, warn=reporter.note)
     shared = trained_network(settings, job, warn=reporter.note)
     ranks.first(lambda: take_committed(settings, job, job.training, shared))
+    baselines = ranks.first(task.baselines)  # what cannot be scored is told before the training
 
     def trained(width: float | None, net: Any) -> None:
         if job.keep and width is None:
@@ -160,7 +161,7 @@ def _train_and_record(
 
     def record(results: list[PointResult]) -> float:
         seconds = max(0.0, time.monotonic() - began)  # the clock may have been set back
-        write_record(make_record(settings, job, task, results, seconds, ranks), folder.records)
+        write_record(make_record(settings, job, task, results, baselines, seconds, ranks), folder.records)
         checkpoint.remove()
         return seconds
 
@@ -250,6 +251,7 @@ def make_record(
     job: Job,
     task: Task,
     results: list[PointResult],
+    baselines: dict[str, Scores],
     seconds: float,
     ranks: Ranks = ALONE,
 ) -> Record:
@@ -273,7 +275,7 @@ def make_record(
         metrics=[MetricInfo(**asdict(metric)) for metric in task.metrics],
         eval_sets=list(task.eval_sets),
         rows=[Row(**asdict(result)) for result in results],
-        baselines=task.baselines(),
+        baselines=baselines,
         training=job.recipe.settings(),
         settings=settings.deciding,
         versions=versions(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Self
@@ -17,7 +18,7 @@ from slimlib.core.width import round_channels
 from tasks.points import AS_IT_IS, OperatingPoint, Scores
 from tasks.sr.data import ImageSet, random_patches
 from tasks.sr.evaluate import bicubic_upscaler, evaluate, evaluate_upscaler
-from tasks.sr.metrics import PROTOCOLS
+from tasks.sr.metrics import PROTOCOLS, score
 from tasks.sr.networks import Edsr, wdsr_a, wdsr_b
 from tasks.sr.photos import EVALUATION
 from tasks.sr.routing import PatchRule, PatchRuleFinder
@@ -146,12 +147,25 @@ class SuperResolution(SupervisedTask):
         return evaluate(net, self.evaluation, self._protocol, points)
 
     def baselines(self) -> dict[str, Scores]:
-        """The scores of plain bicubic upscaling."""
+        """The scores of plain bicubic upscaling.
+
+        Raises:
+            ValueError: it is exact for an image, as of one colour: no mean is taken over what is infinite.
+        """
         return {"bicubic": self._bicubic}
 
     @cached_property
     def _bicubic(self) -> Scores:
-        return evaluate_upscaler(bicubic_upscaler(self.settings.scale), self.evaluation, self._protocol)
+        upscaler = bicubic_upscaler(self.settings.scale)
+        scores = evaluate_upscaler(upscaler, self.evaluation, self._protocol)
+        for images in (images for images in self.evaluation if math.isinf(scores[images.name]["psnr"])):
+            for pair, (low, high) in zip(images.pairs, images, strict=True):
+                if math.isinf(score(upscaler(low), high, self._protocol, images.scale)["psnr"]):
+                    raise ValueError(
+                        f"{pair.high} cannot be scored: bicubic upscaling gets it exactly, as an image of one colour, "
+                        f"and its PSNR is infinite; remove it from {images.name}"
+                    )
+        return scores
 
     def held_out(self, count: int) -> HeldOut:
         """Random patches of the training size from the first evaluation set, and what they were in high resolution."""

@@ -98,7 +98,7 @@ def made(results: list[PointResult], tmp_path_factory: pytest.TempPathFactory) -
     """A record of all three kinds, as a run writes it."""
     settings = toy_settings(tmp_path_factory.mktemp("results"))
     job = next(job for job in plan(settings) if job.recipe.name == "sandwich")
-    record = make_record(settings, job, ToyTask(), results, 1.0)
+    record = make_record(settings, job, ToyTask(), results, ToyTask().baselines(), 1.0)
     return Record.model_validate_json(record.model_dump_json())  # as read from a file: lists for tuples
 
 

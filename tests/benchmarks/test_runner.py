@@ -18,10 +18,12 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from torch import nn
 
 from benchmarks.records.folder import ResultsFolder
 from benchmarks.records.record import Record, read_record, read_records
 from benchmarks.runner import run
+from tasks.points import Scores
 from tasks.training.recipe import Recipe
 from tests.benchmarks.running.toy_run import RECIPES, toy_run, toy_settings
 from tests.extent import at_night
@@ -191,6 +193,20 @@ def test_a_failing_recipe_does_not_stop_the_others(tmp_path: Path, capsys: pytes
     )
     assert {name.split("-")[0] for name in records_of(tmp_path)} == {"random", "sandwich"}
     assert "individual" not in (folder_of(tmp_path) / "table.md").read_text()
+
+
+class Unscorable(ToyTask):
+    def baselines(self) -> dict[str, Scores]:
+        raise ValueError("image 3 cannot be scored")
+
+    def build(self, width: float = 1.0, *, norm: str = "batch") -> nn.Module:
+        raise AssertionError("it was trained")
+
+
+def test_what_cannot_be_scored_fails_before_the_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = toy_settings(tmp_path, recipes=RECIPES[-1:], seeds=(0,))
+    assert run(settings, Unscorable, Console(quiet=True)) == 1
+    assert capsys.readouterr().err == f"error: {RECIPES[-1].name}, seed 0: failed: image 3 cannot be scored\n"
 
 
 class Unbuildable(ToyTask):

@@ -12,9 +12,10 @@ from PIL import Image
 from benchmarks.features.__main__ import main as features
 from benchmarks.merge import main as merge
 from benchmarks.records.folder import FolderInUse
+from benchmarks.records.record import MetricInfo
 from benchmarks.report.__main__ import main as report
 from benchmarks.run import main as run
-from benchmarks.running.command import DONE, FAILED, IN_USE, INTERRUPTED, WRONG_SETTINGS, command, notes
+from benchmarks.running.command import DONE, FAILED, IN_USE, INTERRUPTED, WRONG_SETTINGS, command, notes, one_line
 from benchmarks.tables.__main__ import main as tables
 
 COMMANDS = {"run": run, "features": features, "merge": merge, "tables": tables, "report": report}
@@ -41,6 +42,12 @@ def test_work_that_cannot_be_done_ends_with_its_code(
 ) -> None:
     assert command([], "", list, raises(error), interrupted="nothing was written") == code
     assert capsys.readouterr().err == f"error: {says}\n"
+
+
+def test_a_record_that_cannot_be_made_is_told_with_its_place() -> None:
+    with pytest.raises(ValueError) as error:
+        MetricInfo.model_validate({"name": "psnr", "unit": "dB", "better": "more"})
+    assert one_line(error.value) == "better: Input should be 'higher' or 'lower'"
 
 
 def test_an_error_of_ours_is_no_line() -> None:

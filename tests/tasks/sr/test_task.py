@@ -95,6 +95,17 @@ def test_the_bicubic_baseline_is_cached_and_equals_its_definition(folder):
     assert all(math.isfinite(value) for value in scores.values())
 
 
+def test_an_image_that_bicubic_upscaling_gets_exactly_is_named(tmp_path, draw_image):
+    for i in range(11):
+        draw_image(tmp_path / f"{i:02}.png")
+    Image.new("RGB", (64, 64), (9, 9, 9)).save(tmp_path / "10.png")
+    task = SuperResolution(SrSettings(data="folder", root=str(tmp_path), **SMALL))
+    with pytest.raises(
+        ValueError, match=r"10\.png cannot be scored: bicubic upscaling gets it exactly.*PSNR is infinite"
+    ):
+        task.baselines()
+
+
 def test_evaluation_is_in_eval_mode_and_restores_the_mode(folder):
     task, net = SuperResolution(folder), Repeat()
     (scores,) = task.evaluate(net.train())
