@@ -81,7 +81,8 @@ class Acting(nn.Module):
         if hasattr(part, "mlp_extractor"):
             self.hidden, self.action = part.mlp_extractor.policy_net, part.action_net
         elif hasattr(part, "latent_pi"):
-            self.hidden, self.action = part.latent_pi, nn.ModuleList([part.mu, part.log_std])
+            heads = [head for head in (part.mu, part.log_std) if isinstance(head, nn.Module)]
+            self.hidden, self.action = part.latent_pi, nn.ModuleList(heads)  # with use_sde log_std is a parameter
         else:
             self.hidden, self.action = part.q_net, nn.Identity()
 

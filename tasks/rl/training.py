@@ -100,6 +100,7 @@ def _train_one(
     environments = make_environments(settings, seed=seed, count=settings.environments, training=True)
     try:
         model = make_model(settings, loop.recipe, width, environments, seed=seed, device=run.device)
+        acting_cost(model, None)  # a policy that cannot be counted fails here, and not after its training
         follow = Follow(loop, width, number, results)
         if before is not None:
             _load(run, model, follow, before)

@@ -176,12 +176,14 @@ def test_evaluation_does_not_change_the_training():
     assert scores[0] == scores[1]
 
 
-@pytest.mark.parametrize("name", ["ppo", "dqn", "sac"])
+@pytest.mark.parametrize("name", ["ppo", "dqn", "sac", "sac with noise"])
 def test_cost_is_that_of_acting_alone(name):
-    settings = SETTINGS[name]
+    noise = {"hyperparameters": OFF_POLICY | {"use_sde": True}} if name == "sac with noise" else {}
+    settings = SETTINGS[name.partition(" ")[0]].replace(**noise)
     environments = make_environments(settings, seed=0, count=1, training=True)
     model = make_model(settings, SAMPLED, None, environments, seed=0, device=CPU)
-    inputs, outputs = (4, 2) if name != "sac" else (3, 2)  # SAC: mean and deviation
+    # SAC: mean and deviation, which of the noise of gSDE is a parameter
+    inputs, outputs = {"sac": (3, 2), "sac with noise": (3, 1)}.get(name, (4, 2))
     for width, hidden in ((0.25, 4), (1.0, 16)):
         cost = acting_cost(model, width)
         assert cost.macs == inputs * hidden + hidden * hidden + hidden * outputs
