@@ -41,6 +41,7 @@ ACTIONS: Mapping[str, tuple[type[spaces.Space[Any]], ...]] = {
     "dqn": (spaces.Discrete,),
     "sac": (spaces.Box,),
 }
+SMALLEST_IMAGE = 36  # side of what passes through the three convolutions of NatureCNN
 OBSERVATIONS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 # Where the class of an environment lives -> the package that it needs, and the extra that installs it.
@@ -235,6 +236,7 @@ def _check_actions(settings: RlSettings, space: spaces.Space[Any]) -> None:
             f"task.algorithm={own} cannot act in {settings.environment}: its actions are {type(space).__name__}, "
             f"{own} takes {takes}; {advice}"
         )
+    _check_numbers("actions", settings.environment, space)
     if isinstance(space, spaces.Box) and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise ValueError(f"actions in {settings.environment} have no bounds; wrap it so that they are finite")
 
@@ -247,6 +249,7 @@ def _check_observations(settings: RlSettings, space: spaces.Space[Any]) -> None:
                 f"observations in {name} are {type(part).__name__}{' in Dict' if part is not space else ''}; policies "
                 f"take {', '.join(kind.__name__ for kind in OBSERVATIONS)}, or a Dict of them"
             )
+        _check_numbers("observations", name, part)
     if isinstance(space, spaces.Dict) != (policy == "MultiInputPolicy"):
         right = "MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy, or CnnPolicy for images"
         raise ValueError(
@@ -257,6 +260,14 @@ def _check_observations(settings: RlSettings, space: spaces.Space[Any]) -> None:
             f"task.policy=CnnPolicy cannot see {name}: it observes {space}, no images (Box of 3 dimensions, uint8, "
             f"0 to 255); set task.policy=MlpPolicy"
         )
+    small = next((part for part in parts if is_image_space(part) and min(_sides(part)) < SMALLEST_IMAGE), None)
+    if small is not None and _sees_by_nature_cnn(settings):
+        own = "task.hyperparameters.policy_kwargs.features_extractor_class=MinAtarCNN, or task.policy=MlpPolicy"
+        advice = f"set {own}" if policy == "CnnPolicy" else "wrap it so that they are larger"
+        raise ValueError(
+            f"task.policy={policy} cannot see {name}: its images are {' x '.join(map(str, _sides(small)))}, and "
+            f"NatureCNN needs {SMALLEST_IMAGE} x {SMALLEST_IMAGE}; {advice}"
+        )
     boxes = [part for part in parts if isinstance(part, spaces.Box)]
     if settings.normalize and not [part for part in boxes if not is_image_space(part)]:
         raise ValueError(
@@ -266,6 +277,19 @@ def _check_observations(settings: RlSettings, space: spaces.Space[Any]) -> None:
         raise ValueError(
             f"task.frame_stack={settings.frame_stack}: {name} observes {space}, not only Box; set task.frame_stack=1"
         )
+
+
+def _check_numbers(what: str, name: str, space: spaces.Space[Any]) -> None:
+    """Raise ValueError where policies of stable-baselines3 would take a space for another one."""
+    if np.any(getattr(space, "start", 0)):
+        raise ValueError(f"{what} in {name} are {space}, and policies count from 0; wrap it so that they begin with 0")
+    if isinstance(space, spaces.Box) and not space.shape:
+        raise ValueError(f"{what} in {name} are single numbers, of shape (); wrap it so that their shape is (1,)")
+
+
+def _sees_by_nature_cnn(settings: RlSettings) -> bool:
+    chosen = (settings.hyperparameters.get("policy_kwargs") or {}).get("features_extractor_class")
+    return settings.policy != "MlpPolicy" and chosen in (None, "NatureCNN", "CombinedExtractor")
 
 
 def _check_atari(name: str, env: Any) -> None:
@@ -282,6 +306,12 @@ def _check_atari(name: str, env: Any) -> None:
 def _parts(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
     """The spaces of a Dict, or the space itself."""
     return list(space.spaces.values()) if isinstance(space, spaces.Dict) else [space]
+
+
+def _sides(image: Any) -> tuple[int, int]:
+    """Height and width."""
+    height, width = image.shape[:2] if _is_channels_last(image) else image.shape[1:]
+    return height, width
 
 
 def _is_channels_last(space: spaces.Space[Any]) -> bool:

@@ -27,6 +27,7 @@ from tasks.rl.settings import RlSettings
 from tests.tasks.rl.toys import Dice
 
 BOX, PICTURE = spaces.Box(-1, 1, (3,)), spaces.Box(0, 255, (40, 40, 3), np.uint8)
+SMALL = spaces.Box(0, 255, (1, 10, 35), np.uint8)
 ATARI = {"environment": "BreakoutNoFrameskip-v4", "policy": "CnnPolicy", "atari": True, "frame_stack": 4}
 
 
@@ -92,6 +93,25 @@ def test_missing_packages_are_named(environment: str, needs: str, monkeypatch: p
         ({"actions": BOX}, {"algorithm": "dqn"}, "dqn takes Discrete; set task.algorithm=ppo or a2c or sac"),
         ({"actions": spaces.Dict({"a": BOX})}, {}, "none of the algorithms can"),
         ({"actions": spaces.Box(-np.inf, np.inf, (1,))}, {}, "have no bounds"),
+        (
+            {"actions": spaces.Discrete(3, start=1)},
+            {},
+            r"actions in .* are Discrete\(3, start=1\), and .* count from 0",
+        ),
+        ({"actions": spaces.MultiDiscrete([2, 2], start=[0, 1])}, {}, "actions in .* begin with 0"),
+        ({"actions": spaces.Box(-1, 1, ())}, {}, r"actions in .* are single numbers, of shape \(\); wrap"),
+        ({"observation": spaces.Discrete(4, start=1)}, {}, "observations in .* begin with 0"),
+        ({"observation": spaces.Box(-1, 1, ())}, {}, r"observations in .* so that their shape is \(1,\)"),
+        (
+            {"observation": SMALL},
+            {"policy": "CnnPolicy"},
+            "its images are 10 x 35, .* needs 36 x 36; set .*=MinAtarCNN",
+        ),
+        (
+            {"observation": spaces.Dict({"a": SMALL})},
+            {"policy": "MultiInputPolicy"},
+            "its images are 10 x 35, and NatureCNN needs 36 x 36; wrap it so that they are larger",
+        ),
         ({}, {"policy": "CnnPolicy"}, "no images"),
         ({}, {"policy": "MultiInputPolicy"}, "set task.policy=MlpPolicy, or CnnPolicy for images"),
         ({"observation": spaces.Dict({"a": BOX})}, {}, "set task.policy=MultiInputPolicy"),
