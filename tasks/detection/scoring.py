@@ -104,7 +104,7 @@ def _statistics(kind: str) -> Mapping[str, int]:
 
 def _has_of_size(annotations: Annotations, kind: str, least: float, most: float) -> bool:
     return any(
-        least <= annotation["area"] < most
+        least <= annotation["area"] <= most  # pycocotools counts what lies on the border on both sides
         for annotation in annotations.coco.anns.values()
         if not annotation["iscrowd"] and (kind != "keypoint" or annotation["num_keypoints"])
     )

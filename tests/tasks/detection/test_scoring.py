@@ -119,6 +119,15 @@ def test_sizes_without_an_object_are_no_metric() -> None:
     assert "box_ap_small" in names and "box_ap_large" not in names
 
 
+@pytest.mark.parametrize(("side", "sizes"), [(32, {"small", "medium"}), (96, {"medium", "large"}), (33, {"medium"})])
+def test_an_object_on_the_border_of_two_sizes_is_of_both(side: int, sizes: set[str]) -> None:
+    annotations = Annotations(content(*annotated((5, 5, side, side))), "test.json")
+    (one,) = annotations.coco.anns.values()
+    found = scores(annotations, [{"image_id": 1, "category_id": 3, "bbox": one["bbox"], "score": 1.0}])
+    assert {name.removeprefix("box_ap_") for name in found if name.startswith("box_ap_")} == sizes
+    assert found == pytest.approx(dict.fromkeys(found, 100.0))
+
+
 def test_drawn_annotations_fit_the_pixels() -> None:
     """Boxes are those of the masks, areas their pixels, and no two objects of an image share a pixel."""
     data = shapes("test", seed=1, count=30, side=64, head="masks")
