@@ -38,7 +38,8 @@ def pixels(image: Image.Image) -> np.ndarray:
     """Decode an image that Pillow has opened.
 
     Turned upright as its EXIF data say, which is how viewers show it. Palettes are looked up, CMYK is converted,
-    transparency is dropped, 16 bits become 8 (rounded). Of an animation the first picture.
+    transparency is dropped, 16 bits become 8: of grey pixels rounded, of colours the upper ones, which is all that
+    Pillow reads. Of an animation the first picture.
 
     Returns:
         uint8 [H, W, 3], or [H, W] of a grey image.
@@ -46,6 +47,7 @@ def pixels(image: Image.Image) -> np.ndarray:
     Raises:
         One of `UNREADABLE`: the image is damaged, or has floating-point pixels.
     """
+    grey = image.mode in GREY or any(tile[3] == "LA;16B" for tile in getattr(image, "tile", ()))  # of mode RGBA
     image.load()
     orientation, mode = _orientation(image), image.mode
     if mode == "F":
@@ -54,7 +56,7 @@ def pixels(image: Image.Image) -> np.ndarray:
         return _upright(_eight_bits(np.asarray(image)), orientation)
     if "transparency" in image.info:
         image = image.convert("RGBA")  # straight to RGB, a palette with transparency would warn
-    return _upright(np.array(image.convert("L" if mode in GREY else "RGB")), orientation)
+    return _upright(np.array(image.convert("L" if grey else "RGB")), orientation)
 
 
 def size(image: Image.Image) -> tuple[int, int]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,30 @@ def test_a_noted_turn_is_applied_as_pillow_does(orientation: int, kind: str) -> 
 def test_grey_and_deep_pictures_are_turned_too(picture: np.ndarray) -> None:
     with Image.open(saved(Image.fromarray(picture), "png", 6)) as image:
         assert np.array_equal(pixels(image), np.rot90(COLOUR[..., 0], -1))
+
+
+def deep_png(picture: np.ndarray) -> io.BytesIO:
+    """uint16 [H, W, 2] or [H, W, 3] as a file, which Pillow cannot write."""
+    height, width, channels = picture.shape
+    kind = {2: 4, 3: 2}[channels]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in picture)
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    chunks = {b"IHDR": header, b"IDAT": zlib.compress(rows), b"IEND": b""}
+    parts = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks.items()
+    )
+    return io.BytesIO(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+def test_deep_pictures_with_transparency_stay_grey() -> None:
+    with Image.open(deep_png(np.stack([WIDE, WIDE // 2], 2))) as image:
+        assert np.array_equal(pixels(image), COLOUR[..., 0])
+
+
+def test_of_deep_colours_the_upper_bits_are_read() -> None:
+    with Image.open(deep_png(COLOUR.astype(np.uint16) * 256 + 255)) as image:
+        assert np.array_equal(pixels(image), COLOUR)
 
 
 def test_a_jpeg_that_is_decoded_smaller_is_turned() -> None:
