@@ -108,7 +108,7 @@ class ClassificationSettings(Settings):
         0, "training images that are kept back and scored as the set search, to choose settings by", ge=0
     )
     workers: int = setting(0, "processes that decode images; 0: this one", ge=0)
-    cache_gb: float = setting(1.0, "decoded images kept in memory, in GB", ge=0)
+    cache_gb: float = setting(1.0, "decoded images kept in memory, in GB: of sets of square images of one size", ge=0)
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
