@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
+from slimlib.core.setting import unwrapped
 from slimlib.core.swapping import dense_class
 
 
@@ -19,7 +19,7 @@ def arguments(net: nn.Module, example: Any) -> tuple[Any, ...]:
     """The positional arguments of `net` that `example` means.
 
     A tuple is the arguments; a mapping whose keys are names of arguments of forward gives them by name; anything else
-    is the one input.
+    is the one input. The forward is that of the network itself, within torch's wrappers or frozen.
 
     Raises:
         ValueError: forward takes an argument that is given by its name alone.
@@ -28,8 +28,9 @@ def arguments(net: nn.Module, example: Any) -> tuple[Any, ...]:
         return example
     if not isinstance(example, Mapping) or not example:
         return (example,)
-    if isinstance(net, DistributedDataParallel):
-        net = net.module
+    net = unwrapped(net)
+    if (widths := getattr(net.__dict__.get("slim"), "nets", None)) is not None:  # frozen: a network for each width
+        net = next(iter(widths.values()))
     kind: Any = dense_class(type(net))
     takes = inspect.signature(kind.forward).parameters
     by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -71,9 +72,8 @@ def run_on(forward: Callable[..., Any], args: tuple[Any, ...]) -> Any:
 
 def _takes(forward: Callable[..., Any], args: tuple[Any, ...]) -> bool:
     """Whether it can be called with so many arguments."""
-    net = forward.module if isinstance(forward, DistributedDataParallel) else forward
     try:
-        inspect.signature(net.forward if isinstance(net, nn.Module) else net).bind(*args)
+        inspect.signature(unwrapped(forward).forward if isinstance(forward, nn.Module) else forward).bind(*args)
     except TypeError:
         return False
     except ValueError:  # of a function in C

@@ -57,8 +57,8 @@ def export(
         net: a slimmable network. It is not changed.
         path: the folder. It may hold an earlier export, which is then replaced, and nothing else.
         widths: fractions or plans, each once.
-        example: an input [N, ...], or a tuple of the arguments of forward. The first dimension of every tensor
-            is the batch, of any size in the files; arguments that are no tensors become constants.
+        example: an input [N, ...], a tuple of the arguments of forward, or a dict of them by name. The first dimension
+            of every tensor is the batch, of any size in the files; arguments that are no tensors become constants.
         formats: any of the above.
         dynamic: further dimensions of the inputs that may have any size, with their names, for networks that take
             images of any size: `{2: "height", 3: "width"}`. Give a small example then; two and three times its

@@ -29,13 +29,13 @@ class Inputs:
     dynamic: Mapping[int, str]
 
     @staticmethod
-    def of(example: Any, dynamic: Mapping[int, str]) -> Inputs:
-        """The inputs made of an example and of what may vary besides the batch.
+    def of(args: tuple[Any, ...], dynamic: Mapping[int, str]) -> Inputs:
+        """The inputs made of the arguments of an example and of what may vary besides the batch.
 
         Raises:
             ValueError: the tensors of the example have no common batch, or `dynamic` does not fit them.
         """
-        inputs = Inputs(example if isinstance(example, tuple) else (example,), {0: BATCH, **dynamic})
+        inputs = Inputs(args, {0: BATCH, **dynamic})
         _check_batch(inputs)
         _check_dynamic(inputs, dynamic)
         return inputs

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from slimlib.core.arguments import arguments
 from slimlib.core.norms.batchnorm import refuse_uncalibrated
 from slimlib.core.setting import at_width, whole_network
 from slimlib.core.slimming import Slimming
@@ -67,7 +68,7 @@ class Request:
         _check_metrics(metrics, widths)
         if cascade is not None:
             _check_cascade(cascade, widths, formats)
-        inputs = Inputs.of(_to(torch.device("cpu"), example), dynamic)
+        inputs = Inputs.of(_to(torch.device("cpu"), arguments(slimming.net(), example)), dynamic)
         request = Request(slimming, widths, inputs, formats, fold, metrics, cascade)
         if request.needs_onnx:
             check_installed()

@@ -6,13 +6,14 @@ import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from slimlib.core.arguments import arguments
 from slimlib.core.width import Width, label
 from slimlib.serving.cost import wait_for
 from slimlib.serving.profiling import HasQuality, Profile, adjust
@@ -79,15 +80,21 @@ class Governor:
         """The width that the next request is computed with."""
         return self.profile.rows[self._place].width
 
-    def __call__(self, *args: Any) -> Any:
-        """Compute one request, without gradients, and learn from the time that it took."""
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        """Compute one request, without gradients, and learn from the time that it took.
+
+        A single dict whose keys are names of arguments of forward gives them by name.
+        """
+        if len(args) == 1 and isinstance(args[0], Mapping) and isinstance(self.net, nn.Module):
+            args = arguments(self.net, args[0])
         with self._lock:
             place = self._place
-        device = next((leaf.device for leaf in tree_leaves(args) if isinstance(leaf, Tensor)), torch.device("cpu"))
+        leaves = tree_leaves((args, named))
+        device = next((leaf.device for leaf in leaves if isinstance(leaf, Tensor)), torch.device("cpu"))
         adjust(self.net, self.profile.rows[place].width)
         with torch.inference_mode():
             begin = self.clock()
-            output = self.net(*args)
+            output = self.net(*args, **named)
             wait_for(device)
             took = 1e3 * (self.clock() - begin)
         self.observe(took, place)

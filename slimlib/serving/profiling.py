@@ -95,7 +95,7 @@ def profile(
     Args:
         net: a slimmable or frozen network; it keeps the width that is set. Profile a frozen one if you serve it. Of a
             cascade it is qualities, from 0 to 1, that are measured; the example is then a batch as it will arrive.
-        example: its input [N, ...], or the tuple of its arguments.
+        example: its input [N, ...], the tuple of its arguments, or a dict of them by name.
         widths: to measure.
         rounds: passes of each width that count.
         warmup: passes of each width before them.

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 import slimlib as slim
 from slimlib.core.arguments import arguments
@@ -126,6 +127,34 @@ def test_one_tensor_is_no_list_of_batches():
     ):
         with pytest.raises(ValueError, match=r"must be a list of batches, .* not one tensor \[2, 8\]"):
             door()
+
+
+WRAPPERS = {
+    "compiled": lambda net: torch.compile(net, backend="eager"),
+    "data parallel": nn.DataParallel,
+    "averaged": AveragedModel,
+    "frozen": lambda net: slim.freeze(net, [0.5, 1.0]),
+    "frozen, averaged": lambda net: AveragedModel(slim.freeze(net, [0.5, 1.0])),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_names_are_those_of_the_network_in_a_wrapper(wrap):
+    inputs = {"mask": MASK, "ids": IDS}
+    assert arguments(wrap(slim.convert(Encoder(), inputs)), inputs) == (IDS, MASK)
+
+
+def test_what_serves_takes_arguments_by_name(tmp_path):
+    inputs = {"ids": IDS, "mask": MASK}
+    net = slim.convert(Encoder(), inputs).eval()
+    frozen = slim.freeze(net, [0.5, 1.0])
+    measured = slim.profile(frozen, inputs, [0.5, 1.0], rounds=2)
+    governor = slim.Governor(frozen, measured, budget_ms=1e6)
+    expected = net(**inputs)
+    for answer in (governor(inputs), governor(**inputs), governor(IDS, MASK), slim.route(frozen, inputs, [1.0, 1.0])):
+        torch.testing.assert_close(answer, expected)
+    by_name = slim.export(net, tmp_path / "by name", [0.5], inputs, formats=["torch"])
+    assert by_name.inputs == slim.export(net, tmp_path / "tuple", [0.5], (IDS, MASK), formats=["torch"]).inputs
 
 
 class ByKeyword(nn.Module):
