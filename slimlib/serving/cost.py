@@ -78,7 +78,7 @@ class Counted:
 def count_operations(net: nn.Module, example: Tensor | tuple[Any, ...], width: Width) -> Counted:
     """The same as `cost`, product by product."""
     if holds_frozen(net):
-        raise ValueError("a frozen network has no parameters to count; ask for the cost of the one it was made from")
+        raise ValueError("a frozen network has no cost of its own; ask for the cost of the one it was made from")
     with no_autocast(), _set_to(net, width), _left_as_it_was(net), _all_widths_calibrated(net), _unfused():
         counter = _count(net, arguments(net, example))
         return Counted(counter.products, _active_params(net), counter.activations)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from slimlib.core.arguments import arguments
+from slimlib.core.random_numbers import own_random_numbers
 from slimlib.core.setting import check_module, slimming_of, unwrapped
 from slimlib.core.swapping import slim_class
 from slimlib.core.width import Switches, Width, label
@@ -77,12 +79,12 @@ class Frozen:
         storages = (tensor.untyped_storage() for _, _, tensor in self.tensors())
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
-    def tensors(self) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
+    def tensors(self) -> Iterator[tuple[nn.Module, str, Tensor]]:
         """Every tensor that a width computes with, and where it is kept."""
         for net in self.nets.values():
             for module in net.modules():
                 for name in module.__dict__.get("frozen_names", ()):
-                    yield module.__dict__, name, module.__dict__[name]
+                    yield module, name, module.__dict__[name]
 
     def __str__(self) -> str:
         alone = sum(tensor.nbytes for _, _, tensor in self.tensors())
@@ -101,7 +103,7 @@ class Frozen:
 class FrozenNetwork(nn.Module):
     """A network that computes with one of several widths, and has the methods and attributes of that one.
 
-    It is in eval mode, holds no parameters, and cannot be trained.
+    It is in eval mode and cannot be trained: its parameters are the tensors in use, none of which requires a gradient.
     """
 
     slim: Frozen
@@ -129,17 +131,18 @@ class FrozenNetwork(nn.Module):
             raise RuntimeError(CANNOT_TRAIN)
         return self
 
+    def requires_grad_(self, requires_grad: bool = True) -> FrozenNetwork:
+        if requires_grad:
+            raise RuntimeError(CANNOT_TRAIN)
+        return self
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenNetwork:
         """Move or cast every tensor once; what is the leading part of another stays that."""
         done: dict[int, Tensor] = {}
-        for attributes, name, tensor in list(self.slim.tensors()):
+        for module, name, tensor in list(self.slim.tensors()):
             whole = tensor if tensor._base is None else tensor._base
             moved = done[id(whole)] if id(whole) in done else done.setdefault(id(whole), fn(whole))
-            attributes[name] = moved if whole is tensor else moved[: len(tensor)]
-        for net in self.slim.nets.values():
-            for module in net.modules():
-                if isinstance(module, nn.RNNBase):
-                    module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
+            hold(module, name, moved if whole is tensor else moved[: len(tensor)])
         return self
 
     def named_modules(self, memo: set[nn.Module] | None = None, prefix: str = "", *args: Any, **kwargs: Any) -> Any:
@@ -157,21 +160,21 @@ def freeze(net: nn.Module, widths: Sequence[Width] | None = None, example: Any =
     The network of each width is prepared once: its weights and statistics contiguous, in the memory format of the
     full ones, and shared between widths where they are equal or the leading part of a wider one's. `set_width` then
     swaps a pointer, for the calling thread alone: several threads may compute at different widths. It is a separate
-    object in eval mode that holds no parameters, cannot be trained, and does not follow later changes of `net`.
-    `print(frozen.slim)` shows the memory that it takes.
+    object in eval mode that cannot be trained and does not follow later changes of `net`: its `parameters()` are the
+    tensors of the width that is set, without gradients. `print(frozen.slim)` shows the memory that it takes.
 
     Args:
         net: a slimmable network, or a module that holds one, which is frozen with it.
         widths: the widths to serve; by default the switches of a switchable network.
         example: an input (or a tuple of arguments); with one, BatchNorm is folded into the layers that feed it,
-            which is fastest, and the outputs of each width are compared on it (see `slimlib.serving.folding.fold`).
-            A network that draws random numbers in eval mode, such as the forward of a policy, cannot be compared:
-            give none.
+            which is fastest, and the outputs of each width are compared on it (see `slimlib.serving.folding.fold`);
+            the snapshot runs on it once at each width. A network that draws random numbers in eval mode, such as the
+            forward of a policy, cannot be compared: give none.
 
     Raises:
         ValueError: no widths, or one that is not allowed.
         UncalibratedWidth: a width has no BatchNorm statistics.
-        RuntimeError: the outputs on `example` differ.
+        RuntimeError: the outputs on `example` differ, or the snapshot fails there.
     """
     net = unwrapped(net)
     source = slimming_of(net)
@@ -186,6 +189,8 @@ def freeze(net: nn.Module, widths: Sequence[Width] | None = None, example: Any =
             found = fold_like(plain, example, found)
         nets[width] = prepared(plain, mixins)
     share_equal(nets)
+    if example is not None:
+        _run(nets, example)
     return FrozenNetwork(nets, {width: source.channels_at(width) for width in widths})
 
 
@@ -202,32 +207,39 @@ def prepared(plain: nn.Module, mixins: tuple[type, ...]) -> nn.Module:
             if isinstance(value, Optimizer):
                 del module.__dict__[name]
         tensors = {**module._parameters, **module._buffers}
-        module._parameters.clear()
-        module._buffers.clear()
-        kept = {name: None if tensor is None else tensor.detach() for name, tensor in tensors.items()}
-        module.__dict__.update(kept, frozen_names=tuple(name for name, tensor in kept.items() if tensor is not None))
+        for name, tensor in tensors.items():
+            hold(module, name, None if tensor is None else tensor.detach())
+        module.__dict__["frozen_names"] = tuple(name for name, tensor in tensors.items() if tensor is not None)
     if mixins:
         plain.__class__ = slim_class(type(plain), mixins)
     return plain
+
+
+def hold(module: nn.Module, name: str, tensor: Tensor | None) -> None:
+    """Let a module compute with a tensor, and show it where torch looks for parameters and buffers."""
+    store: dict[str, Any] = module._buffers if name in module._buffers else module._parameters
+    store[name] = module.__dict__[name] = tensor
+    if isinstance(module, nn.RNNBase) and name in module._flat_weights_names:
+        module._flat_weights[module._flat_weights_names.index(name)] = tensor
 
 
 def share_equal(nets: Mapping[Width, nn.Module]) -> None:
     """Let a tensor that is equal to one of another width, or to its leading part, be that."""
     known: dict[Place, list[Tensor]] = {}
     places = [
-        (module.__dict__, (path, name))
+        (module, (path, name))
         for net in nets.values()
         for path, module in net.named_modules()
         for name in module.__dict__["frozen_names"]
     ]
-    for attributes, place in sorted(places, key=lambda found: -found[0][found[1][1]].numel()):
-        tensor = attributes[place[1]]
+    for module, place in sorted(places, key=lambda found: -found[0].__dict__[found[1][1]].numel()):
+        tensor = module.__dict__[place[1]]
         wider = known.setdefault(place, [])
         shared = next((part for whole in wider if (part := _leading(whole, tensor)) is not None), None)
         if shared is None:
             wider.append(tensor)
         else:
-            attributes[place[1]] = shared
+            hold(module, place[1], shared)
 
 
 def _leading(whole: Tensor, tensor: Tensor) -> Tensor | None:
@@ -236,3 +248,16 @@ def _leading(whole: Tensor, tensor: Tensor) -> Tensor | None:
         return None
     part = whole if whole.shape == tensor.shape else whole[: len(tensor)]
     return part if part.stride() == tensor.stride() and torch.equal(part, tensor) else None
+
+
+def _run(nets: Mapping[Width, nn.Module], example: Any) -> None:
+    """Raise RuntimeError unless all of the networks run on the example."""
+    for width, net in nets.items():
+        try:
+            with torch.no_grad(), own_random_numbers():
+                net(*arguments(net, example))
+        except Exception as error:
+            raise RuntimeError(
+                f"width {label(width)} fails on the example once it is frozen: {type(error).__name__}: {error}. "
+                f"What its forward asks of its parameters is only there in slimlib.extract(net, {label(width)})"
+            ) from error

@@ -158,13 +158,62 @@ def test_an_example_folds_the_norms_of_each_width():
 
 
 @pytest.mark.parametrize("name", ["concatenating", "residual", "wdsr"])
-def test_gradients_and_parameters_are_gone(name):
+def test_parameters_are_those_of_the_width_and_cannot_learn(name):
     dense, args = NETWORKS[name]()
     net = slim.convert(dense, args, norm="shared").eval()
     frozen = slim.freeze(net, [0.5, 1.0])
-    assert list(frozen.parameters()) == [] and frozen.state_dict() == {}
+    for width in (0.5, 1.0):
+        slim.set_width(frozen, width)
+        plain = slim.extract(net, width)
+        shown, expected = [dict([*m.named_parameters(), *m.named_buffers()]) for m in (frozen, plain)]
+        assert shown.keys() == expected.keys()
+        assert all(torch.equal(shown[key], value) for key, value in expected.items())
+    assert not any(p.requires_grad for p in frozen.parameters()) and frozen.state_dict() == {}
     assert not frozen(*args).requires_grad
-    assert frozen.eval() is frozen
+    assert frozen.eval() is frozen and frozen.requires_grad_(False) is frozen
+    for refused in (frozen.train, frozen.requires_grad_):
+        with pytest.raises(RuntimeError, match="a frozen network is a snapshot for serving and cannot be trained"):
+            refused()
+
+
+class AsksItself(nn.Module):
+    """Its forward asks its parameters where they are, as those of Transformers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.out = nn.Linear(8, 32), nn.Linear(32, 4)
+
+    def forward(self, x):  # [N, 8] -> [N, 4]
+        own = next(self.parameters())
+        return self.out(torch.relu(self.up(x.to(own.device, own.dtype))))
+
+
+def test_forward_may_ask_for_the_type_of_its_parameters():
+    torch.manual_seed(0)
+    x = torch.randn(3, 8)
+    net = slim.convert(AsksItself(), x).eval()
+    frozen = copy.deepcopy(slim.freeze(net, [0.5, 1.0], example=x)).double()
+    for width in (0.5, 1.0):
+        slim.set_width(net, width), slim.set_width(frozen, width)
+        assert frozen(x).dtype == next(frozen.parameters()).dtype == torch.double
+        torch.testing.assert_close(frozen(x).float(), net(x))
+    held = {
+        p.untyped_storage().data_ptr(): p.untyped_storage().nbytes()
+        for n in frozen.slim.nets.values()
+        for p in n.parameters()
+    }
+    assert sum(held.values()) == frozen.slim.bytes, "what is shown is what is computed with"
+
+
+def test_forward_that_needs_real_parameters_is_told_when_it_is_frozen():
+    class Needs(AsksItself):
+        def forward(self, x):
+            return super().forward(x) + self.get_parameter("out.bias")
+
+    x = torch.randn(3, 8)
+    net = slim.convert(Needs(), x)
+    with pytest.raises(RuntimeError, match=r"width 0\.5 fails on the example once it is frozen: AttributeError"):
+        slim.freeze(net, [0.5, 1.0], example=x)
 
 
 def load_what_was_saved(frozen, path):
