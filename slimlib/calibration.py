@@ -193,6 +193,9 @@ def calibrate(
     they are now: after more training, calibrate again. Widths with the same channel numbers share one set. A BatchNorm
     that no batch has reached, as that of an expert without tokens, takes those of the full width's channels.
 
+    The first calibration of a width adds buffers. torch's `AveragedModel` pairs buffers by place: in the middle of a
+    training calibrate a copy, `copy.deepcopy(ema)`, or all widths once before the average is made.
+
     Where torch.distributed runs several processes, call it in all of them, with the same widths and each
     with batches of its own: all get the same statistics, of the batches of all.
 

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 import slimlib as slim
 from slimlib.calibration import Moments
@@ -285,3 +286,31 @@ def test_a_norm_that_no_batch_reaches_takes_the_statistics_of_the_full_width(nor
     slim.calibrate(net, [x], [0.5])  # what has statistics keeps them
     net.runs = (0, 1, 2)
     torch.testing.assert_close(net(x), expected)
+
+
+@pytest.mark.parametrize("use_buffers", [False, True])
+def test_an_average_goes_on_where_a_copy_was_calibrated_or_the_network_before_it_was_made(use_buffers):
+    def plain():
+        torch.manual_seed(0)
+        return slim.convert(nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Conv2d(16, 8, 1)), image())
+
+    def averaged(net):
+        average = AveragedModel(net, use_buffers=use_buffers)
+        average.update_parameters(net)
+        return average
+
+    net = plain()
+    average = averaged(net)
+    seen = copy.deepcopy(average)
+    slim.calibrate(seen, batches(), [0.5])
+    average.update_parameters(net)
+    assert average.module.state_dict().keys() == net.state_dict().keys() < seen.module.state_dict().keys()
+
+    net = plain()
+    slim.calibrate(net, batches(), [0.5])
+    average = averaged(net)
+    slim.calibrate(net, batches(1), [0.5])
+    average.update_parameters(net)
+    if not use_buffers:  # they are those of the network
+        expected = dict(net.named_buffers())
+        assert all(torch.equal(buffer, expected[name]) for name, buffer in average.module.named_buffers())
