@@ -29,10 +29,10 @@ class _SlimLayer(SwapsOut):
 
     def refuse(self, arriving: int, expected: int) -> None:
         where = f"layer '{self.name_in_network}'" if self.name_in_network is not None else f"a {type(self).__name__}"
-        raise ValueError(
-            f"{where} got {arriving} channels and computes with {expected} at this width. "
-            "Set the width with slimlib.set_width on the whole network, not in the middle of a forward."
-        )
+        mend = "Set the width with slimlib.set_width on the whole network, not in the middle of a forward."
+        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:  # within a backward pass
+            mend = "Activation checkpointing computes it anew: run each width backward before you set the next."
+        raise ValueError(f"{where} got {arriving} channels and computes with {expected} at this width. {mend}")
 
 
 class _SlimConv(_SlimLayer):

@@ -163,6 +163,25 @@ def test_activation_checkpointing(use_reentrant: bool) -> None:
     assert trained_alike(net, (x,))
 
 
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_layers_computed_anew_at_another_width_say_what_to_do(use_reentrant: bool) -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.last = nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 4)
+
+        def forward(self, x: Tensor) -> Tensor:  # [N, 8] -> [N, 4]
+            x = checkpoint(self.second, self.first(x).relu(), use_reentrant=use_reentrant)
+            return self.last(x.relu())  # type: ignore[no-any-return]
+
+    x = torch.randn(2, 8)
+    net = slim.convert(Checkpointed(), x)
+    with slim.at_width(net, 0.5):
+        loss = net(x).sum()
+    with pytest.raises(ValueError, match="layer 'second' got 16 .* run each width backward before you set the next"):
+        loss.backward()
+
+
 def test_narrow_widths_add_in_place_and_the_full_one_needs_not() -> None:
     net, args = network()
     found: list[list[str]] = []
