@@ -31,7 +31,7 @@ from statistics import fmean
 from typing import Annotated, ClassVar, Literal
 
 import yaml
-from pydantic import InstanceOf
+from pydantic import AfterValidator, InstanceOf
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -44,6 +44,7 @@ from benchmarks.running.launchers.in_processes import InProcesses
 from benchmarks.running.launchers.supervising import outcomes, wanting
 from benchmarks.running.launchers.work import Assigned, Work
 from benchmarks.settings.choices import CONF
+from benchmarks.settings.overrides import quoted
 from benchmarks.settings.run import RunSettings, read_settings
 from benchmarks.settings.task import make_task
 from tasks.settings import Lax, Settings, Words, setting, unknown
@@ -71,6 +72,12 @@ class Campaign(Settings):
     runs: Annotated[tuple[InstanceOf[Planned], ...], Lax] = setting(..., "that answer it")
 
 
+def _folder(path: str) -> str:
+    """A path as it was meant, also in the quotes in which `benchmarks.run` wants one."""
+    whole = path[1:-1] if len(path) > 1 and path[0] == path[-1] and path[0] in "\"'" else path
+    return str(Path(whole).expanduser())
+
+
 class Options(Settings):
     """What the command line says."""
 
@@ -78,8 +85,8 @@ class Options(Settings):
     hours: float | None = setting(None, "start no job that would end later; null: until all is done", ge=0)
     jobs: int = setting(1, "how many at once", ge=1)
     nice: int = setting(0, "19 leaves the machine to whatever else it has to do", ge=0, le=19)
-    data: str = setting("data", "what `{data}` in the runs of the campaign stands for")
-    results: str = setting("results", "the folder that all results lie in")
+    data: Annotated[str, AfterValidator(_folder)] = setting("data", "what `{data}` in the runs stands for")
+    results: Annotated[str, AfterValidator(_folder)] = setting("results", "the folder that all results lie in")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "of every run")
     archive: str | None = setting(None, "a .tar.gz that what was recorded is packed into")
     show: bool = setting(False, "whether it only says what is done, and what it still needs")
@@ -92,7 +99,8 @@ class Options(Settings):
     @property
     def given(self) -> list[str]:
         """What is passed on to every run."""
-        return [f"{key}={getattr(self, key)}" for key in ("results", "device") if key in self.model_fields_set]
+        given = {"results": quoted(self.results), "device": self.device}
+        return [f"{key}={value}" for key, value in given.items() if key in self.model_fields_set]
 
 
 @dataclass(frozen=True)
@@ -138,7 +146,7 @@ def _work_through(given: tuple[Options, list[Progress]]) -> int:
     code = work(progress, options, end, console)
     now = [look(one.planned, options) for one in progress]
     if options.archive is not None:
-        pack(Path(options.archive), Path(options.results), progress, began)
+        pack(Path(options.archive).expanduser(), Path(options.results), progress, began)
     elif code != INTERRUPTED:
         for before, one in zip(progress, now, strict=True):
             if one.done > before.done or (one.done and not (one.settings.folder / "table.md").exists()):
@@ -149,15 +157,28 @@ def _work_through(given: tuple[Options, list[Progress]]) -> int:
 
 def _begin(words: str, options: Options, console: Console) -> bool:
     """Run a module; what it prints is kept beside the results."""
-    filled = words.format(device=options.device, results=options.results, data=options.data)
-    say(console, f"python -m {filled}")
-    log = Path(options.results) / "campaign" / f"{shlex.split(filled)[0]}.log"
+    filled = [_filled(word, options) for word in shlex.split(words)]
+    say(console, f"python -m {shlex.join(filled)}")
+    log = Path(options.results) / "campaign" / f"{filled[0]}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file:
-        done = subprocess.run([sys.executable, "-m", *shlex.split(filled)], stdout=file, stderr=subprocess.STDOUT)
+        done = subprocess.run([sys.executable, "-m", *filled], stdout=file, stderr=subprocess.STDOUT)
     last = (log.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
     say(console, f"exit code {done.returncode}: {last} ({log})")
     return done.returncode == 0
+
+
+def _filled(word: str, options: Options) -> str:
+    """A word of the campaign's file, with what its placeholders stand for."""
+    for key in ("data", "results", "device"):
+        word = word.replace(f"{{{key}}}", str(getattr(options, key)))
+    return word
+
+
+def _for_run(word: str, options: Options) -> str:
+    """The same of `benchmarks.run`, which reads a path in quotes whatever it holds."""
+    key, equals, value = word.partition("=")
+    return f"{key}={quoted(_filled(value, options))}" if equals and "{data}" in value else word
 
 
 def read_options(given: Sequence[str]) -> Options:
@@ -168,6 +189,8 @@ def read_options(given: Sequence[str]) -> Options:
     """
     options = read_words(Options, given, example="name=evidence hours=3")
     assert options.campaign  # what is wrong with it is told now
+    if options.archive is not None and not Path(options.archive).expanduser().absolute().parent.is_dir():
+        raise ValueError(f"archive={options.archive} lies in no folder that there is; make the folder first")
     return options
 
 
@@ -192,7 +215,7 @@ def read_campaign(name: str) -> Campaign:
 
 def look(planned: Planned, options: Options) -> Progress:
     """What of a run has its record, and what is left."""
-    arguments = (*shlex.split(planned.run.replace("{data}", options.data)), *options.given)
+    arguments = (*(_for_run(word, options) for word in shlex.split(planned.run)), *options.given)
     settings = read_settings(arguments)
     folder = ResultsFolder(settings.folder)
     places = [folder, *folder.siblings(settings.results)]

@@ -16,14 +16,14 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks.analysis.collecting import collect
-from benchmarks.records.folder import ResultsFolder
+from benchmarks.records.folder import ResultsFolder, record_folders
 from benchmarks.records.record import Record, read_record
 from benchmarks.running.command import DONE, FAILED, IN_USE, command, complain, key_values, say
 from benchmarks.tables.rebuilding import rebuild
@@ -79,12 +79,6 @@ def read_arguments(arguments: Sequence[str]) -> tuple[list[Path], Path]:
         if not any(record_folders(source)):
             raise ValueError(f"from={source} has no <task>/<ablation>/<scale>/records; name the folder above the tasks")
     return sources, target
-
-
-def record_folders(results: Path) -> Iterator[Path]:
-    """Every `<task>/<ablation>/<scale>`, or one folder deeper, that has records; relative to `results`."""
-    for pattern in ("*/*/*/records", "*/*/*/*/records"):
-        yield from (path.parent.relative_to(results) for path in sorted(results.glob(pattern)) if path.is_dir())
 
 
 def merge(sources: Sequence[Path], target: Path) -> Merged:

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.analysis.ablation import grids, shown_name
-from benchmarks.analysis.grid import on_screen
+from benchmarks.analysis.grid import show_grid
 from benchmarks.analysis.results import Results
 from benchmarks.records.folder import ResultsFolder
 from benchmarks.records.record import write_record
@@ -32,7 +32,7 @@ from benchmarks.running.jobs import Job, MakeTask, Outcome, plan, tuning_file
 from benchmarks.running.launchers.launch import among_ranks, launch
 from benchmarks.settings.run import RunSettings, read_settings
 from benchmarks.settings.task import make_task
-from benchmarks.tables.writing import select, write_showcase, write_tables
+from benchmarks.tables.writing import is_shown, select, write_showcase, write_tables
 from tasks.training.ranks import ALONE, Ranks
 
 INTERRUPTION = "the same command goes on from the last checkpoint"
@@ -163,7 +163,7 @@ def read(
     results = write_tables(records, folder)
     shown = next((job for job in jobs if job.keep), None)
     trained = any(outcome.status == "trained" for outcome in outcomes)
-    if shown is not None and (trained or not (folder.path / "showcase.png").exists()):
+    if shown is not None and (trained or not is_shown(shown, folder)):
         try:
             write_showcase(settings, shown, make, folder)
         except ValueError as error:
@@ -178,7 +178,7 @@ def show(results: Results, console: Console) -> None:
     for grid in grids(results):
         if not grid.title.startswith(shown_name(results.primary)):
             continue
-        console.print(on_screen(grid))
+        show_grid(grid, console)
 
 
 def conclude(outcomes: Sequence[Outcome], damaged: Collection[str], expected: int, console: Console) -> int:

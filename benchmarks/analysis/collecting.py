@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.analysis.results import ALIKE, Results
-from benchmarks.records.folder import ResultsFolder
+from benchmarks.records.folder import ResultsFolder, record_folders
 from benchmarks.records.record import Record
 
 
@@ -32,17 +32,11 @@ def collect(results: Path, progress: Callable[[Path], None] = lambda _: None) ->
     Args:
         progress: called with each file that has been read.
     """
-    for path in sorted(path.parent for path in results.rglob("records") if path.is_dir()):
-        if _is_of_ablation(results, path):
-            folder = ResultsFolder(path)
-            records, damaged = folder.read(progress)
-            if records or damaged:
-                yield Collected(folder, comparable(records), damaged)
-
-
-def _is_of_ablation(results: Path, folder: Path) -> bool:
-    """`<task>/<ablation>/<scale>`, or one folder deeper; `perf` holds timings."""
-    return len(folder.relative_to(results).parts) in (3, 4)
+    for place in sorted(record_folders(results)):
+        folder = ResultsFolder(results / place)
+        records, damaged = folder.read(progress)
+        if records or damaged:
+            yield Collected(folder, comparable(records), damaged)
 
 
 def comparable(records: Iterable[Record]) -> list[Results]:

@@ -56,11 +56,12 @@ def figure(results: Results, finding: str) -> dict[str, bytes]:
         for panel in grid[:, 0]:
             panel.set_ylabel(axis_label(results, results.primary))
         labelled = _legend(panels, results.recipes)
-        columns = int(LETTERS * drawn.get_figwidth() / (max(map(len, labelled)) + 8))
+        columns = int(LETTERS * drawn.get_figwidth() / (max(map(len, labelled), default=0) + 8))
         columns = max(1, min(len(labelled), columns, 2 + 2 * across))
         rows = -(-len(labelled) // columns)
         drawn.set_figheight(HEIGHT * down + LINE * max(0, rows - ROWS))
-        drawn.legend(labelled.values(), labelled, loc="outside lower center", ncols=columns, frameon=False)
+        if labelled:
+            drawn.legend(labelled.values(), labelled, loc="outside lower center", ncols=columns, frameon=False)
         if any(results.width(point) is not None for point in results.points):
             colours = ScalarMappable(WIDTH_SCALE, WIDTH_COLOURS)
             drawn.colorbar(colours, ax=panels, label="width", fraction=0.04, pad=0.02)

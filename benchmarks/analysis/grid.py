@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -50,14 +51,19 @@ def latex(grid: Grid) -> list[str]:
     return [*opened, head, "\\midrule", *rows, "\\bottomrule", "\\end{tabular}", ""]
 
 
-def on_screen(grid: Grid) -> Table:
-    """For a rich console."""
+def show_grid(grid: Grid, console: Console) -> None:
+    """On a console; wider than it, where the numbers would be cut."""
     table = Table(title=Text(grid.title), title_justify="left")
     for number, head in enumerate(grid.head):
-        table.add_column(Text(head), justify="left" if number == 0 else "right", no_wrap=number == 0)
+        longest = max(len(row[number]) for row in [grid.head, *grid.rows])
+        if number == 0:
+            table.add_column(Text(head))
+        else:
+            table.add_column(Text(head), justify="right", no_wrap=True, min_width=longest)
     for row in grid.rows:
         table.add_row(*map(Text, row))
-    return table
+    needed = console.measure(table, options=console.options.update(max_width=10_000)).minimum
+    console.print(table, width=max(console.width, needed), crop=False)
 
 
 def escaped(text: str) -> str:

@@ -110,11 +110,7 @@ class TimedStep:
 
 
 def timed_steps(perf: Path) -> Iterator[tuple[str, TimedStep]]:
-    """Model -> the step that `python -m benchmarks.perf` timed of it.
-
-    Raises:
-        ValueError: one of its records cannot be read.
-    """
+    """Model -> the step that `python -m benchmarks.perf` timed of it."""
     for record in read(perf):
         for measured in record.measurements if record.machine.device == "cpu" else ():
             found = STEP.fullmatch(measured.setting)

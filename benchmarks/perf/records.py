@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,7 +45,10 @@ def write(
 
 def _settings(path: Path) -> set[str]:
     """The rows that a record has."""
-    return {m.setting for m in _read(path).measurements} if path.exists() else set()
+    try:
+        return {m.setting for m in _read(path).measurements} if path.exists() else set()
+    except ValueError:  # what is damaged is measured again now
+        return set()
 
 
 def _as_name(text: str) -> str:
@@ -52,12 +56,14 @@ def _as_name(text: str) -> str:
 
 
 def read(folder: Path) -> list[PerformanceRecord]:
-    """All records of a folder.
-
-    Raises:
-        ValueError: one of them cannot be read; the message names it.
-    """
-    return [_read(path) for path in sorted((folder / "records").rglob("*.json"))]
+    """All sound records of a folder; a warning names each file that holds none."""
+    found = []
+    for path in sorted((folder / "records").rglob("*.json")):
+        try:
+            found.append(_read(path))
+        except ValueError as error:
+            warnings.warn(str(error), stacklevel=2)
+    return found
 
 
 def _read(path: Path) -> PerformanceRecord:
@@ -67,4 +73,4 @@ def _read(path: Path) -> PerformanceRecord:
         machine = Machine(**content["machine"])
         return PerformanceRecord(tuple(rows), content["rounds"], machine, content["origin"])
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is not a performance record ({error}); delete it to measure again") from error
+        raise ValueError(f"{path} is not a performance record ({error}), and left out; measure again") from error

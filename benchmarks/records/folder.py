@@ -90,3 +90,9 @@ class ResultsFolder:
         """All sound records, and what is wrong with the others."""
         records, damaged = read_records(self.records, progress)
         return records, dict(damaged)
+
+
+def record_folders(results: Path) -> Iterator[Path]:
+    """Every `<task>/<ablation>/<scale>`, or one folder deeper, that has records; relative to `results`."""
+    for pattern in ("*/*/*/records", "*/*/*/*/records"):
+        yield from (path.parent.relative_to(results) for path in sorted(results.glob(pattern)) if path.is_dir())

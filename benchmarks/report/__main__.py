@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.analysis.collecting import Collected, collect
+from benchmarks.records.folder import record_folders
 from benchmarks.report.page import Report
 from benchmarks.running.command import DONE, FAILED, command, complain, key_values
 from tasks.atomic import write_atomically
@@ -88,7 +89,7 @@ def _read(results: Path) -> Iterator[Collected]:
     """The folders, one after another, behind a bar that counts their records."""
     console = Console(stderr=True)
     columns = TextColumn("reading records"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    total = sum(1 for _ in results.rglob("records/*.json"))
+    total = sum(1 for place in record_folders(results) for _ in (results / place / "records").glob("*.json"))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=total)
         yield from collect(results, lambda _: bar.advance(task))

@@ -49,12 +49,12 @@ def _at_home(argument: str) -> str:
 def _in_quotes(key: str, value: str, *, several: bool) -> str:
     """How text is written that holds what hydra reads as more than text."""
     parts = value.removeprefix("[").removesuffix("]").split(",")
-    texts = [_quoted(part.strip("\"' ")) for part in parts] if several else [_quoted(value)]
+    texts = [quoted(part.strip("\"' ")) for part in parts] if several else [quoted(value)]
     whole = f"{key}=[{','.join(texts)}]" if several else f"{key}={texts[0]}"
     return f"text with = # , [ and the like is written in quotes: {shlex.quote(whole)}"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """In quotes, where hydra reads a backslash as one unless a quote follows."""
     escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), text)
     return f'"{escaped}"'

@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.analysis.collecting import Collected, collect
-from benchmarks.analysis.grid import on_screen
+from benchmarks.analysis.grid import show_grid
 from benchmarks.papers.figure import paper_figure
 from benchmarks.papers.paper import Section, paper_csv, paper_md, paper_tex, sections
 from benchmarks.papers.published import Published, read_published
@@ -132,12 +132,12 @@ def _write_paper(source: str, settings: TableSettings, collected: Sequence[Colle
 
 def _show(section: Section, console: Console) -> None:
     say(console, section.title)
-    console.print(on_screen(section.grid()))
+    show_grid(section.grid(), console)
     for note in section.notes(section.beside):
         say(console, note)
     apart = section.grid_apart()
     if apart is not None:
-        console.print(on_screen(apart))
+        show_grid(apart, console)
         for note in section.notes(section.apart):
             say(console, note)
 

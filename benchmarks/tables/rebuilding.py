@@ -49,6 +49,9 @@ def rebuild(collected: Sequence[Collected], console: Console) -> Rebuilt:
             done.in_use.append(str(error))
         except OSError as error:
             done.failed.append(f"{one.folder.path} cannot be written: {one_line(error)}")
+        except Exception as error:  # records that are sound one by one, and no table: the other folders have theirs
+            what = f"{type(error).__name__}: {one_line(error)}"
+            done.failed.append(f"{one.folder.path} has no table: {what}; look at its records")
         else:
             done.tables += len(one.tables)
     return done

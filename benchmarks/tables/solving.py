@@ -27,7 +27,7 @@ from benchmarks.analysis.collecting import comparable
 from benchmarks.analysis.grid import Grid, markdown
 from benchmarks.analysis.results import Results
 from benchmarks.records.folder import ResultsFolder
-from benchmarks.running.command import DONE, command, key_values, say
+from benchmarks.running.command import DONE, FAILED, command, complain, key_values, say
 from tasks.atomic import write_atomically
 from tasks.rl.environments import find_environment
 
@@ -108,6 +108,8 @@ def read_arguments(arguments: Sequence[str]) -> SolvingSettings:
         )
     try:
         goal = float(given["goal"]) if "goal" in given else None
+        if goal is not None and not math.isfinite(goal):
+            raise ValueError
     except ValueError:
         raise ValueError(f"goal={given['goal']} must be a return that solves, for example goal=475") from None
     return SolvingSettings(folder, goal)
@@ -127,7 +129,14 @@ def registered_goal(environment: str) -> float:
 
 
 def _make(settings: SolvingSettings) -> int:
-    records, _ = ResultsFolder(settings.results).read()
+    records, damaged = ResultsFolder(settings.results).read()
+    complain(f"damaged record, left out: {why}" for why in damaged.values())
+    if not records:
+        raise ValueError(f"results={settings.results} has no sound record")
+    if records[0].task != "rl":
+        raise ValueError(
+            f"results={settings.results} is of task={records[0].task}; what is solved are environments of rl"
+        )
     tables = []
     for results in comparable(records):
         goal = registered_goal(results.first.dataset) if settings.goal is None else settings.goal
@@ -135,7 +144,7 @@ def _make(settings: SolvingSettings) -> int:
     text = "\n\n".join(tables) + "\n"
     write_atomically(settings.results / "solved.md", text)
     say(Console(), text)
-    return DONE
+    return FAILED if damaged else DONE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -42,6 +42,15 @@ def write_tables(records: Sequence[Record], folder: ResultsFolder) -> Results:
     return results
 
 
+def is_shown(job: Job, folder: ResultsFolder) -> bool:
+    """Whether the showcase there is, whole, that of the network of this job."""
+    try:
+        shown = json.loads((folder.path / "showcase.json").read_text())
+    except (OSError, ValueError):  # written last: there is none, or half of one
+        return False
+    return isinstance(shown, dict) and (shown.get("hash"), shown.get("seed")) == (job.hash, job.seed)
+
+
 def write_showcase(settings: RunSettings, job: Job, make_task: MakeTask, folder: ResultsFolder) -> bool:
     """Write showcase.png and .svg, what the trained network puts out at its widths; False where it was not kept.
 

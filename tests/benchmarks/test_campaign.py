@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from benchmarks import campaign
 from benchmarks.campaign import CAMPAIGNS, in_order, look, main, read_campaign, read_options
@@ -77,6 +78,20 @@ def test_what_comes_first_is_run_and_all_that_is_new_is_packed(file: Path, capsy
     assert "exit code 0" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("place", ["my results", "rü", "a=b", '"in quotes"'])
+def test_folders_of_any_name_hold_records_and_logs(place: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parent)
+    first = 'first: ["benchmarks.tables results={results} {other: 1}"]'
+    own = FILE.replace("runs:", f"{first}\nruns:")
+    file.write_text(own.replace("sandwich steps=1", "sandwich data=benchmark data.root={data}/sr steps=1"))
+    given = read_options([f"name={file}", f"results={place}", "data=my data", "show=true"])
+    assert given.results == place.strip('"')
+    settings = look(given.campaign.runs[0], given).settings
+    assert (settings.results, settings.task_settings["root"]) == (Path(place.strip('"')), "my data/sr")
+    assert not campaign._begin(given.campaign.first[0], given, Console(quiet=True))
+    assert {path.name for path in file.parent.iterdir()} == {file.name, place.strip('"')}
+
+
 def test_a_job_that_several_runs_share_is_done_once(file: Path) -> None:
     file.write_text(FILE.replace("only=[individual] seeds=[0]", "only=[sandwich] seeds=[1]"))
     given = options(file)
@@ -119,6 +134,7 @@ def test_every_run_of_a_campaign_that_ships_can_be_composed(path: Path, tmp_path
         (["name=evidence", "show=yess"], "show='yess' must be true or false"),
         (["name=evidence", "device=gpu"], "unknown device 'gpu'"),
         (["name=evidence", "hour=3"], "did you mean 'hours'?"),
+        (["name=evidence", "archive=nowhere/new.tar.gz"], "lies in no folder that there is; make the folder first"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,6 +34,18 @@ def test_figure_and_further_files_are_written_and_say_whose_they_are(tmp_path: P
     assert list((shown / "records").glob(f"sandwich-0-{named['hash']}.json"))
 
 
+def test_the_showcase_is_of_the_last_settings_and_whole(tmp_path: Path) -> None:
+    found = []
+    for steps in (2, 3, 2):
+        settings = toy_settings(tmp_path, steps=steps)
+        assert run(settings, Showing, Console(quiet=True)) == 0
+        found.append((settings.folder / "showcase.json").read_text())
+    assert found[0] == found[2] != found[1]
+    (settings.folder / "showcase.json").unlink()
+    assert run(settings, Showing, Console(quiet=True)) == 0
+    assert (settings.folder / "showcase.json").read_text() == found[2]
+
+
 def test_a_task_with_nothing_to_see_writes_nothing(tmp_path: Path) -> None:
     settings = toy_settings(tmp_path, seeds=(0,), recipes=RECIPES[:1])
     assert run(settings, ToyTask, Console(quiet=True)) == 0

@@ -67,5 +67,12 @@ def test_folders_are_found_at_both_depths_and_damaged_files_told(tmp_path: Path)
     assert [len(one.tables) for one in found] == [1, 1]
 
 
+def test_a_task_on_another_disk_is_found(tmp_path: Path) -> None:
+    write_record(record("random", 0, WIDTHS), tmp_path / "disk/sandwich/tiny/records")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/sr").symlink_to(tmp_path / "disk")
+    assert [len(one.tables) for one in collect(tmp_path / "results")] == [1]
+
+
 def test_no_folder_is_no_table(tmp_path: Path) -> None:
     assert list(collect(tmp_path / "nowhere")) == []

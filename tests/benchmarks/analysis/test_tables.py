@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from benchmarks.analysis.ablation import COLUMNS, grids, shown_name, table_csv, table_md, table_tex
 from benchmarks.analysis.figures import figure
 from benchmarks.analysis.findings import finding
+from benchmarks.analysis.grid import Grid, show_grid
 from benchmarks.analysis.results import Results
 from benchmarks.records.record import MetricInfo, Record
 from tests.benchmarks.records.records_of import COSTS, policy, record
@@ -251,6 +253,19 @@ def test_many_widths_make_a_row_each(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tall.head == [wide.head[0], *(row[0] for row in wide.rows)]
     assert tall.rows == [list(cells) for cells in zip(wide.head[1:], *(row[1:] for row in wide.rows), strict=True)]
     assert [row[0] for row in tall.rows] == ["0.25", "0.5", "1"]
+
+
+def test_numbers_on_a_narrow_screen_are_whole() -> None:
+    numbers = [str(1000000 + n) for n in range(20)]
+    console = Console(width=60, file=io.StringIO())
+    show_grid(Grid("A table", ["width", *numbers], [["a recipe of many words", *numbers]]), console)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(shown.count(number) == 2 for number in numbers)
+
+
+def test_a_figure_without_a_whole_line_is_drawn() -> None:
+    lacking = [record("random", 0, {1.0: 30.0}, baselines={}), record("sandwich", 1, {1.0: 31.0}, baselines={})]
+    assert figure(Results(lacking), "finding")["png"]
 
 
 @pytest.mark.parametrize(

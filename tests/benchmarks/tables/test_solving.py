@@ -10,7 +10,7 @@ import pytest
 from benchmarks.records.record import Record, write_record
 from benchmarks.running.command import DONE, FAILED, WRONG_SETTINGS
 from benchmarks.tables.solving import main
-from tests.benchmarks.records.records_of import policy
+from tests.benchmarks.records.records_of import policy, record
 
 CURVES = {
     # recipe -> of each seed, the returns after 100, 200, 300 and 400 steps
@@ -101,6 +101,7 @@ def test_an_environment_without_a_goal_needs_one(
     [
         (["results=nowhere"], "results=nowhere has no records; name the folder of an ablation"),
         (["goal=much"], "goal=much must be a return that solves, for example goal=475"),
+        (["goal=nan"], "goal=nan must be a return that solves, for example goal=475"),
         (["gaol=475"], "unknown key 'gaol'"),
     ],
 )
@@ -111,3 +112,17 @@ def test_wrong_settings_are_refused(
         main(arguments if arguments[0].startswith("results") else [f"results={folder}", *arguments]) == WRONG_SETTINGS
     )
     assert reason in capsys.readouterr().err
+
+
+def test_damaged_records_and_other_tasks_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    next((folder / "records").glob("sandwich-0-*")).write_text("{")
+    assert main([f"results={folder}"]) == FAILED
+    assert "damaged record, left out: " in capsys.readouterr().err
+    assert (folder / "solved.md").exists()
+    for path in (folder / "records").iterdir():
+        path.write_text("{")
+    assert main([f"results={folder}"]) == FAILED
+    assert "has no sound record" in capsys.readouterr().err
+    write_record(record("sandwich", 0, {1.0: 30.0}), folder / "photographs/records")
+    assert main([f"results={folder / 'photographs'}", "goal=30"]) == FAILED
+    assert "is of task=sr; what is solved are environments of rl" in capsys.readouterr().err

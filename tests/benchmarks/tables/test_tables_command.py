@@ -70,6 +70,24 @@ def test_tables_that_must_not_be_mixed_lie_apart_and_this_is_said(
     assert f"{other}: other steps (7), kept apart from {folder}" in capsys.readouterr().out
 
 
+def test_a_folder_without_a_table_leaves_the_others_theirs(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = record("sandwich", 0, WIDTHS, settings={"model": "wdsr-a", "multiplier": "wide"})
+    write_record(odd, results / "sr/order/tiny/records")
+    assert main([f"results={results}"]) == FAILED
+    assert f"{results}/sr/order/tiny has no table: " in capsys.readouterr().err
+    assert written(results / "sr/sandwich/tiny") == FILES
+
+
+def test_damaged_timings_are_noted_and_all_tables_made(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (results / "perf/records").mkdir(parents=True)
+    (results / "perf/records/half.json").write_text("{")
+    assert main([f"results={results}"]) == DONE
+    assert "half.json is not a performance record" in capsys.readouterr().err
+    assert written(results / "sr/sandwich/tiny") == FILES
+
+
 def test_a_damaged_record_is_named_and_the_rest_is_written(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (results / "sr/sandwich/tiny/records/half.json").write_text("{")
     assert main([f"results={results}"]) == FAILED
