@@ -59,7 +59,8 @@ class SwapsOut:
         if self.slimming is not None and name in self._parameters and name in self.__dict__:
             raise ValueError(
                 f"'{name}' of this {type(self).__name__} slims and cannot be taken away; "
-                "do what takes it (weight norm, parametrizations, pruning) before slimlib.convert"
+                "do what takes it (weight norm, parametrizations, pruning) before slimlib.convert, and take "
+                "DistributedDataParallel in place of FSDP"
             )
         super().__delattr__(name)
 

@@ -135,8 +135,8 @@ class Rule(ABC):
             The detached loss of each width, as its lesson adds it up, largest first.
 
         Raises:
-            ValueError: nothing in `net` is slimmable, or it is frozen; it cannot have all widths of this rule; a loss
-                is no scalar; or forward does not take `x`.
+            ValueError: nothing in `net` is slimmable; it is frozen, or in DistributedDataParallel(static_graph=True);
+                it cannot have all widths of this rule; a loss is no scalar; or forward does not take `x`.
             RuntimeError: no loss of the step depends on a parameter that is trained.
         """
         of_data = loss_of_width(loss)
@@ -261,6 +261,11 @@ def _pass(
 
 def _gradients_stay_local(net: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
     """For all but the last pass: DistributedDataParallel only adds gradients up, and sends them with the last."""
+    if not last and getattr(net, "static_graph", False):
+        raise ValueError(
+            "DistributedDataParallel(static_graph=True) takes one pass in each step, and a rule runs one for each "
+            "width; leave static_graph out"
+        )
     no_sync = getattr(net, "no_sync", None)
     if last or no_sync is None or getattr(net, "find_unused_parameters", False):
         return nullcontext()

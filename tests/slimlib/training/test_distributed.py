@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +14,8 @@ import torch.distributed.nn  # before there is a group: imported later, its defa
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed import barrier, destroy_process_group, init_process_group
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.multiprocessing import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
@@ -115,6 +119,15 @@ def skipping(skip: bool) -> nn.Module:
     return net
 
 
+def refusal(wrap: Callable[[nn.Module], nn.Module]) -> str:
+    """Why a network that is wrapped so cannot be trained."""
+    try:
+        steps(wrap(universal()), make("universal")[1], slice(0, 4))
+    except ValueError as error:
+        return str(error)
+    return "it can"
+
+
 CASES: dict[str, Callable[[int], dict[str, Tensor] | str]] = {
     "exact": lambda rank: statistics(normed(), SHARED_OUT["equal"][rank]),
     "exact, unequal": lambda rank: statistics(normed(), SHARED_OUT["unequal"][rank]),
@@ -124,6 +137,9 @@ CASES: dict[str, Callable[[int], dict[str, Tensor] | str]] = {
     "moving": lambda rank: statistics(normed(), SHARED_OUT["equal"][rank], average="moving"),
     "moving, unequal": lambda rank: statistics(normed(), SHARED_OUT["unequal"][rank], average="moving"),
     "none": lambda _: statistics(normed(), []),
+    "static graph": lambda _: refusal(partial(DistributedDataParallel, static_graph=True)),
+    "fully_shard": lambda _: refusal(partial(fully_shard, mesh=init_device_mesh("cpu", (2,)))),
+    "FSDP": lambda _: refusal(partial(FullyShardedDataParallel, use_orig_params=True, device_id=torch.device("cpu"))),
     "other widths": lambda rank: statistics(normed(), BATCHES, widths=[0.25] if rank else [0.5]),
 }
 
@@ -216,3 +232,17 @@ def test_what_cannot_be_calibrated_is_refused_on_every_rank(
     case: str, message: str, of_ranks: list[dict[str, Any]]
 ) -> None:
     assert message in of_ranks[0][case]
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("static graph", "a rule runs one for each width; leave static_graph out"),
+        ("fully_shard", "'0.weight' is spread over several processes .*; take DistributedDataParallel"),
+        ("FSDP", "take DistributedDataParallel in place of FSDP"),
+    ],
+)
+def test_wrappers_that_cannot_be_trained_are_refused_by_name(
+    case: str, message: str, of_ranks: list[dict[str, Any]]
+) -> None:
+    assert all(re.search(message, rank[case]) for rank in of_ranks)
