@@ -18,7 +18,7 @@ from slimlib.core.heads import Bounds
 from slimlib.core.layout import Layout
 from slimlib.core.setting import slimming_of, unwrapped, whole_network
 from slimlib.core.statistics import is_private
-from slimlib.core.whole_file import whole_file
+from slimlib.core.whole_file import as_path, whole_file
 from slimlib.core.width import Switches, WidthPlan, WidthRange, Widths
 
 KEY = "slimlib"
@@ -37,6 +37,8 @@ def save(net: nn.Module, path: str | Path, recipe: Mapping[str, Any] | None = No
         OSError: the file cannot be written.
     """
     slimming = whole_network(net)
+    if recipe is not None and not isinstance(recipe, Mapping):
+        raise ValueError(f"the recipe must be a dict of plain data, and is {recipe!r}")
     root = slimming.net()
     tensors, aliases = _unique(root.state_dict())
     try:
@@ -53,7 +55,7 @@ def save(net: nn.Module, path: str | Path, recipe: Mapping[str, Any] | None = No
         )
     except TypeError as error:
         raise ValueError(f"the recipe must be plain data (numbers, text, lists, dicts): {error}") from None
-    with whole_file(Path(path)) as file:
+    with whole_file(as_path(path)) as file:
         try:
             save_file(tensors, file, metadata={KEY: about})
         except SafetensorError as error:  # of which the disk being full is one
@@ -88,7 +90,7 @@ def load(path: str | Path, into: nn.Module) -> nn.Module:
     """
     if isinstance(path, nn.Module):
         raise TypeError(f"slimlib.load takes the file first: slimlib.load({into!r}, into=net)")
-    file = _read(Path(path))
+    file = _read(as_path(path))
     given, into = into, unwrapped(into)
     slimmed = slimming_of(into) if "slim" in into.__dict__ else None
     if slimmed is not None and slimmed.layout != file.layout:
@@ -118,7 +120,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is missing, or was not written by `save`.
     """
-    return _read(Path(path)).recipe
+    return _read(as_path(path)).recipe
 
 
 def _read(path: Path) -> _File:

@@ -9,6 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def as_path(path: object) -> Path:
+    """What was given as the place of a file or folder.
+
+    Raises:
+        TypeError: it is something else than a name.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"the path must be a str or a Path, and is {path!r}"[:200])
+    return Path(path)
+
+
 def usual_rights() -> int:
     """The mode of any new file of this process."""
     mask = os.umask(0)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from slimlib.core.swapping import no_autocast
+from slimlib.core.whole_file import as_path
 from slimlib.core.width import Width, WidthPlan
 from slimlib.export import any_width, onnx_file
 from slimlib.export.folder import new_folder
@@ -91,7 +92,7 @@ def export(
         cascade=cascade,
     )
     run_trials(request.unfolded(widths[0]), request.inputs)  # what cannot run fails before anything is written
-    with new_folder(Path(path)) as folder:
+    with new_folder(as_path(path)) as folder:
         written = [_write_width(request, place, folder) for place in range(len(widths))]
         joined = _write_any_width(request, written, folder) if ANY_WIDTH in formats else None
         manifest = _manifest(request, written, joined)

@@ -35,6 +35,8 @@ class Inputs:
         Raises:
             ValueError: the tensors of the example have no common batch, or `dynamic` does not fit them.
         """
+        if not isinstance(dynamic, Mapping):
+            raise ValueError(f"dynamic={dynamic!r} must be of the form {{2: 'height', 3: 'width'}}")
         inputs = Inputs(args, {0: BATCH, **dynamic})
         _check_batch(inputs)
         _check_dynamic(inputs, dynamic)

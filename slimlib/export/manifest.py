@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from slimlib.core.whole_file import as_path
 from slimlib.core.width import Width, WidthPlan
 
 FORMAT = 1
@@ -114,7 +115,7 @@ def read_manifest(path: str | Path, *, verify: bool = True) -> Manifest:
     Raises:
         ValueError: there is no manifest of slimlib, or (if verified) a file is missing or was changed; it is named.
     """
-    folder = Path(path)
+    folder = as_path(path)
     try:
         data = json.loads((folder / NAME).read_text(encoding="utf-8"))
         if data["format"] != FORMAT:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -99,8 +99,8 @@ def _to(device: torch.device, example: Any) -> Any:
 
 
 def _check_formats(formats: Sequence[str], count: int) -> None:
-    unknown = sorted(set(formats) - set(FORMATS))
-    if isinstance(formats, str) or unknown or not formats:
+    several = isinstance(formats, Collection) and not isinstance(formats, str)
+    if not several or not formats or not all(name in FORMATS for name in formats):
         raise ValueError(
             f"formats={formats!r}: give any of {', '.join(FORMATS)}, for example formats=('onnx', 'torch')"
         )
@@ -131,6 +131,8 @@ def _check_cascade(cascade: Cascade, widths: Sequence[Width], formats: Sequence[
 
 
 def _check_metrics(metrics: Metrics, widths: Sequence[Width]) -> None:
+    if not isinstance(metrics, Mapping) or not all(isinstance(values, Mapping) for values in metrics.values()):
+        raise ValueError(f"metrics={metrics!r} must be of the form {{0.5: {{'top1_error': 24.0}}}}, by width and name")
     for width, values in metrics.items():
         if width not in widths:
             raise ValueError(f"metrics has {width!r}, which is not exported; widths: {', '.join(map(label, widths))}")

@@ -27,7 +27,7 @@ from slimlib.core.setting import at_width, slimmable_parts
 from slimlib.core.slimming import Slimming
 from slimlib.core.statistics import is_private
 from slimlib.core.swapping import no_autocast
-from slimlib.core.width import Width
+from slimlib.core.width import Width, is_whole
 from slimlib.serving.freezing import holds_frozen
 
 
@@ -115,12 +115,24 @@ def latency(
     """Measure one forward pass at a width, in eval mode: the median over `repeats`, in milliseconds.
 
     Ratios between widths mean most when measured on one thread of an idle machine.
+
+    Raises:
+        ValueError: the width is not allowed here, or an impossible number.
+        UncalibratedWidth: it has no BatchNorm statistics.
     """
+    check_whole(repeats=(repeats, 1), warmup=(warmup, 0))
     args = arguments(net, example)
     device = next((leaf.device for leaf in tree_leaves(args) if isinstance(leaf, Tensor)), torch.device("cpu"))
     with _set_to(net, width), in_eval(net), torch.inference_mode():
         seconds = [timed(net, args, device) for _ in range(warmup + repeats)]
     return 1e3 * statistics.median(seconds[warmup:])
+
+
+def check_whole(**numbers: tuple[object, int]) -> None:
+    """Raise ValueError unless each, with the least that it may be, is a whole number."""
+    for name, (number, least) in numbers.items():
+        if not is_whole(number, least):
+            raise ValueError(f"{name}={number!r} must be a whole number, at least {least}")
 
 
 def timed(

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from slimlib.core.arguments import arguments
-from slimlib.core.width import Width, label
+from slimlib.core.setting import slimmable_parts
+from slimlib.core.width import Width, is_number, label
 from slimlib.serving.cost import wait_for
-from slimlib.serving.profiling import HasQuality, Profile, adjust
+from slimlib.serving.profiling import HasQuality, Profile, adjust, check_profile
 
 QUICK = 3  # requests whose median shows that the budget is missed
 SETTLED = 12  # requests that must all have left room before a wider width is tried
@@ -40,7 +41,8 @@ class Governor:
         clock: seconds, for tests.
 
     Raises:
-        ValueError: the budget is not above 0.
+        ValueError: the budget is not above 0, or `net` cannot be set to a width of the profile.
+        TypeError: `profile` is no profile.
     """
 
     def __init__(
@@ -51,6 +53,10 @@ class Governor:
         *,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        check_profile(profile)
+        for part in [] if isinstance(net, HasQuality) else slimmable_parts(net):
+            for row in profile.rows:
+                part.check(row.width)
         self.net, self.profile, self.clock = net, profile, clock
         self._lock = threading.Lock()
         self._slower: deque[float] = deque(maxlen=SETTLED)  # than the profile, of the latest requests at this width
@@ -68,8 +74,8 @@ class Governor:
 
     @budget_ms.setter
     def budget_ms(self, milliseconds: float) -> None:
-        if not milliseconds > 0:
-            raise ValueError(f"budget_ms={milliseconds} must be a number of milliseconds above 0")
+        if not is_number(milliseconds) or not milliseconds > 0:
+            raise ValueError(f"budget_ms={milliseconds!r} must be a number of milliseconds above 0")
         with self._lock:
             self._budget = float(milliseconds)
             self._patience = 1

@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves
 
 from slimlib.core.arguments import arguments
 from slimlib.core.setting import at_width, current_width, set_width
-from slimlib.core.width import Width, by_size, label
-from slimlib.serving.cost import in_eval, timed
+from slimlib.core.width import Width, by_size, is_number, label
+from slimlib.serving.cost import check_whole, in_eval, timed
 
 
 @runtime_checkable
@@ -105,11 +105,9 @@ def profile(
         ValueError: no widths, one that is not allowed, or an impossible number.
         UncalibratedWidth: a width has no BatchNorm statistics.
     """
-    if not widths or len(set(widths)) < len(widths):
+    if not isinstance(widths, Sequence) or not widths or len(set(widths)) < len(widths):
         raise ValueError(f"profile needs the widths to measure, each once, for example [0.25, 0.5, 1.0]; got {widths}")
-    for name, number, least in (("rounds", rounds, 2), ("warmup", warmup, 0), ("threads", threads or 1, 1)):
-        if number < least:
-            raise ValueError(f"{name}={number} must be at least {least}")
+    check_whole(rounds=(rounds, 2), warmup=(warmup, 0), threads=(1 if threads is None else threads, 1))
     inner = net.net if isinstance(net, HasQuality) else net
     net = copy.copy(net) if isinstance(net, HasQuality) else net  # which keeps its quality
     args = arguments(inner, example)
@@ -142,7 +140,11 @@ def widest_within(measured: Profile, *, milliseconds: float) -> Width:
 
     Raises:
         ValueError: not even the narrowest is; the message says how long it takes.
+        TypeError: `measured` is no profile, or the budget no number.
     """
+    check_profile(measured)
+    if not is_number(milliseconds):
+        raise TypeError(f"milliseconds={milliseconds!r} must be a number")
     fitting = [row.width for row in measured.rows if row.p95 <= milliseconds]
     if not fitting:
         narrowest = measured.rows[0]
@@ -151,6 +153,12 @@ def widest_within(measured: Profile, *, milliseconds: float) -> Width:
             f"{narrowest.p95:.3g} ms (p95) on {measured.device}"
         )
     return max(fitting, key=by_size)
+
+
+def check_profile(profile: object) -> None:
+    """Raise TypeError unless this is what `profile` returned."""
+    if not isinstance(profile, Profile):
+        raise TypeError(f"the profile must be what slimlib.profile returned, and is of type {type(profile).__name__}")
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:

@@ -392,6 +392,18 @@ def test_a_part_of_a_slimmable_network_is_told_to_be_one(ask):
         ask(net.layers)
 
 
+def test_widths_and_paths_of_another_type_are_refused():
+    net = slim.convert(MLP(), torch.randn(2, 8))
+    for width in ([0.5], {0.5}, {"width": 0.5}):
+        with pytest.raises(ValueError, match="is neither a number in .* nor a WidthPlan"):
+            slim.set_width(net, width)
+        with pytest.raises(ValueError, match="was not frozen; frozen: 0.5"):
+            slim.set_width(slim.freeze(net, [0.5]), width)
+    for call in (slim.save, lambda net, path: slim.load(path, into=net), lambda _, path: slim.read_recipe(path)):
+        with pytest.raises(TypeError, match="the path must be a str or a Path, and is None"):
+            call(net, None)
+
+
 UNFIT = {
     "no module": (lambda: torch.relu, TypeError, "net must be a torch.nn.Module, and is builtin_function_or_method"),
     "a class": (lambda: nn.Linear, TypeError, "is the class Linear; make a network of it first"),

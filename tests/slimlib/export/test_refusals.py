@@ -136,6 +136,7 @@ def test_forward_that_looks_at_values(tmp_path):
     [
         ({2: "height"}, r"dynamic has dimension 2; possible for inputs \[2, 8\]: 1 to 1"),
         ({0: "n"}, "dynamic has dimension 0"),
+        ([2, 3], r"dynamic=\[2, 3\] must be of the form {2: 'height'"),
         ({1: "batch"}, "dynamic needs a name of its own for each dimension, and 0 is 'batch'"),
         (
             {1: "features"},
@@ -163,6 +164,8 @@ def test_sizes_that_torch_alone_can_change(tmp_path):
         (["onnx", "tflite"], "give any of onnx, torch, onnx-any-width"),
         ([], "give any of onnx"),
         ("onnx", "give any of onnx"),
+        (7, "formats=7: give any of onnx"),
+        ([["onnx"]], "give any of onnx"),
         (["onnx-any-width"], "joins several widths in one file; for a single one take 'onnx'"),
     ],
 )
@@ -176,6 +179,7 @@ def test_formats(formats, message, tmp_path):
     [
         ({0.25: {"top-1": 1.0}}, "metrics has 0.25, which is not exported; widths: 0.5"),
         ({"0.5": {"top-1": 1.0}}, "metrics has '0.5', which is not exported; widths: 0.5"),
+        ({0.5: 24.0}, r"metrics={0.5: 24.0} must be of the form {0.5: {'top1_error': 24.0}}"),
         ({0.5: {"top-1": float("nan")}}, "metric 'top-1' of width 0.5 must be a finite number, not nan"),
     ],
 )

@@ -371,6 +371,8 @@ def test_other_layout_is_refused_naming_the_difference(tmp_path):
 
 
 def test_recipe_must_be_plain_data(tmp_path):
+    with pytest.raises(ValueError, match="the recipe must be a dict of plain data, and is 'sandwich'"):
+        slim.save(slim.convert(MLP(), torch.randn(2, 8)), tmp_path / "net.safetensors", "sandwich")
     with pytest.raises(ValueError, match="plain data"):
         slim.save(slim.convert(MLP(), torch.randn(2, 8)), tmp_path / "x", recipe={"rule": object()})
     assert list(tmp_path.iterdir()) == []

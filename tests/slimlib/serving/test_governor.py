@@ -25,7 +25,7 @@ def made_up(costs=COSTS):
 
 
 def governor(budget):
-    return slim.Governor(nn.Identity(), made_up(), budget)
+    return slim.Governor(slim.adopt(slim.SlimLinear(8, 8)), made_up(), budget)
 
 
 def place_of(g):
@@ -184,8 +184,11 @@ def test_widest_within_a_budget():
         ({"widths": []}, "profile needs the widths to measure"),
         ({"widths": [0.5, 0.5]}, "each once"),
         ({"widths": [2.0]}, "width 2 is outside"),
-        ({"rounds": 1}, "rounds=1 must be at least 2"),
-        ({"threads": -1}, "threads=-1 must be at least 1"),
+        ({"rounds": 1}, "rounds=1 must be a whole number, at least 2"),
+        ({"threads": -1}, "threads=-1 must be a whole number, at least 1"),
+        ({"threads": 0}, "threads=0 must be"),
+        ({"warmup": 2.5}, "warmup=2.5 must be"),
+        ({"widths": 0.5}, "for example [0.25, 0.5, 1.0]; got 0.5"),
         ({"example": ("no tensor",)}, "profile needs an example input"),
     ],
     ids=str,
@@ -195,6 +198,30 @@ def test_wrong_arguments_are_refused(changes, says):
     with pytest.raises(ValueError) as error:
         slim.profile(network(), given.pop("example"), given.pop("widths"), **given)
     assert says in str(error.value)
+
+
+GOVERNED = {
+    "no profile": (lambda net: slim.Governor(net, None, 5.0), TypeError, "must be what slimlib.profile returned"),
+    "no budget": (lambda net: slim.Governor(net, made_up(), None), ValueError, "budget_ms=None must be a number"),
+    "dense": (
+        lambda net: slim.Governor(nn.Linear(2, 2), made_up(), 5.0),
+        ValueError,
+        "make it so with slimlib.convert",
+    ),
+    "other widths": (lambda net: slim.Governor(slim.freeze(net, [1.0]), made_up(), 5.0), ValueError, "was not frozen"),
+    "text": (
+        lambda net: slim.widest_within(made_up(), milliseconds="5"),
+        TypeError,
+        "milliseconds='5' must be a number",
+    ),
+    "no passes": (lambda net: slim.latency(net, torch.randn(2, 8), repeats=0), ValueError, "repeats=0 must be a whole"),
+}
+
+
+@pytest.mark.parametrize(("call", "kind", "says"), GOVERNED.values(), ids=GOVERNED)
+def test_what_cannot_be_governed_or_measured_is_refused_at_once(call, kind, says):
+    with pytest.raises(kind, match=says):
+        call(slim.convert(nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4)), torch.randn(2, 8)))
 
 
 def test_uncalibrated_width_is_refused():
