@@ -124,6 +124,23 @@ class _Collector:
                     batch.join(moments)
                 average.join(batch)
 
+    def check(self, seen: BatchMoments, number: int, net: nn.Module) -> None:
+        """Raise ValueError, with the first layer that saw it, where what a batch gives is not finite."""
+        for channels, passes in seen.items():
+            for moments in passes:
+                sums = torch.as_tensor(moments.mean + moments.squares)
+                if sums.sum().isfinite():
+                    continue
+                sizes = [len(swaps[STATISTICS[0]]) for swaps in self._scratch[channels]]
+                wrong = [not bool(part.isfinite().all()) for part in sums.split(sizes)]
+                norm = self.norms[wrong.index(True)]
+                name = next(name for name, module in net.named_modules() if module is norm)
+                raise ValueError(
+                    f"calibrate: batch number {number} gives layer '{name}' a mean or variance that is not finite, at "
+                    f"width {label(self.widths[channels])}; leave it out, or look for what is NaN or inf in it or in "
+                    "the weights"
+                )
+
     def results(self, channels: tuple[int, ...]) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
         """Each layer that ran, with its mean [C] and variance [C]."""
         average = self.averages[channels]
@@ -209,9 +226,9 @@ def calibrate(
         momentum: of the moving average.
 
     Raises:
-        ValueError: no batch, one that forward does not take, or one with a single value a channel; no list of widths,
-            or a width that is not allowed; norm "shared", which has one set for all; a momentum outside (0, 1];
-            processes with different widths or, "moving", different numbers of batches.
+        ValueError: no batch, one that forward does not take, one with a single value a channel, or with numbers that
+            are not finite; no list of widths, or a width that is not allowed; norm "shared", which has one set for all;
+            a momentum outside (0, 1]; processes with different widths or, "moving", different numbers of batches.
 
     Source: Yu & Huang 2019 (US-Nets), sec. 3.1 and eq. 5.
     """
@@ -235,17 +252,9 @@ def calibrate(
         net = net.module  # whose forward does not wait for other ranks, which may have fewer batches
     with _collecting(net, collector):
         _read(net, batches, collector, even=average == "moving")
-    results = {channels: list(collector.results(channels)) for channels in collector.widths}
-    for channels, width in collector.widths.items():
-        for norm, mean, variance in results[channels]:
-            if not (mean.isfinite().all() and variance.isfinite().all()):
-                name = next(name for name, module in net.named_modules() if module is norm)
-                raise ValueError(
-                    f"at width {label(width)} what reaches '{name}' is not finite; look for NaN or inf in the batches"
-                )
     for channels, width in collector.widths.items():
         slimming.remember(width)
-        for norm, mean, variance in results[channels]:
+        for norm, mean, variance in collector.results(channels):
             write_statistics(norm, None if channels == slimming.layout.full else channels, mean, variance)
         for part in slimming.parts if channels != slimming.layout.full else ():
             if tracks(part.module) and str(OfWidth(STATISTICS[0], channels)) not in part.module._buffers:
@@ -290,6 +299,8 @@ def _read(net: nn.Module, batches: Iterable[Any], collector: _Collector, *, even
             )
         if any(found.keys() != collector.widths.keys() for found in here.values()):
             raise ValueError("calibrate got different widths on different ranks; give the same widths on every rank")
+        for found in here.values():
+            collector.check(found, number, net)
         collector.join(list(here.values()))
     if not number:
         raise ValueError("calibrate got no batch; give an iterable of inputs, for example [x for x, _ in loader][:5]")

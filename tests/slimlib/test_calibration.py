@@ -212,13 +212,15 @@ def test_wrong_input_is_refused(arguments, message):
         slim.calibrate(net, **arguments)
 
 
-def test_a_batch_with_nan_is_refused_and_nothing_is_written():
-    net = slim.convert(MobileNet(), image())
-    before, bad = set(net.state_dict()), image()[0].clone()
-    bad[0, 0, 0, 0] = torch.nan
-    with pytest.raises(ValueError, match=r"at width 1 what reaches 'features.0.1' is not finite; look for NaN"):
-        slim.calibrate(net, [image(), (bad,)], widths=[1.0, 0.5])
-    assert set(net.state_dict()) == before
+def test_a_batch_without_finite_statistics_is_refused_with_its_number_and_the_layer():
+    net, data = slim.convert(MobileNet(), image()), batches()
+    data[1][0, 0, 0, 0] = float("nan")
+    first = next(name for name, m in net.named_modules() if m in norms(net))
+    before = {name: t.clone() for name, t in net.state_dict().items()}
+    with pytest.raises(ValueError, match=f"batch number 2 gives layer '{first}' .* at width 0.5; leave it out"):
+        slim.calibrate(net, data, [0.5, 1.0])
+    after = net.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], t) for name, t in before.items())
 
 
 def test_a_last_batch_of_one_sample_is_named():
