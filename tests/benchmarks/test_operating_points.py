@@ -19,7 +19,7 @@ from benchmarks.analysis.collecting import collect
 from benchmarks.analysis.curves import curves_figure
 from benchmarks.analysis.figures import figure
 from benchmarks.analysis.findings import finding
-from benchmarks.analysis.grid import on_screen
+from benchmarks.analysis.grid import show_grid
 from benchmarks.analysis.results import Results
 from benchmarks.records.record import Record, Row, read_record, write_record
 from benchmarks.running.following import final_scores
@@ -263,6 +263,6 @@ def test_a_name_of_odd_characters_is_the_same_everywhere(capsys: pytest.CaptureF
     assert ODD.replace("|", "\\|") in table_md(results, "Finding")
     latex = table_tex(results, "Finding")
     assert r"a\_b \& 50\% \{x\} \$5 \textasciitilde{} \textasciicircum{} \textbackslash{} |[bold]y" in latex
-    Console(width=200).print(on_screen(grids(results)[0]))
+    show_grid(grids(results)[0], Console(width=200))
     assert ODD in capsys.readouterr().out
     assert f"<!-- {ODD.replace('&', '&amp;')} -->" in figure(results, "Finding")["svg"].decode()
