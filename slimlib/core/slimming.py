@@ -42,7 +42,7 @@ class Slimming:
     sorted_times: int = 0
     _net: Callable[[], nn.Module | None]
     _parts: list[Part] | None
-    _modules: Mapping[str, nn.Module]
+    _modules: Mapping[str, nn.Module] = MappingProxyType({})
     _caches: Sequence[tuple[nn.Module, str]] = ()
     _ready: dict[Width, Ready]
     _shared: dict[tuple[int, ...], Ready]
@@ -62,7 +62,6 @@ class Slimming:
         self.channels = layout.full
         self._net = lambda: None
         self.labels: dict[tuple[int, ...], str] = {}  # calibrated channel numbers -> the width they were asked for as
-        self._modules = {}
         self._forget()
 
     # -- what a user asks
@@ -314,7 +313,6 @@ class Slimming:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._net = lambda: None
-        self._modules = {}
         self._forget()
 
 

@@ -182,3 +182,10 @@ def is_number(value: object) -> bool:
 def is_whole(value: object, least: int) -> bool:
     """Whether this is a whole number of Python, at least `least`; True and False are none."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def check_whole(**numbers: tuple[object, int]) -> None:
+    """Raise ValueError unless each, with the least that it may be, is a whole number."""
+    for name, (number, least) in numbers.items():
+        if not is_whole(number, least):
+            raise ValueError(f"{name}={number!r} must be a whole number, at least {least}")

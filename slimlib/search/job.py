@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from slimlib.core.setting import slimming_of
 from slimlib.core.slimming import Slimming
-from slimlib.core.width import WidthPlan, is_whole
+from slimlib.core.width import WidthPlan, check_whole
 from slimlib.search.budgets import Budget
 from slimlib.search.costs import plan_costs
 from slimlib.search.greedy import Per, check_per
@@ -38,9 +38,12 @@ class Options:
 
     def __post_init__(self) -> None:
         check_per(self.per)
-        for name, least in (("steps", 2), ("evaluations", 1), ("population", 2), ("seed", 0)):
-            if not is_whole(value := getattr(self, name), least):
-                raise ValueError(f"{name}={value!r} must be a whole number, at least {least}")
+        check_whole(
+            steps=(self.steps, 2),
+            evaluations=(self.evaluations, 1),
+            population=(self.population, 2),
+            seed=(self.seed, 0),
+        )
 
 
 class Job:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from slimlib.core.layout import Layout
 from slimlib.core.setting import slimming_of
-from slimlib.core.width import WidthPlan, is_whole
+from slimlib.core.width import WidthPlan, check_whole
 from slimlib.search.costs import Axes, as_channels
 from slimlib.search.plan_file import check_groups, write_json
 from slimlib.search.timing import grid, measured, places_of, random_plans, where
@@ -192,9 +192,7 @@ def latency_table(
 
     Source: Yang et al. 2018 (NetAdapt), sec. 3.3, tables of layers.
     """
-    for name, number, least in (("levels", levels, 2), ("rounds", rounds, 1), ("check", check, 0)):
-        if not is_whole(number, least):
-            raise ValueError(f"{name}={number!r} must be a whole number, at least {least}")
+    check_whole(levels=(levels, 2), rounds=(rounds, 1), check=(check, 0))
     slimming = slimming_of(net)
     layout, axes = slimming.layout, Axes(slimming.layout)
     places = places_of(net, slimming, axes, example)

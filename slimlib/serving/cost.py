@@ -27,7 +27,7 @@ from slimlib.core.setting import at_width, slimmable_parts
 from slimlib.core.slimming import Slimming
 from slimlib.core.statistics import is_private
 from slimlib.core.swapping import no_autocast
-from slimlib.core.width import Width, is_whole
+from slimlib.core.width import Width, check_whole
 from slimlib.serving.freezing import holds_frozen
 
 
@@ -126,13 +126,6 @@ def latency(
     with _set_to(net, width), in_eval(net), torch.inference_mode():
         seconds = [timed(net, args, device) for _ in range(warmup + repeats)]
     return 1e3 * statistics.median(seconds[warmup:])
-
-
-def check_whole(**numbers: tuple[object, int]) -> None:
-    """Raise ValueError unless each, with the least that it may be, is a whole number."""
-    for name, (number, least) in numbers.items():
-        if not is_whole(number, least):
-            raise ValueError(f"{name}={number!r} must be a whole number, at least {least}")
 
 
 def timed(

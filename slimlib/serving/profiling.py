@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves
 
 from slimlib.core.arguments import arguments
 from slimlib.core.setting import at_width, current_width, set_width
-from slimlib.core.width import Width, by_size, is_number, label
-from slimlib.serving.cost import check_whole, in_eval, timed
+from slimlib.core.width import Width, by_size, check_whole, is_number, label
+from slimlib.serving.cost import in_eval, timed
 
 
 @runtime_checkable

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map_only
 
 from slimlib.core.arguments import arguments
 from slimlib.core.setting import set_width, slimming_of, trainable_parts
-from slimlib.core.width import Switches, Width, Widths, as_widths, is_whole
+from slimlib.core.width import Switches, Width, Widths, as_widths, check_whole
 from slimlib.training.distillation import Distillation, Lesson, Lessons, as_lessons
 from slimlib.training.gradients import adding_in_place
 from slimlib.training.graphs import Graphs
@@ -61,8 +61,7 @@ class Rule(ABC):
         seed: int = 0,
     ) -> None:
         self.widths = as_widths(widths)
-        if not is_whole(seed, 0):
-            raise ValueError(f"seed={seed!r} must be a whole number, at least 0")
+        check_whole(seed=(seed, 0))
         self.generator = torch.Generator().manual_seed(seed)
         self._learn(as_lessons(distill, lesson))
 
