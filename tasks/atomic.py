@@ -43,7 +43,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             with suppress(OSError):
                 os.unlink(temporary)
         if isinstance(error, OSError):
-            raise OSError(error.errno, f"cannot write {path.name}: {error.strerror}") from error
+            raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
         raise
 
 

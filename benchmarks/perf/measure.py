@@ -26,6 +26,7 @@ from benchmarks.perf.searching import latency_error, plan_evaluation
 from benchmarks.perf.spectrum import spectrum
 from benchmarks.perf.starting import CONVERT_LIMITS, converting, freezing, starting
 from benchmarks.perf.training import sandwich_memory, sandwich_step, throughput
+from benchmarks.running.command import DONE, FAILED, ended, read_options
 
 LARGE = tuple(CLASSIFIERS)
 MOBILE = LARGE[:2]
@@ -157,8 +158,12 @@ def time_limit(minutes: float | None) -> Iterator[None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run from the command line; returns the exit code."""
+    """Run from the command line; returns the exit code, as `benchmarks.running.command` has them."""
     chosen = _parse(arguments)
+    return ended(lambda: _measure(chosen), "what was measured is kept")
+
+
+def _measure(chosen: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     console = Console()
     device, machine = torch.device(chosen.device), Machine.this(chosen.device)
@@ -180,9 +185,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = f"{chosen.minutes:g} minutes are over in {part}: {network}; what was measured before is kept."
         console.print(message, highlight=False, soft_wrap=True)
         if not any(chosen.results.glob("records/*/*.json")):
-            return 1
+            return FAILED
     console.print(write_report(chosen.results), markup=False, highlight=False, soft_wrap=True)
-    return 0
+    return DONE
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -199,7 +204,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--minutes", type=float, help="stop after so many, with what there is by then")
     parser.add_argument("--results", type=Path, default=Path("results/perf"))
-    chosen = parser.parse_args(arguments)
+    chosen = read_options(parser, arguments)
     if unknown := set(chosen.parts) - set(PARTS):
         parser.error(f"unknown part {sorted(unknown)[0]!r}; choose from {', '.join(PARTS)}")
     if chosen.rounds < 1:
@@ -214,4 +219,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if not parts:
         parser.error(f"{' and '.join(chosen.parts)}: measured with --device cpu only")
     chosen.parts, chosen.network = parts, chosen.network or ALL_NETWORKS
+    of_parts = dict.fromkeys(network for part in parts for network in PARTS[part].networks)
+    if not set(of_parts) & set(chosen.network):
+        parser.error(f"{' and '.join(parts)}: measured with {', '.join(of_parts)}, not with {chosen.network[0]}")
     return chosen

@@ -6,6 +6,7 @@ Exit codes: 0 all is done. 1 something failed, or a file is damaged; the rest is
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import signal
@@ -58,6 +59,16 @@ def command(
         except ValueError as error:
             return refuse(error, WRONG_SETTINGS)
         return ended(lambda: work(settings), interrupted)
+
+
+def read_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """What a command line of `--options` says; `help` is understood as with the other commands.
+
+    Raises:
+        SystemExit: help is shown, or the options are wrong, and argparse has said so.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return parser.parse_args(["--help"] if given[:1] == ["help"] else given)
 
 
 def ended(work: Callable[[], int], interrupted: str, ranks: Ranks = ALONE) -> int:

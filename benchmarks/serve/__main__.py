@@ -22,6 +22,7 @@ from torch import nn
 
 import slimlib as slim
 from benchmarks.records.environment import commit, host_class, versions
+from benchmarks.running.command import DONE, ended, read_options
 from benchmarks.serve.report import HEAD, figure, rows, table
 from benchmarks.serve.stream import PATCH, Request, images_of, serve
 from benchmarks.settings.run import read_settings
@@ -38,14 +39,18 @@ FITTED_ON = 40  # batches of patches
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run from the command line; returns the exit code."""
+    """Run from the command line; returns the exit code, as `benchmarks.running.command` has them."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serve", description=__doc__)
     parser.add_argument("--seconds", type=float, default=15.0, help="length of each of the five phases")
     parser.add_argument("--steps", type=int, default=600, help="of the training")
     parser.add_argument("--results", type=Path, default=Path("results/serve"))
-    chosen = parser.parse_args(arguments)
+    chosen = read_options(parser, arguments)
     if not chosen.seconds > 0 or chosen.steps < 1:
         parser.error("--seconds and --steps must be above 0")
+    return ended(lambda: _serve(chosen), "the network is kept, if its training was over")
+
+
+def _serve(chosen: argparse.Namespace) -> int:
     console = Console()
     torch.set_num_threads(1)
     task, held_out, net = network(chosen.results / "cache", chosen.steps, console)
@@ -65,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write(chosen.results, requests, measured, about)
     show(requests, console)
     console.print(f"Table and figure: {chosen.results}", markup=False, highlight=False)
-    return 0
+    return DONE
 
 
 def network(kept_in: Path, steps: int, console: Console) -> tuple[SuperResolution, SuperResolution, nn.Module]:

@@ -27,6 +27,7 @@ from benchmarks.perf.spectrum import spectrum
 from benchmarks.perf.starting import converting, freezing, starting
 from benchmarks.perf.timing import Spread, ratio, take_turns
 from benchmarks.perf.training import sandwich_memory, sandwich_step, throughput
+from benchmarks.running.command import FAILED, WRONG_SETTINGS
 from slimlib.serving.profiling import peak_bytes
 from tests.extent import one_by_day
 
@@ -307,10 +308,36 @@ def test_rows_that_are_measured_so_far_do_not_take_the_place_of_an_older_record_
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [["inferense"], ["--rounds", "0"], ["--network", "VGG"], ["--device", "tpu"], ["--minutes", "0"]],
+    ("arguments", "told"),
+    [
+        (["inferense"], "unknown part 'inferense'; choose from start, "),
+        (["--rounds", "0"], "must be at least 1"),
+        (["--network", "VGG"], "choose from 'slimlib', "),
+        (["--device", "tpu"], "choose from 'cpu', "),
+        (["--minutes", "0"], "must be more than 0"),
+        (
+            ["switching", "--network", "ResNet-50"],
+            "switching: measured with MobileNet v1, MobileNet v2, not with ResNet-50",
+        ),
+    ],
 )
-def test_impossible_arguments_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
+def test_impossible_arguments_are_refused(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
         main(arguments)
-    assert "error: " in capsys.readouterr().err
+    assert refused.value.code == WRONG_SETTINGS and told in capsys.readouterr().err
+
+
+def test_help_is_a_word_as_with_the_other_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as shown:
+        main(["help"])
+    assert shown.value.code == 0 and "usage: python -m benchmarks.perf" in capsys.readouterr().out
+
+
+def test_a_place_that_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("benchmarks.perf.measure.PARTS", {"training": Part(("MobileNet v1",), _endless)})
+    assert main(["--results", str(tmp_path / "file")]) == FAILED
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: Cannot write {tmp_path / 'file'}") and told.count("\n") == 1

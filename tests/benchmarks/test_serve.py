@@ -88,5 +88,7 @@ def test_a_short_stream_from_the_command_line(
         "table.md",
     ]
     assert "governor" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        main(["--seconds", "0"])
+    for arguments, code in ((["--seconds", "0"], 2), (["help"], 0)):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == code
