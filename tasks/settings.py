@@ -76,6 +76,10 @@ class Settings(BaseModel):
         """The files and folders whose content decides the result, whether or not they are there."""
         return []
 
+    def refuses(self, stability: str | None) -> str:
+        """Why a recipe's `stability` cannot be had with these settings; empty where it can."""
+        return ""
+
     def replace(self, **changes: Any) -> Self:
         """The same with other values, checked again."""
         now = {name: getattr(self, name) for name in type(self).model_fields} | (self.model_extra or {})

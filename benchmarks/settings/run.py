@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -108,6 +109,7 @@ def read_settings(arguments: Sequence[str]) -> RunSettings:
     tracker.check_here()
     in_force = {key: getattr(run, key) for key in Training.model_fields}
     recipes = _with_tuned(run, read_recipes(ablation, task, given["scale"]["name"]), task_settings)
+    wanted = _possible(_only(run.only, recipes), task_settings, named=bool(run.only))
     return RunSettings(
         **in_force | {"device": _device(run.device, launcher)},
         task=task,
@@ -116,7 +118,7 @@ def read_settings(arguments: Sequence[str]) -> RunSettings:
         default_data=given["default_data"],
         ablation=ablation["name"],
         question=str(ablation["question"]),
-        recipes=_only(run.only, recipes),
+        recipes=wanted,
         of_ablation=tuple(recipe.name for recipe in recipes),
         scale=given["scale"]["name"],
         launcher=launcher,
@@ -175,6 +177,17 @@ def _only(wanted: Sequence[str], recipes: tuple[Recipe, ...]) -> tuple[Recipe, .
         if name not in names:
             raise unknown("recipe", name, names)
     return tuple(recipe for recipe in recipes if not wanted or recipe.name in wanted)
+
+
+def _possible(recipes: Sequence[Recipe], task: Settings, *, named: bool) -> tuple[Recipe, ...]:
+    """The recipes that the task's settings can train; `named`: each was asked for, so that none may be left out."""
+    reasons = {recipe.name: task.refuses(recipe.stability) for recipe in recipes}
+    for name, reason in reasons.items():
+        if reason and named:
+            raise ValueError(f"recipe '{name}': {reason}")
+        if reason:
+            warnings.warn(f"recipe '{name}' is left out: {reason}", stacklevel=2)
+    return tuple(recipe for recipe in recipes if not reasons[recipe.name])
 
 
 def _device(given: str, launcher: Launcher) -> str:

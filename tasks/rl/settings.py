@@ -62,6 +62,14 @@ class RlSettings(Settings):
         """The same with hyperparameters of a recipe's own; see `Settings.tuned`."""
         return self.replace(hyperparameters={**self.hyperparameters, **own}) if own else self
 
+    def refuses(self, stability: str | None) -> str:
+        """Some ways to keep the narrow widths from slowing down the full one are of an algorithm alone."""
+        from tasks.rl.models import SLIMMABLE
+
+        kind = SLIMMABLE[self.algorithm]
+        known = stability in (None, *kind.stabilities)
+        return "" if known else f"{kind.__name__} has no stability '{stability}', only {', '.join(kind.stabilities)}"
+
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         if self.workers not in (0, self.environments):
