@@ -282,7 +282,7 @@ def _told(settings: type[Settings], error: ValidationError) -> str:
         return str(unknown(key, given, options))
     example = schema.get("examples", [schema.get("default")])[0]
     hint = f", for example {shown(example)}" if example and not options else ""
-    if part.get("type") == "string" and isinstance(given, int | float | list):
+    if part.get("type") == "string" and not options and isinstance(given, int | float | list):
         text = f'"{shown(given)}"'
         hint = f"; in quotes it is: '{key}={text if part is schema else f'[{text}]'}'"
     return f"{key}={given!r} must be {allowed(part)}{hint}{about}"

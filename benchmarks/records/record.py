@@ -139,7 +139,7 @@ class Record(_Strict):
     @classmethod
     def _has_a_name(cls, recipe: str) -> str:
         if not slug(recipe):
-            raise ValueError("a recipe needs a name")
+            raise ValueError("a recipe's name needs a letter or a digit")
         return recipe
 
     @field_validator("rows")

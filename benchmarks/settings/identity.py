@@ -20,8 +20,8 @@ def settings_hash(task: str, settings: Mapping[str, Any], recipe: Mapping[str, A
 
 
 def slug(name: str) -> str:
-    """A recipe's name as a part of a file name."""
-    return re.sub(r"[^A-Za-z0-9.+=_]+", "_", name).strip("._")
+    """A recipe's name, in any alphabet, as a part of a file name, which no file system finds too long."""
+    return re.sub(r"[^\w.+=]+", "_", name).strip("._")[:60]
 
 
 def record_name(recipe: str, seed: int, hash_: str) -> str:

@@ -46,17 +46,16 @@ class RunSettings(Training):
     def _check_recipes(self) -> Self:
         if not self.recipes:
             raise ValueError(f"ablation={self.ablation} has no recipe for task={self.task}")
-        names: dict[str, str] = {}
         hashes: dict[str, str] = {}
         for recipe in self.recipes:
-            if not slug(recipe.name) or slug(recipe.name) in names:
-                raise ValueError(
-                    f"ablation={self.ablation} has two recipes named '{recipe.name}', or one without a name"
-                )
+            if not slug(recipe.name):
+                raise ValueError(f"ablation={self.ablation}: the name {recipe.name!r} needs a letter or a digit")
+            if recipe.name in hashes.values():
+                raise ValueError(f"ablation={self.ablation} has two recipes named '{recipe.name}'")
             same = hashes.get(self.hash_of(recipe))
             if same is not None:
                 raise ValueError(f"ablation={self.ablation}: recipes '{same}' and '{recipe.name}' are the same")
-            names[slug(recipe.name)] = hashes[self.hash_of(recipe)] = recipe.name
+            hashes[self.hash_of(recipe)] = recipe.name
         return self
 
     @property

@@ -79,7 +79,7 @@ def test_a_record_cut_off_at_any_byte_is_refused_with_the_line(path: Path) -> No
         ('"kind": "width"', '"kind": "wide"', ", line 29: rows.0.kind: Input should be 'width', 'plan' or 'per-input'"),
         ('"steps"', '"step"', ", line 1: steps: Field required"),
         ('"format": 1', '"format": 2', ", line 2: format: Input should be 1"),
-        ('"recipe": "sandwich"', '"recipe": "/.."', ", line 6: recipe: a recipe needs a name"),
+        ('"recipe": "sandwich"', '"recipe": "/.."', ", line 6: recipe: a recipe's name needs a letter or a digit"),
         ('"hash": "', '"hash": "../../', ", line 9: hash: String should match pattern"),
         ('"seconds": 1.0', '"seconds": -1.0', ", line 71: seconds: Input should be greater than or equal to 0"),
         ('"seconds": 1.0', '"seconds" 1.0', ", line 71, column 12: Expecting ':' delimiter"),

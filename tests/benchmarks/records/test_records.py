@@ -157,3 +157,11 @@ def test_memory_for_images_does_not_decide() -> None:
 
 def test_file_names_are_plain() -> None:
     assert slug("soft cross-entropy / n=4") == "soft_cross_entropy_n=4"
+    assert slug("größer") == "größer"
+
+
+@pytest.mark.parametrize("name", ["漢字" * 150, "ü 漢字", "x" * 300])
+def test_any_name_with_a_letter_is_kept_in_a_file_and_found_again(name: str, tmp_path: Path) -> None:
+    made = record("sandwich", 0, {1.0: 30.0}).model_copy(update={"recipe": name})
+    write_record(made, tmp_path)
+    assert read_records(tmp_path) == ([made], {})
