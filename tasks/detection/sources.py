@@ -2,8 +2,8 @@
 
 shapes   nothing; they are drawn
 coco     train2017, val2017 and annotations, as https://cocodataset.org has them
-folder   train and val, with their annotations in COCO's format: train.json and val.json beside them or in annotations,
-         or a _annotations.coco.json in each
+folder   train and val, under any of the names in `tasks.splits`, with their annotations in COCO's format: train.json
+         and val.json beside them or in annotations, or a _annotations.coco.json in each
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from tasks.detection.annotations import Annotations, read_annotations
 from tasks.detection.images import DetectionImages, reader
 from tasks.detection.settings import DetectionSettings
 from tasks.detection.shapes import shapes
+from tasks.splits import splits_in
 
 DOWNLOADS = "from https://cocodataset.org/#download"
 TRAINED, HELD_OUT = 0, 1  # seeds of the drawn images
@@ -74,9 +75,9 @@ def _folder(root: Path, part: str, settings: DetectionSettings) -> DetectionImag
 
 
 def _places(root: Path, part: str) -> Iterator[tuple[Path, Path]]:
-    for name in (part, "valid") if part == "val" else (part,):
-        for file in (f"{name}.json", f"annotations/{name}.json", f"{name}/_annotations.coco.json"):
-            yield root / file, root / name
+    name = splits_in(root).get(part, part)
+    for file in (f"{name}.json", f"annotations/{name}.json", f"{name}/_annotations.coco.json"):
+        yield root / file, root / name
 
 
 def _images(name: str, annotations: Path, folder: Path, settings: DetectionSettings) -> DetectionImages:

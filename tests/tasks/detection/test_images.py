@@ -120,6 +120,15 @@ def test_images_may_lie_in_folders_of_their_own(folder: MakeFolder) -> None:
         find_source(DetectionSettings(data="folder", root=str(root), start="scratch"))
 
 
+def test_folders_of_splits_are_known_by_any_usual_name(folder: MakeFolder) -> None:
+    root = folder(content(*annotated(BOX)))
+    for part, name in (("train", "Training"), ("val", "validation")):
+        (root / part).rename(root / name)
+        (root / f"{part}.json").rename(root / name / "_annotations.coco.json")
+    source = find_source(DetectionSettings(data="folder", root=str(root), start="scratch"))
+    assert (source.train[0][0].shape, len(source.evaluation)) == ((3, 40, 60), 1)
+
+
 def test_categories_must_be_the_same_in_both_sets(folder: MakeFolder) -> None:
     other = content(*annotated(BOX))
     other["categories"] = other["categories"][:1]
