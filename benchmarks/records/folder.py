@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -31,10 +31,13 @@ class ResultsFolder:
     def locked(self) -> Iterator[None]:
         """Hold the folder for one run, and clear away what killed ones left half written.
 
+        A run that could not begin, for example because its data are not there, leaves no folder.
+
         Raises:
             FolderInUse: another run has it.
             OSError: it cannot be written.
         """
+        made = [place for place in (self.cache, *self.cache.parents) if not place.exists()]
         self.cache.mkdir(parents=True, exist_ok=True)
         if not (self.cache / ".gitignore").exists():
             write_atomically(self.cache / ".gitignore", "*\n")
@@ -48,6 +51,14 @@ class ResultsFolder:
         try:
             self._remove_stale()
             yield
+        except BaseException:
+            if made and {path.name for path in self.cache.iterdir()} <= {".gitignore", "lock"}:
+                with suppress(OSError):  # one is not empty, or the system removes no open file
+                    for path in self.cache.iterdir():
+                        path.unlink()
+                    for place in made:
+                        place.rmdir()
+            raise
         finally:
             lock.release()
 

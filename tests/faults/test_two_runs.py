@@ -46,6 +46,18 @@ def test_a_second_run_in_the_folder_is_refused_and_touches_nothing(
     assert not out
 
 
+def test_what_cannot_begin_leaves_no_folder_and_what_was_there_stays(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    folder = ResultsFolder(tmp_path / "results" / "sr" / "sandwich" / "tiny")
+    for kept in (False, True):
+        with pytest.raises(ValueError, match="no data"), folder.locked():
+            if kept:
+                folder.checkpoint("abc", 0).parent.mkdir(parents=True)
+            raise ValueError("no data")
+        assert (tmp_path / "results").exists()
+        assert folder.checkpoint("abc", 0).parent.exists() == (folder.path.parent.parent.exists()) == kept
+
+
 def test_the_lock_of_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
     folder = ResultsFolder(toy_settings(tmp_path).folder)
     process = FORK.Process(target=toy_run, args=(toy_settings(tmp_path),), kwargs={"slow": 5.0})
