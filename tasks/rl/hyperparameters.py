@@ -6,17 +6,17 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common import torch_layers
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.utils import LinearSchedule
 from torch import nn, optim
 
+from slimlib.rl import SlimA2C, SlimDQN, SlimPPO, SlimSAC
 from tasks.rl.minatar import MinAtarCNN
 from tasks.settings import unknown
 
-ALGORITHMS: Mapping[str, type[BaseAlgorithm]] = {"ppo": PPO, "a2c": A2C, "dqn": DQN, "sac": SAC}
+ALGORITHMS: Mapping[str, Any] = {"ppo": SlimPPO, "a2c": SlimA2C, "dqn": SlimDQN, "sac": SlimSAC}
+"""The slimmable algorithms; the ordinary one is `plain` of each."""
 
 # What a policy takes as an object, and plain settings name.
 OPTIMIZERS = (optim.Adam, optim.AdamW, optim.RMSprop, RMSpropTFLike, optim.SGD)
@@ -58,7 +58,7 @@ def constructor_arguments(algorithm: str, policy: str, hyperparameters: Mapping[
         ValueError: one does not exist or cannot be read; the message names the nearest right one.
     """
     given = dict(hyperparameters)
-    _check_names("task.hyperparameters", given, _parameters(ALGORITHMS[algorithm]), algorithm)
+    _check_names("task.hyperparameters", given, _parameters(ALGORITHMS[algorithm].plain), algorithm)
     for name in SCHEDULED:
         if name in given and given[name] is not None:
             given[name] = schedule(given[name])
@@ -89,7 +89,7 @@ def _policy_arguments(algorithm: str, policy: str, given: Any) -> dict[str, Any]
     place = "task.hyperparameters.policy_kwargs"
     if not isinstance(given, Mapping):
         raise ValueError(f"{place}={given!r} must be a mapping, for example {{net_arch: [64, 64]}}")
-    _check_names(place, given, _parameters(ALGORITHMS[algorithm].policy_aliases[policy]), policy)
+    _check_names(place, given, _parameters(ALGORITHMS[algorithm].plain.policy_aliases[policy]), policy)
     arguments = dict(given)
     for name, classes in NAMED.items():
         if name in given:

@@ -14,13 +14,10 @@ from torch import Tensor, nn
 
 import slimlib as slim
 from slimlib.core.width import Width
-from slimlib.rl import SlimA2C, SlimDQN, SlimPPO, SlimSAC
 from slimlib.rl.paths import example_observation
-from tasks.rl.hyperparameters import constructor_arguments
+from tasks.rl.hyperparameters import ALGORITHMS, constructor_arguments
 from tasks.rl.settings import RlSettings
 from tasks.training.recipe import Recipe
-
-SLIMMABLE: Mapping[str, Any] = {"ppo": SlimPPO, "a2c": SlimA2C, "dqn": SlimDQN, "sac": SlimSAC}
 
 
 def make_model(
@@ -39,7 +36,7 @@ def make_model(
         "seed": seed,
         "device": device,
     }
-    kind = SLIMMABLE[settings.algorithm]
+    kind = ALGORITHMS[settings.algorithm]
     if width is not None:
         if width != 1.0:
             arguments["policy_kwargs"] = _narrow(settings, environments, width, arguments)
@@ -64,7 +61,7 @@ def make_model(
 def _narrow(settings: RlSettings, environments: VecEnv, width: float, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The policy's arguments for the channels that a slimmable one has at a width."""
     widths, options = slim.Switches(width, 1.0), {"divisor": settings.divisor}
-    kind = SLIMMABLE[settings.algorithm]
+    kind = ALGORITHMS[settings.algorithm]
     model = kind(settings.policy, environments, widths=widths, rule="every", convert_options=options, **arguments)
     kwargs: dict[str, Any] = model.extract(width).policy_kwargs
     return kwargs

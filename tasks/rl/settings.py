@@ -64,9 +64,9 @@ class RlSettings(Settings):
 
     def refuses(self, stability: str | None) -> str:
         """Some ways to keep the narrow widths from slowing down the full one are of an algorithm alone."""
-        from tasks.rl.models import SLIMMABLE
+        from tasks.rl.hyperparameters import ALGORITHMS
 
-        kind = SLIMMABLE[self.algorithm]
+        kind = ALGORITHMS[self.algorithm]
         known = stability in (None, *kind.stabilities)
         return "" if known else f"{kind.__name__} has no stability '{stability}', only {', '.join(kind.stabilities)}"
 

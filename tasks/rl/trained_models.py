@@ -15,8 +15,8 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from slimlib.core.setting import at_width
 from tasks.atomic import write_atomically
 from tasks.rl.environments import make_environments
+from tasks.rl.hyperparameters import ALGORITHMS
 from tasks.rl.minatar import MinAtarCNN
-from tasks.rl.models import SLIMMABLE
 from tasks.rl.settings import RlSettings
 from tasks.rl.video import gif, side_by_side
 
@@ -37,7 +37,7 @@ def keep_model(model: Any, path: Path) -> None:
 
 def load_model(settings: RlSettings, path: Path) -> Any:
     """The slimmable model that `keep_model` wrote."""
-    return SLIMMABLE[settings.algorithm].load(_beside(path, ".zip"), device="cpu", allow=[MinAtarCNN])
+    return ALGORITHMS[settings.algorithm].load(_beside(path, ".zip"), device="cpu", allow=[MinAtarCNN])
 
 
 def statistics(path: Path, environments: VecEnv) -> VecEnv:
