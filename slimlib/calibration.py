@@ -208,13 +208,13 @@ def calibrate(
 
     A network without BatchNorm needs none, and nothing is done. Statistics belong to the weights as
     they are now: after more training, calibrate again. Widths with the same channel numbers share one set. A BatchNorm
-    that no batch has reached, as that of an expert without tokens, takes those of the full width's channels.
+    that no batch reaches, like that of an expert without tokens, uses the statistics of the full width.
 
-    The first calibration of a width adds buffers. torch's `AveragedModel` pairs buffers by place: in the middle of a
-    training calibrate a copy, `copy.deepcopy(ema)`, or all widths once before the average is made.
+    The first calibration of a width adds buffers. torch's `AveragedModel` matches buffers by position: during a
+    training calibrate a copy, `copy.deepcopy(ema)`, or calibrate all widths once before you make the average.
 
-    Where torch.distributed runs several processes, call it in all of them, with the same widths and each
-    with batches of its own: all get the same statistics, of the batches of all.
+    With several processes of torch.distributed, call it in all of them, with the same widths and different batches: all
+    get the same statistics, of all batches together.
 
     Args:
         net: a slimmable network with universal or switchable BatchNorm.
@@ -226,9 +226,10 @@ def calibrate(
         momentum: of the moving average.
 
     Raises:
-        ValueError: no batch, one that forward does not take, one with a single value a channel, or with numbers that
-            are not finite; no list of widths, or a width that is not allowed; norm "shared", which has one set for all;
-            a momentum outside (0, 1]; processes with different widths or, "moving", different numbers of batches.
+        ValueError: no batch, one that forward does not accept, one with a single value for each channel, or with
+            numbers that are not finite; no list of widths, or a width that is not allowed; norm "shared", which has one
+            set for all; a momentum outside (0, 1]; processes with different widths or, "moving", different numbers of
+            batches.
 
     Source: Yu & Huang 2019 (US-Nets), sec. 3.1 and eq. 5.
     """

@@ -33,32 +33,31 @@ def convert(
 ) -> nn.Module:
     """Make a network slimmable, in place: afterwards `set_width` sets how many channels it computes with.
 
-    The channels are followed through one run on `example`. What reaches the output stays full, as does
-    what cannot be followed; `print(net.slim)` says which layers do, and why. What never ran, as an expert that no token
-    of the example reached, slims like a module of the same class that ran in the same list; else it stays full. At
-    width 1.0 the network is what it was, bit for bit; parameters, their names and `state_dict` keys do not change. On a
-    terminal, or in a notebook, a bar shows how far it is after 5 seconds.
+    The channels are followed through one run on `example`. The channels of the output stay full, and so do channels
+    that cannot be followed; `print(net.slim)` lists these layers with the reasons. A module that did not run, like an
+    expert that no token of the example reached, slims like a module of the same class in the same list that did;
+    otherwise it stays full. At width 1.0 the network is the original one, bit for bit; parameters, their names and
+    `state_dict` keys do not change. After 5 seconds a progress bar appears on a terminal or in a notebook.
 
     Args:
         net: any dense network, not yet wrapped (DistributedDataParallel, torch.compile).
         example: an input [N, ...], a tuple of the arguments of forward, or a dict of them by name.
-        widths: what may be set: a `WidthRange`, or `Switches`; any width in (0, 1] by default.
+        widths: the widths that can be set: a `WidthRange`, or `Switches`; any width in (0, 1] by default.
         norm: BatchNorm is "universal" (shared affine, statistics by `calibrate`), "switchable" (private
             affine and statistics for each of the `Switches`), or "shared" (one set for all widths).
         divisor: channels are rounded to multiples of it; a narrow layer takes a smaller one.
         divisors: name of a layer -> the divisor of its output channels, for layers that round differently
             (layers that must agree with them follow).
         keep: names of further modules whose outputs stay full.
-        heads: name of a layer, such as the last -> bands: the widths are cut into so many, equally wide, and each band
-            has its own weight and bias in this layer, at first the same ones. A `WidthPlan` is in the band of its
-            channels in all. The full width keeps the plain names.
-        layout: what slims together, for a network where that is known and cannot be found by following its
-            channels; it is taken as it is, with its divisors.
+        heads: name of a layer, such as the last -> number of bands: the range of widths is divided into that many equal
+            bands, and each has its own weight and bias in this layer, equal at first. A `WidthPlan` belongs to the band
+            of its total number of channels. The full width keeps the plain names.
+        layout: which layers slim together, for a network where you know it and its channels cannot be followed; used
+            unchanged, with its divisors.
 
     Raises:
-        ValueError: something cannot be followed and cannot be kept full, nothing slims, or an argument is wrong.
-            The network is then untouched.
-        TypeError: `net` is no module, or an argument of another type than here.
+        ValueError: something cannot be followed and cannot be kept full, nothing slims, or an argument is wrong. The
+            network is then unchanged. TypeError: `net` is not a module, or an argument has the wrong type.
 
     Source: Yu et al. 2019 (Slimmable Neural Networks); Yu & Huang 2019 (US-Nets).
     """

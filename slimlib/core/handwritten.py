@@ -16,21 +16,21 @@ from slimlib.core.width import Widths, as_widths, fitting_divisor
 
 
 def adopt(net: nn.Module, *, widths: Widths | None = None) -> nn.Module:
-    """Make a network that was written by hand from slim layers slimmable, in place: `set_width` then sets its outputs.
+    """Make a network that was written by hand from slimmable layers slimmable, in place.
 
     No channels are followed: each layer reads its input channels off what arrives, and slims its outputs unless it
     was made with `slim_output=False`, as the last one must be.
 
     Args:
         net: the network, not yet wrapped (DistributedDataParallel, torch.compile).
-        widths: what may be set: a `WidthRange`, or `Switches`; any width in (0, 1] by default.
+        widths: the widths that can be set: a `WidthRange`, or `Switches`; any width in (0, 1] by default.
 
     Returns:
         `net`, at its largest width.
 
     Raises:
-        ValueError: there is no slim layer in it, or a norm whose channels only `convert` can follow; or it is
-            slimmable already; or `widths` are none.
+        ValueError: it has no slim layer, or a norm whose channels only `convert` can follow; it is slimmable already;
+            or `widths` is invalid.
     """
     widths = EVERY_WIDTH if widths is None else as_widths(widths)
     check_module(net)

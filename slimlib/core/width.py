@@ -18,7 +18,7 @@ class WidthPlan:
     (one unit is r * r of its channels).
 
     Raises:
-        ValueError: they are no whole numbers.
+        ValueError: a channel number is not a whole number.
     """
 
     channels: tuple[int, ...]
@@ -68,8 +68,8 @@ class WidthRange:
 class Switches:
     """A short, fixed list of widths: a switchable network (S-Nets).
 
-    All are fractions in (0, 1], or all are a `WidthPlan` of the same network (AutoSlim), or what `slimlib.search`
-    found. They are kept from narrow to wide, plans by their channels in all.
+    All are fractions in (0, 1], or all are plans of the same network (AutoSlim): a `WidthPlan`, or what
+    `slimlib.search` found. They are sorted from narrow to wide, plans by their total number of channels.
 
     Raises:
         ValueError: no width, one outside (0, 1], one given twice, or plans of different networks.

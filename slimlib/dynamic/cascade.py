@@ -51,17 +51,17 @@ class Answer:
 class Cascade:
     """Runs a batch at the narrowest width, and the samples that it is unsure of at the next, and so on.
 
-    A sample costs all widths that it ran at. `quality` moves the operating point at run time, and a `Governor` given a
-    cascade holds a latency budget by it.
+    A sample costs all widths that it ran at. `quality` trades accuracy for cost at run time; a `Governor` uses it to
+    keep a latency budget.
 
     Args:
         net: a slimmable or frozen network in eval mode, with BatchNorm statistics for each of the widths.
         widths: from narrow to wide.
         thresholds: for each width but the last, the confidence from which an answer is taken; none may be higher than
-            the one before it, as what has cost more need not be surer. -inf takes every answer; inf takes none, and the
-            width is left out.
+            the one before it, since an answer that cost more need not be more certain. -inf takes every answer; inf
+            takes none, and the width is left out.
         confidence: "max_probability", "margin" (between the two likeliest classes) or "entropy", of scores [N, classes]
-            and from 0 to 1; or a function of the output that returns a tensor [N], larger where it is surer.
+            and from 0 to 1; or a function of the output that returns a tensor [N], larger for more certain answers.
         path: settings from cheap to good that `quality` chooses from, as `fit_cascade` finds them.
 
     Attributes:

@@ -25,7 +25,7 @@ BINS = 15
 
 @dataclass(frozen=True)
 class AccuracyLoss:
-    """A budget: so much of the widest width's mean score may be lost, 0.003 for .3 points of accuracy.
+    """A budget: how much of the widest width's mean score may be lost; 0.003 is 0.3 points of accuracy.
 
     Raises:
         ValueError: it is negative, or no number.
@@ -117,8 +117,8 @@ def fit_cascade(
 ) -> FittedCascade:
     """Find the thresholds of a cascade on held-out training data.
 
-    Every width runs on every sample once; then thresholds are searched without the network. Samples that the network
-    was trained on make it look surer than it is, and those of the evaluation set must not choose anything.
+    Every width runs on every sample once; then thresholds are searched without the network. On samples that it was
+    trained on, the network looks more certain than it is; evaluation samples must not choose anything.
 
     Args:
         net: a slimmable or frozen network, calibrated at the widths.

@@ -14,7 +14,7 @@ from slimlib.dynamic.outcomes import is_right
 
 
 class GateTraining:
-    """The losses of a gate, on a supernet that is frozen.
+    """The losses of a gate, on a frozen slimmable network.
 
     Sandwich gate sparsification: a sample that the narrowest width gets right belongs there, any other to the widest;
     cross-entropy of the scores with that. The loss of the task reaches the scores by straight-through choices. The cost

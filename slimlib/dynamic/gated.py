@@ -45,8 +45,8 @@ class Gated(nn.Module):
         smallest_group: as of `slimlib.route`.
 
     Attributes:
-        price: the run-time knob: what a width costs, as a share of the widest, lowers its score by so much. 0: the
-            gate as it was trained; `price_for` finds the price of a mean cost.
+        price: the run-time knob: each width's score is lowered by `price` times its cost, as a share of the widest. 0:
+            the gate as trained; `price_for` finds the price of a mean cost.
 
     Raises:
         ValueError: widths out of order or not allowed, another number of them than the gate's choices, or a tail that
@@ -87,7 +87,7 @@ class Gated(nn.Module):
 
     @property
     def price(self) -> float:
-        """The run-time knob: what a width costs, as a share of the widest, lowers its score by so much."""
+        """The run-time knob: each width's score is lowered by `price` times its cost, as a share of the widest."""
         return self._price
 
     @price.setter
@@ -281,7 +281,7 @@ class Gated(nn.Module):
 def gated_plans(
     net: nn.Module, before: str, widths: Sequence[Width], *, stem_width: Width | None = None
 ) -> list[Width]:
-    """The plans that a network with a gate before a module runs at: what BatchNorm is to be calibrated for."""
+    """The plans at which a network with a gate before a module runs: calibrate BatchNorm for these."""
     stem, tail = cut(net, before)
     whole = owner_of(tail)
     assert whole is not None

@@ -24,10 +24,10 @@ _NORMS: WeakKeyDictionary[nn.Module, list[tuple[str, nn.Module]]] = WeakKeyDicti
 
 
 def route(net: nn.Module, x: Any, widths: Sequence[Width] | Tensor, *, smallest_group: SmallestGroup = 1) -> Any:
-    """Compute each sample of a batch at a width of its own.
+    """Compute each sample of a batch at its own width.
 
-    Samples of equal channel numbers run together on slices; the outputs return in the order of the batch. To rounding
-    they are those of each sample alone. Gradients flow to the weights and to `x`. A frozen network is fastest.
+    Samples of equal channel numbers run together on slices; the outputs return in the order of the batch. Up to
+    rounding they are those of each sample alone. Gradients flow to the weights and to `x`. A frozen network is fastest.
 
     Args:
         net: a slimmable or frozen network; it keeps the width that is set. BatchNorm must be in eval mode, with

@@ -29,10 +29,10 @@ class PlanCosts(NamedTuple):
 
 
 def plan_costs(net: nn.Module, example: Any) -> CostsByArithmetic:
-    """A function that tells what plans of a network cost, many thousands a second.
+    """A function that computes what plans of a network cost, many thousands a second.
 
-    A few plans are counted as `slimlib.cost` does. From these and from where the channels of the network lie it
-    follows how the cost of each layer depends on channel numbers; what the function returns equals `slimlib.cost`.
+    A few plans are counted by `slimlib.cost`. They show how the cost of each layer depends on channel numbers, so that
+    the results of the function equal those of `slimlib.cost`.
 
     Args:
         net: a slimmable network; it is not changed.

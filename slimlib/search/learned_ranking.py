@@ -57,7 +57,7 @@ def learned_ranking(
         net: a slimmable network; it is not changed.
         score: (net) -> a number, lower is better: the loss on held-out training images. It is given a copy of the
             network, sorted.
-        budget: the hardest that the ranking is for; see `slimlib.search`.
+        budget: the smallest one that the ranking is for; see `slimlib.search`.
         example: an input (or a tuple of arguments) of the size that costs are counted for.
         calibrate: inputs for the BatchNorm statistics of each candidate, other ones than `score` uses.
         scores: what is scaled and shifted; by default the squared norms of `channel_scores`.
@@ -65,8 +65,8 @@ def learned_ranking(
             that was trained to be slimmed: its units are given the scores of their group from high to low.
         evaluations: rankings that are tried, one after another.
         population: how many of the last rankings may be the parent of the next.
-        tournament: the best of so many random ones of them is.
-        path: a JSON file of what was scored: an interrupted call goes on with it, to the same result.
+        tournament: the parent is the best of so many random ones of them. path: a JSON file of what was scored. With it
+        an interrupted call resumes, with the same result.
         seed: of the random choices.
         latency: the table that a budget in milliseconds needs; see `slimlib.search`.
         progress: True shows a bar; a function is called with a `Progress`.

@@ -41,7 +41,7 @@ class FoundPlan:
 
     macs, params: multiply-adds and parameters in use, as `slimlib.cost` counts them.
     cost: in the unit of the budget.
-    score: what the search was given `score` for; lower is better.
+    score: what the function `score` of the search returned; lower is better.
     history: how it was found: the kept steps of greedy, or each plan that was the best so far.
     """
 
@@ -60,7 +60,7 @@ class FoundPlans(Sequence[FoundPlan]):
 
     evaluations: plans that were scored.
     seconds: that the search took, over all sessions.
-    plain: seconds of plain forwards of all batches and one score, at full width; 0 where that was not measured.
+    plain: seconds of plain forwards of all batches and one score, at full width; 0 if not measured.
     """
 
     plans: tuple[FoundPlan, ...]
@@ -104,7 +104,7 @@ def load_plans(path: str | Path, net: nn.Module | None = None) -> FoundPlans:
         net: a slimmable network that the plans must fit; None: not checked.
 
     Raises:
-        ValueError: it is not a plan file, the search has not come to its end, or it is of another network.
+        ValueError: it is not a plan file, the search is not finished, or it belongs to another network.
     """
     data = _read(Path(path))
     if net is not None:

@@ -48,27 +48,27 @@ def search(
     """Find channel numbers for each layer that score best within each budget.
 
     Args:
-        net: a slimmable network that was trained to be slimmed; afterwards as it was.
+        net: a slimmable network, trained at several widths; it is not changed.
         score: (net) -> a number, lower is better: the loss on training images that were held out, the same at each
             call. It is called in eval mode, without gradients, with the width of a candidate set.
         budgets: what a plan may cost: a share of the multiply-adds in (0, 1], "300M macs", "4M params", "10 ms", or
             a `Budget`; one or several of one unit.
         example: an input (or a tuple of arguments) of the size that costs are counted for.
-        method: "greedy" takes one step of channels from one group at a time, where that costs least; "evolution"
-            breeds plans within the budget; "ranking" cuts `ranking` at one threshold, and greedy takes the last part
-            away; "random" draws plans, the baseline for equally many evaluations; "uniform" gives all groups one width.
+        method: "greedy" removes a few channels from one group at a time, where that costs least; "evolution" mutates
+            and combines plans within the budget; "ranking" cuts `ranking` at one threshold and finishes greedily;
+            "random" draws plans, the baseline for the same number of evaluations; "uniform" gives all groups one width.
         calibrate: inputs for the BatchNorm statistics of each candidate, other ones than `score` uses.
-        path: a JSON file of what was scored and found: an interrupted search goes on with it, to the same result, and
+        path: a JSON file of what was scored and found. With it an interrupted search resumes, with the same result;
             `load_plans` reads it.
         seed: of random plans and of what `score` draws.
-        per: "cost", greedy weighs a rise of the score by the cost that is saved; "step", it does not, as published.
-        steps: greedy, evolution and random count in this part of each group's channels, rounded to its divisor.
+        per: "cost": greedy compares the rise of the score for the cost saved; "step": it ignores the cost, as
+        published. steps: greedy, evolution and random change channels by this share of each group, rounded to its
+        divisor.
         evaluations: plans that evolution and random score for each budget.
         population: plans of a generation of evolution.
         ranking: scores that compare between groups, from `learned_ranking` (by default the norms of `channel_scores`),
-            of a network whose channels are sorted; for "ranking" alone.
-        start: a plan at which greedy begins, above which ranking does not go, and which evolution starts with; by
-            default the full network.
+            of a network whose channels are sorted; only for "ranking". start: the plan that greedy and evolution start
+        from, and the upper limit of ranking; by default the full network.
         latency: for budgets in milliseconds, the table from `latency_table`.
         workers: processes that score at the same time, each on one thread.
         progress: True shows a bar; a function is called with a `Progress`.
@@ -78,7 +78,7 @@ def search(
 
     Raises:
         ValueError: a budget cannot be read or met, a score is not finite, BatchNorm lacks `calibrate`, a ranking, plan,
-            table or file is of another network, or an argument is impossible.
+            table or file belongs to another network, or an argument is impossible.
         OSError: the file cannot be written.
 
     Source: Yu & Huang 2019 (AutoSlim); Chin et al. 2020 (LeGR).

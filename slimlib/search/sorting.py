@@ -38,21 +38,22 @@ def sort_channels(
     rule: Rule | None = None,
     example: Any = None,
 ) -> ChannelScores:
-    """Give the units of every group new places, highest score first, in all layers where they occur.
+    """Sort the units of every group by score, highest first, in all layers where they occur.
 
-    At full width the network computes what it did, but for rounding. Narrow widths are made of other channels then:
-    their calibrated statistics are dropped, and switches begin anew from the shared BatchNorm.
+    At full width the outputs do not change, up to rounding. Narrow widths then have other channels: their calibrated
+    statistics are dropped, and switches start again from the shared BatchNorm.
 
     Args:
         net: a slimmable network; it is changed in place.
         scores: from `channel_scores` or `learned_ranking`.
         bands: widths that keep the units they have, for a network that is trained to be slimmed: units are sorted
-            between one of these widths and the next. These widths compute what they did, with their statistics.
+            between one of these widths and the next. The outputs of these widths do not change, and they keep their
+            statistics.
         keep: names of layers whose units stay in order.
-        optimizer: whose state moves along with the parameters.
-        rule: whose averages of the network, those of an `AveragedTeacher`, move along.
-        example: an input, or a tuple of arguments: the outputs on it are compared before and after. A layout that was
-            given to `convert` by hand can be sorted with one alone.
+        optimizer: its state is sorted like the parameters. rule: its averages of the network (`AveragedTeacher`) are
+        sorted as well.
+        example: an input, or a tuple of arguments: the outputs on it are compared before and after. Required for a
+            layout that was given to `convert` by hand.
 
     Returns:
         The scores in the new order.

@@ -59,8 +59,8 @@ def cost(net: nn.Module, example: Tensor | tuple[Any, ...], width: Width = 1.0) 
         width: need not be calibrated.
 
     Raises:
-        ValueError: the width is not allowed here, the forward looks at values (fake tensors have none),
-            or the network is frozen.
+        ValueError: the width is not allowed here, forward depends on the values of tensors (they are fake here), or the
+            network is frozen.
     """
     counted = count_operations(net, example, width)
     return Cost(sum(macs for _, macs in counted.products), counted.params, counted.activations)

@@ -29,7 +29,7 @@ OURS = ("full_numbers", "name_in_network", "slim_output", "to_gather", "slim", "
 def extract(net: nn.Module, width: Width, example: Any = None, *, fold: bool = False) -> nn.Module:
     """A plain dense network with the weights of one width: the same outputs, no slimlib in it.
 
-    Weight normalisation is computed and folded away. `net` is not changed, and nothing is shared with it.
+    Weight normalisation is computed and folded away. `net` is not changed, and shares nothing with the copy.
 
     Args:
         net: a slimmable network, or a module that holds one, which is copied with it.

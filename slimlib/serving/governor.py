@@ -42,7 +42,7 @@ class Governor:
 
     Raises:
         ValueError: the budget is not above 0, or `net` cannot be set to a width of the profile.
-        TypeError: `profile` is no profile.
+        TypeError: `profile` is not a profile.
     """
 
     def __init__(

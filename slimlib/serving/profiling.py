@@ -140,7 +140,7 @@ def widest_within(measured: Profile, *, milliseconds: float) -> Width:
 
     Raises:
         ValueError: not even the narrowest is; the message says how long it takes.
-        TypeError: `measured` is no profile, or the budget no number.
+        TypeError: `measured` is not a profile, or the budget is not a number.
     """
     check_profile(measured)
     if not is_number(milliseconds):

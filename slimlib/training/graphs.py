@@ -21,8 +21,8 @@ class Graphs:
     """Records the passes of a network in training as CUDA graphs, and replays them.
 
     A pass is run as usual the first time, recorded the second, and replayed from then on. Small networks, whose kernels
-    take less time than it takes to start them, train several times faster; the gradients are the same. Everything
-    that a pass reads must lie where it lay when it was recorded: parameters and their gradients do (parameters whose
+    take less time than it takes to start them, train several times faster; the gradients are the same. Everything that
+    a pass reads must stay at the same place in memory: parameters and their gradients do (parameters whose
     gradient is None get one of zeros), batches do after `hold`, and a loss must read nothing else that changes.
     Training runs within `stream()`::
 
@@ -68,7 +68,7 @@ class Graphs:
         torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
 
     def hold(self, batch: Any, name: str = "batch") -> Any:
-        """A copy of a pytree of tensors that lies where the last of this name lay, if its shapes are the same."""
+        """A copy of a pytree of tensors, in the memory of the last one of this name if the shapes are the same."""
         leaves, spec = tree_flatten(batch)
         held = self._held.get(name)
         if held is None or held[1] != spec or list(map(_kind, held[0])) != list(map(_kind, leaves)):

@@ -36,17 +36,18 @@ class Rule(ABC):
     Args:
         widths: that the network is trained for.
         distill: short for `lesson=Lesson(data=0, distill=distill)`: all but the largest width learn from the largest.
-        lesson: what all but the largest width learn from, which itself learns from the data; or `Lessons`, which say
-            it of each.
+        lesson: what all but the largest width learn from; the largest learns from the data. Or `Lessons`, which can
+            differ by width.
         seed: of the random widths.
 
     Attributes:
         generator: what random widths are drawn with.
         lessons: what each width learns from.
-        sizes: height and width that images are scaled to for a width; all others see them as they are.
+        sizes: height and width that images are scaled to for a width; all others see them unchanged.
 
     Raises:
-        ValueError: `widths` or `seed` are none, or the lessons need the largest width in a step that may go without it.
+        ValueError: `widths` or `seed` is invalid, or the lessons need the largest width, which some steps may leave
+        out.
     """
 
     trains_largest: ClassVar[bool] = True
@@ -74,20 +75,20 @@ class Rule(ABC):
         """The widths of the next step, all different, largest first.
 
         Args:
-            step: that they are drawn for: its `net`, and the loss that a width has before it is trained,
-                `step.loss(width)`. Rules that ask for neither need none.
+            step: the training step, with its `net`, and `step.loss(width)`, the loss of a width before it is trained.
+                Optional for rules that use neither.
         """
 
     def ends(self, steps: int) -> list[int]:
-        """The step after which each stage of a training ends, where an ordinary training takes `steps`.
+        """The step after which each stage ends, if an ordinary training takes `steps`.
 
         Raises:
-            ValueError: they are too few.
+            ValueError: there are too few steps.
         """
         return [steps]
 
     def stage(self, number: int, net: nn.Module, optimizer: Optimizer) -> AbstractContextManager[None]:
-        """Within, the optimizer trains what this stage does; each has an optimizer of its own."""
+        """Within the block the optimizer trains what belongs to this stage. Each stage needs its own optimizer."""
         return nullcontext()
 
     def lesson(self, width: Width) -> Lesson:
@@ -96,7 +97,7 @@ class Rule(ABC):
         return largest if width == self.widths.largest else smallest if width == self.widths.smallest else between
 
     def taught(self: Self, lessons: Lessons) -> Self:
-        """This rule with other lessons: another object, but one sequence of draws that both take from."""
+        """This rule with other lessons: a new object that draws from the same random sequence."""
         other = copy.copy(self)
         other._learn(lessons)
         return other
@@ -114,16 +115,15 @@ class Rule(ABC):
     ) -> dict[Width, Tensor]:
         """Draw widths and add the gradient of the sum of their losses to the parameters' `.grad`.
 
-        Each width runs backward as soon as its loss is ready, so the memory is that of one pass. A loss that
-        depends on no parameter that is trained, since layers are frozen, adds nothing.
-        The network is left at the width it was set to. In DistributedDataParallel the gradients are
-        sent once, with the last pass; with find_unused_parameters=True (switchable BatchNorm, whose
-        switches have private parameters) with every pass.
+        The backward pass of each width runs as soon as its loss is ready, so a step needs the memory of one pass. A
+        loss that depends on no trained parameter, because layers are frozen, adds nothing. The network keeps the width
+        that it was set to. In DistributedDataParallel the gradients are exchanged once, in the last pass; with
+        find_unused_parameters=True (switchable BatchNorm, whose switches have private parameters) in every pass.
 
         Args:
             net: a slimmable network.
             x: its input, the tuple of its arguments, or a dict of them by name.
-            loss: network output -> scalar, or (output, width) -> scalar; learns from the data.
+            loss: the loss on the data: network output -> scalar, or (output, width) -> scalar.
             scaler: scales each loss before its backward pass, for float16.
             autocast: the network computes in this lower precision (torch.bfloat16, torch.float16) where
                 torch.autocast does; the losses are of its outputs in float32.
@@ -135,8 +135,8 @@ class Rule(ABC):
 
         Raises:
             ValueError: nothing in `net` is slimmable; it is frozen, or in DistributedDataParallel(static_graph=True);
-                it cannot have all widths of this rule; a loss is no scalar; or forward does not take `x`.
-            RuntimeError: no loss of the step depends on a parameter that is trained.
+                it does not allow all widths of this rule; a loss is not a scalar; or forward does not accept `x`.
+            RuntimeError: no loss of the step depends on a trained parameter.
         """
         of_data = loss_of_width(loss)
         args = arguments(net, x)
@@ -182,17 +182,18 @@ class Rule(ABC):
             average.note_order(net)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the draws and the averaged teachers are, as plain lists, numbers and tensors."""
+        """The state of the random draws and of the averaged teachers, as plain lists, numbers and tensors."""
         state: dict[str, Any] = {"generator": self.generator.get_state().tolist()}
         if self._averages:
             state["averages"] = [average.state_dict() for average in self._averages.values()]
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken.
+        """Continue from a `state_dict`.
 
         Raises:
-            ValueError: it was taken of another rule, or of one with other averaged teachers; this one is as before.
+            ValueError: it comes from another rule, or from one with other averaged teachers; this rule is then
+            unchanged.
         """
         averages = state.get("averages", [])
         if len(averages) != len(self._averages):

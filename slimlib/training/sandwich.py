@@ -64,19 +64,19 @@ class _Drawn(Rule):
 class Sandwich(_Drawn):
     """Every step trains the largest width, the smallest, and `samples` - 2 random ones between.
 
-    What lies between is then bounded by the two, and does well though each of its widths is rarely
-    trained. The rule to start with.
+    The two ends bound the accuracy of all widths between, which do well although each is rarely trained. Start with
+    this rule.
 
     Args:
         widths: a range, for a universally slimmable network, or switches.
-        samples: widths a step, at least 2.
-        distill: short for `lesson=Lesson(data=0, distill=distill)`: all but the largest width learn from what the
-            largest puts out, and not from the data.
-        lesson: what all but the largest width learn from; or `Lessons`, which say it of each. By default the data.
+        samples: widths in each step, at least 2.
+        distill: short for `lesson=Lesson(data=0, distill=distill)`: all but the largest width learn from the output of
+            the largest, not from the data.
+        lesson: what all but the largest width learn from, by default the data; or `Lessons`, which can differ by width.
         seed: of the random widths.
 
     Raises:
-        ValueError: `widths` are none, fewer than 2 samples, or more than there are switches.
+        ValueError: `widths` is neither a range nor switches, or `samples` is below 2 or above the number of switches.
 
     Source: Yu & Huang 2019 (US-Nets), the sandwich rule, algorithm 1.
     """

@@ -170,7 +170,7 @@ class Average:
         return {"steps": self.steps, "values": [value.clone() for value in self._values]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Continue from a `state_dict`."""
         self.steps, self._values = int(state["steps"]), [value.clone() for value in state["values"]]
         self._sorted_times = None
 

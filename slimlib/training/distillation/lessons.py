@@ -25,10 +25,10 @@ class Lesson:
     """What a width learns from: `data` * loss(output) + `weight` * distill(output, teacher's output).
 
     Args:
-        data: weight of the loss of the data.
+        data: weight of the loss on the data.
         distill: how far the output is from the teacher's, such as `soft_cross_entropy`; None: no teacher.
-        weight: of that. As published it is 1 for each student, so that together n - 1 students pull the shared
-            weights as hard as n - 1 data losses; with "balanced" they pull as hard as one.
+        weight: of the distillation. As published it is 1 for each student, so that n - 1 students together weigh as
+            much as n - 1 data losses; with "balanced" as much as one.
         teacher: "largest", the largest width of this step; or an `AveragedTeacher` or `Ensemble`.
 
     Raises:
@@ -82,7 +82,7 @@ class Lessons:
         largest: None: the data alone, with weight 1; or 1 / n where the others learn from the data by the "mean".
 
     Raises:
-        ValueError: one is no `Lesson`, or the largest is its own teacher.
+        ValueError: one is not a `Lesson`, or the largest is its own teacher.
     """
 
     between: Lesson

@@ -45,7 +45,7 @@ def kl_divergence(temperature: float = 1.0) -> Distillation:
     The factor temperature**2 keeps the size of the gradient independent of the temperature.
 
     Args:
-        temperature: above 0; 1 has the gradient of `soft_cross_entropy`, more tells of unlikely classes.
+        temperature: above 0; 1 has the gradient of `soft_cross_entropy`, higher ones give unlikely classes more weight.
 
     Returns:
         A loss of logits [N, classes, ...].

@@ -56,15 +56,15 @@ class Largest(Teacher):
 class AveragedTeacher(Teacher):
     """The largest width of an exponential moving average of the network, which is less noisy than the network.
 
-    The average is kept by the rule, in its `state_dict`, and takes in the network at the beginning of each
-    `backward`. BatchNorm normalises by the batch, as it does in the network that is trained.
+    The rule keeps the average, in its `state_dict`, and updates it at the beginning of each `backward`. BatchNorm
+    normalises by the batch, as it does in the network that is trained.
 
     Args:
-        decay: what is left of the average after a step; its memory is 1 / (1 - decay) steps long.
-        start: in this step it begins, as a copy of the network. Until then the network itself teaches.
+        decay: the share of the average that a step keeps; its memory is 1 / (1 - decay) steps long. start: the step in
+        which it begins, as a copy of the network. Until then the network itself teaches.
 
     Raises:
-        ValueError: not 0 <= decay < 1, or `start` is no whole number of steps.
+        ValueError: not 0 <= decay < 1, or `start` is not a whole number of steps.
 
     Source: Li et al. 2021 (DS-Net), in-place ensemble bootstrapping, decay 0.997; Tarvainen & Valpola 2017.
     """
@@ -94,7 +94,7 @@ class AveragedTeacher(Teacher):
 
 @dataclass(frozen=True)
 class Ensemble(Teacher):
-    """The mean of what several widths put out.
+    """The mean of the outputs of several widths.
 
     Args:
         widths: which; None: those of this step that are wider than the one that learns.
