@@ -72,7 +72,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[list[Path], Path]:
     target = Path(given.get("to", "results")).expanduser()
     for source in sources:
         if not source.is_dir():
-            raise ValueError(f"from={source} is no folder; name one that python -m benchmarks.run has written to")
+            raise ValueError(f"from={source} is not a folder; name one that python -m benchmarks.run has written to")
         ours, theirs = target.resolve(), source.resolve()
         if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
             raise ValueError(f"from={source} and to={target} are the same folder, or one lies in the other")

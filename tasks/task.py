@@ -142,7 +142,7 @@ class SupervisedTask(Problem):
         if self.batch % ranks:
             raise ValueError(
                 f"a batch of {self.batch} cannot be shared out evenly among {ranks} processes; "
-                f"take a multiple of {ranks}, or another --nproc-per-node"
+                f"use a multiple of {ranks}, or another --nproc-per-node"
             )
 
     def train(self, recipe: Recipe, run: TrainingRun) -> list[PointResult]:

@@ -67,7 +67,7 @@ def read(given: Sequence[str]) -> Asked:
         words.append(f"ablation={ABLATION}")
     run = read_settings(words)
     if run.task == "rl":
-        raise ValueError("task=rl: its networks are shown no images; choose task=classification or task=sr")
+        raise ValueError("task=rl: its networks see no images; choose task=classification or task=sr")
     chosen = [recipe.name for recipe in run.recipes if recipe.search is not None]
     if chosen:
         raise ValueError(f"recipe '{chosen[0]}' chooses its channels, and its network is not kept; see only=[...]")

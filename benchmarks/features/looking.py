@@ -107,7 +107,9 @@ def excited(trained: Trained, held_out: HeldOut, *, layer: str, channels: int, c
     layers = layers_of(trained.net)
     layer = layer or list(layers)[len(layers) // 4]
     if layer not in layers:
-        raise ValueError(f"features.layer={layer} is no layer of {trained.recipe.name}; there are {', '.join(layers)}")
+        raise ValueError(
+            f"features.layer={layer} is not a layer of {trained.recipe.name}; there are {', '.join(layers)}"
+        )
     total = sum(segment.size for segment in layers[layer])
     rows: dict[str, list[Tile | None]] = {}
     same = cases = 0

@@ -36,7 +36,7 @@ def spectrum(
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         expected = [errors(twin, data, tops=[1])[0] for twin in dense.values()]
         if errors(net, data, points, tops=[1]) != expected:
-            raise RuntimeError(f"{name}: the dense networks score otherwise than the slimmable one")
+            raise RuntimeError(f"{name}: the dense networks score differently from the slimmable one")
     runs = {
         "scores": lambda: errors(net, data, points, tops=[1]),
         "dense scores": lambda: [errors(twin, data, tops=[1]) for twin in dense.values()],

@@ -46,7 +46,7 @@ def read(given: Sequence[str]) -> RunSettings:
     if settings.task == "rl":
         raise ValueError("task=rl: policies are trained by stable-baselines3; see ablation=stability of benchmarks.run")
     if not any(taught(job) for job in plan(settings)):
-        raise ValueError(f"no recipe of ablation={settings.ablation} has students; take ablation=distillation")
+        raise ValueError(f"no recipe of ablation={settings.ablation} has students; use ablation=distillation")
     return settings
 
 

@@ -58,7 +58,7 @@ def parse(data: bytes) -> str:
     except _NotFinite as error:
         number = str(error)
         shown = number if len(number) < 20 else f"{number[:8]}..."
-        raise WrongJson(f"line {_line_of_token(text, number)}", f"{shown} is no finite number") from None
+        raise WrongJson(f"line {_line_of_token(text, number)}", f"{shown} is not a finite number") from None
     return text
 
 
@@ -125,7 +125,7 @@ def _doubled(text: str) -> WrongJson:
     before = set()
     for path, line in _places(text):
         if path in before:
-            return WrongJson(f"line {line}", f"the key '{path[-1]}' stands there twice")
+            return WrongJson(f"line {line}", f"the key '{path[-1]}' occurs twice")
         before.add(path)
     raise AssertionError("json saw a doubled key")
 

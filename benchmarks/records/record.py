@@ -146,7 +146,7 @@ class Record(_Strict):
     @classmethod
     def _each_point_once(cls, rows: list[Row]) -> list[Row]:
         if len({row.point for row in rows}) < len(rows):
-            raise ValueError("an operating point stands there twice")
+            raise ValueError("an operating point occurs twice")
         return rows
 
     @property

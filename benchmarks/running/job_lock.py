@@ -36,7 +36,7 @@ def held(path: Path, stop: Callable[[], bool], note: Callable[[str], None]) -> I
             if stop():
                 raise Interrupted from None
             if not told:
-                note("another process is still at it; waiting")
+                note("another process is still working on it; waiting")
             told = True
         except NotImplementedError:  # a file system without locks: each file is still whole, whoever writes last
             break

@@ -68,14 +68,14 @@ def read_arguments(arguments: Sequence[str]) -> TableSettings:
     if "paper" in given and given["paper"] not in (papers := [*published.sources, "all"]):
         raise unknown("paper", given["paper"], papers)
     if "paper" in given and "page" in given:
-        raise ValueError("paper= and page= are two things; ask for one at a time")
+        raise ValueError("paper= and page= cannot be combined; give one of them")
     results = Path(given.get("results", "results")).expanduser()
     if not results.is_dir():
         what = "is a file" if results.exists() else "does not exist"
         raise ValueError(f"results={results} {what}; name the folder that python -m benchmarks.run has written to")
     page = Path(given["page"]).expanduser() if "page" in given else None
     if page is not None and (page.is_dir() or page.suffix != ".md"):
-        raise ValueError(f"page={page} is no file of Markdown; for example page=docs/ablations.md")
+        raise ValueError(f"page={page} is not a Markdown file; for example page=docs/ablations.md")
     return TableSettings(published, results, given.get("paper", ""), page, _rate(given.get("gpu_macs_per_second")))
 
 

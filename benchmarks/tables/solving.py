@@ -132,7 +132,7 @@ def _make(settings: SolvingSettings) -> int:
     records, damaged = ResultsFolder(settings.results).read()
     complain(f"damaged record, left out: {why}" for why in damaged.values())
     if not records:
-        raise ValueError(f"results={settings.results} has no sound record")
+        raise ValueError(f"results={settings.results} has no readable record")
     if records[0].task != "rl":
         raise ValueError(
             f"results={settings.results} is of task={records[0].task}; what is solved are environments of rl"

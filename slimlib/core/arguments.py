@@ -22,7 +22,7 @@ def arguments(net: nn.Module, example: Any) -> tuple[Any, ...]:
     is the one input. The forward is that of the network itself, within torch's wrappers or frozen.
 
     Raises:
-        ValueError: forward takes an argument that is given by its name alone.
+        ValueError: forward takes an argument that can only be given by name.
     """
     if isinstance(example, tuple):
         return example
@@ -41,7 +41,7 @@ def arguments(net: nn.Module, example: Any) -> tuple[Any, ...]:
         return (example,)
     if alone := [key for key in example if key not in named]:
         raise ValueError(
-            f"argument {alone[0]!r} of {type(net).__name__}.forward is given by its name alone; "
+            f"argument {alone[0]!r} of {type(net).__name__}.forward can only be given by name; "
             "wrap the network in a module whose forward takes it by position"
         )
     given, args = dict(example), []

@@ -29,7 +29,7 @@ def check_heads(net: nn.Module, heads: Mapping[str, int], widths: Widths) -> Non
         layer = modules[name]
         own = {key for key, parameter in layer._parameters.items() if parameter is not None}
         if not own or not own <= set(AFFINE) or tracks(layer) or any(layer.children()):
-            raise ValueError(f"heads: '{name}' ({type(layer).__name__}) is no layer with a weight and bias of its own")
+            raise ValueError(f"heads: '{name}' ({type(layer).__name__}) is not a layer with its own weight and bias")
         most = len(widths.widths) if isinstance(widths, Switches) else float("inf")
         if not is_whole(count, 1) or count > most:
             possible = f"from 1 to {most}" if isinstance(widths, Switches) else "of at least 1"

@@ -104,11 +104,11 @@ def as_buffers(net: nn.Module, names: Iterable[str]) -> None:
 
 def _check_size(path: str, slot: Slot, layout: Layout) -> None:
     if slot.name not in slot.store:
-        raise ValueError(f"'{path}' is gone since slimlib.convert; change layers (pruning, weight norm) before it")
+        raise ValueError(f"'{path}' was removed after slimlib.convert; change layers (pruning, weight norm) before it")
     tensor = slot.store[slot.name]
     if hasattr(tensor, "placements"):  # a DTensor, of which no leading part can be seen
         raise ValueError(
-            f"'{path}' is spread over several processes (fully_shard); take DistributedDataParallel, where each has all"
+            f"'{path}' is spread over several processes (fully_shard); use DistributedDataParallel, where each has all"
         )
     for dim, axis in slot.axes.items():
         if tensor is not None and (tensor.ndim <= dim or tensor.shape[dim] != axis_size(axis, layout.full)):

@@ -134,7 +134,7 @@ def whole_network(net: nn.Module) -> Slimming:
     if unwrapped(net) is not root:
         name = next(name for name, module in net.named_modules() if module is root)
         raise ValueError(
-            f"this {type(net).__name__} computes more than the slimmable network in it; give that alone, .{name}"
+            f"this {type(net).__name__} computes more than the slimmable network in it; give only that, .{name}"
         )
     return slimming
 

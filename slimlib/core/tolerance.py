@@ -49,4 +49,4 @@ def check_tells(outputs: Sequence[Tensor]) -> None:
     """Raise ValueError where outputs hold no number that could differ: what is not a number equals what is none."""
     floating = [x for x in outputs if x.is_floating_point() or x.is_complex()]
     if any(x.numel() for x in floating) and not any(x.isfinite().any() for x in floating):
-        raise ValueError("the network puts out no finite number on the example; give one on which it does")
+        raise ValueError("the network returns no finite number on the example; give one on which it does")

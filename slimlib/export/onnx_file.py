@@ -119,9 +119,9 @@ def _check_weights(net: nn.Module) -> None:
     held = [*net.parameters(), *net.buffers()]
     size = sum(tensor.numel() * tensor.element_size() for tensor in held)
     if size > LARGEST:
-        raise ValueError(f"an ONNX file holds 2 GB, and this network has {size / 1e9:.1f} GB; take formats=('torch',)")
+        raise ValueError(f"an ONNX file holds 2 GB, and this network has {size / 1e9:.1f} GB; use formats=('torch',)")
     if any(tensor.dtype == torch.bfloat16 for tensor in held):
-        raise ValueError("onnxruntime cannot be checked with bfloat16; export net.float(), or take formats=('torch',)")
+        raise ValueError("onnxruntime cannot be checked with bfloat16; export net.float(), or use formats=('torch',)")
 
 
 def _use_clamp(program: Program) -> None:
@@ -166,7 +166,7 @@ def _unsupported(error: Exception, program: Program, net: nn.Module) -> str:
     with quietly():
         nodes = program.exported.run_decompositions().graph.nodes
     where = next((_module_of(node) for node in nodes if str(node.target).startswith(found[1])), "")
-    return f"ONNX has no operator for {found[1]}{where}; replace it, or take formats=('torch',)"
+    return f"ONNX has no operator for {found[1]}{where}; replace it, or use formats=('torch',)"
 
 
 def _module_of(node: Node) -> str:

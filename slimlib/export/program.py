@@ -79,7 +79,7 @@ def write_program(program: Program, file: Path, trials: Sequence[Trial]) -> File
             torch.export.save(program.exported, file)
         except NotImplementedError as error:  # of classes that are not registered, such as a NamedTuple
             raise ValueError(
-                f"torch.export cannot save {file.name}: {_reason(error)} Or take formats=['onnx'], or plain tuples"
+                f"torch.export cannot save {file.name}: {_reason(error)} Or use formats=['onnx'], or plain tuples"
             ) from error
         loaded = torch.export.load(file).module()
         for trial in trials:

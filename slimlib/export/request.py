@@ -105,7 +105,7 @@ def _check_formats(formats: Sequence[str], count: int) -> None:
             f"formats={formats!r}: give any of {', '.join(FORMATS)}, for example formats=('onnx', 'torch')"
         )
     if "onnx-any-width" in formats and count == 1:
-        raise ValueError("'onnx-any-width' joins several widths in one file; for a single one take 'onnx'")
+        raise ValueError("'onnx-any-width' joins several widths in one file; for a single one use 'onnx'")
 
 
 def _check_widths(slimming: Slimming, widths: Sequence[Width]) -> None:

@@ -35,7 +35,7 @@ class Trial:
                     else f"in shape: {list(b.shape)}"
                 )
                 raise RuntimeError(
-                    f"{name} gives other outputs than torch for inputs {shapes(self.args)}: they differ {off}. "
+                    f"{name} returns different outputs from torch for inputs {shapes(self.args)}: they differ {off}. "
                     "Does the forward draw random numbers in eval mode, or keep state between calls?"
                 )
 

@@ -29,7 +29,7 @@ def width_plan(net: nn.Module, published: Sequence[int]) -> WidthPlan:
     layers: tuple[str, ...] | None = slimming.net().__dict__.get("layers")
     if layers is None:
         raise ValueError(
-            f"this {type(net).__name__} does not tell the order of its layers; "
+            f"this {type(net).__name__} does not say the order of its layers; "
             "width_plan takes what slimlib.models.build makes, after slimlib.convert"
         )
     tensors = dict(slimming.net().named_parameters())

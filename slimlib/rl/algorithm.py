@@ -308,7 +308,9 @@ class SlimAlgorithm:
         for name in given.keys() - known - data.keys():
             close = get_close_matches(name, known, n=1)
             advice = f"did you mean {close[0]}?" if close else f"{cls.__name__} takes {', '.join(sorted(known))}"
-            raise ValueError(f"{cls.__name__}.load got {name}={given[name]!r}, which is no argument of it; {advice}")
+            raise ValueError(
+                f"{cls.__name__}.load got {name}={given[name]!r}, which is not one of its arguments; {advice}"
+            )
 
     def extract(self, width: Width) -> BaseAlgorithm:
         """An ordinary model of stable-baselines3 with the policy of one width: it loads and trains without slimlib.

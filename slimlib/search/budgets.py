@@ -51,7 +51,9 @@ def read_budget(given: Any) -> Budget:
             return Budget(float(number) * PREFIXES[prefix], cast(Unit, unit or "macs"))
     if isinstance(given, int | float) and not isinstance(given, bool) and 0 < given <= 1:
         return Budget(float(given), share=True)
-    raise ValueError(f"budget {given!r} does not tell how much of what; write for example {EXAMPLES}")
+    raise ValueError(
+        f"budget {given!r} is neither a share in (0, 1] nor an amount with a unit; write for example {EXAMPLES}"
+    )
 
 
 def read_budgets(given: Sequence[Any]) -> list[Budget]:

@@ -48,8 +48,8 @@ def plan_costs(net: nn.Module, example: Any) -> CostsByArithmetic:
     slimming = slimming_of(net)
     if slimming.norm.has_private_parameters:
         raise ValueError(
-            "a network with norm='switchable' computes at its switches alone; tell what others cost before it gets "
-            "them, on a network converted with norm='universal'"
+            "a network with norm='switchable' computes only at its switches; to count the cost of other plans, "
+            "convert the network with norm='universal'"
         )
     axes = Axes(slimming.layout)
     products = _Products(net, example, axes)

@@ -122,7 +122,7 @@ class Evaluation:
             value = float(self.score(self.net))
         if not math.isfinite(value):
             raise ValueError(
-                f"the score of {WidthPlan(plan)} is {value}, no number to compare; is the loss of the full network "
+                f"the score of {WidthPlan(plan)} is {value}, which cannot be compared; is the loss of the full network "
                 "finite, and are its weights?"
             )
         return value

@@ -189,7 +189,7 @@ class SearchFile:
                 shown = f": {there!r} there, {here!r} here" if name not in HASHES else ""
                 raise ValueError(
                     f"{path} holds a search with other {HASHES.get(name, name)}{shown}. To go on, call with the same; "
-                    "to begin anew, give another path or remove the file"
+                    "to start again, give another path or remove the file"
                 )
         self.scores = data["scores"]
         self._seconds_before, self.result = data["seconds"], data["result"]

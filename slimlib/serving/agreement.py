@@ -63,7 +63,7 @@ def check_same_outputs(
         change(changed := exactly(net))
         where = first_difference(exactly(net), changed, exactly(args), instead_of=instead_of, tolerance=tolerance)
         raise RuntimeError(
-            f"the folded {kind} gives other outputs on the example, first in {where}. "
+            f"the folded {kind} returns different outputs on the example, first in {where}. "
             "Does its forward look at the classes of its modules?"
         )
 

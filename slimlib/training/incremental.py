@@ -99,7 +99,7 @@ def only_added(net: nn.Module, width: Width, narrower: tuple[Width, ...], optimi
             widths, which every width moves.
     """
     if not slimming_of(net).norm.has_statistics_of_widths:
-        raise ValueError("norm 'shared' has statistics that every width moves; take 'switchable' or 'universal'")
+        raise ValueError("norm 'shared' has statistics that every width moves; use 'switchable' or 'universal'")
     added = in_use(net, width)
     for other in narrower:
         used = in_use(net, other)

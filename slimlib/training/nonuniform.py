@@ -69,7 +69,7 @@ class NonuniformSandwich(Sandwich):
 
     def draw(self, step: Step | None = None) -> list[Width]:
         if step is None:
-            raise ValueError("NonuniformSandwich draws for the layers of a network: draw(step)")
+            raise ValueError("NonuniformSandwich needs to know the network: draw(step)")
         count = self.samples - len(self.fixed())
         plans = {self._plan(step) for _ in range(count)}
         return [self._range.largest, *sorted(plans, key=by_size, reverse=True), self._range.smallest]

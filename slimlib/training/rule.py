@@ -221,7 +221,7 @@ class Rule(ABC):
         if not self.trains_largest and any(teacher.needs_largest for teacher in teachers):
             raise ValueError(
                 f"{name} cannot distil from the largest width, which is not in every step. "
-                "Take Sandwich or LargestAndRandom, an AveragedTeacher, or no distillation."
+                "Use Sandwich or LargestAndRandom, an AveragedTeacher, or no distillation."
             )
         largest, between, smallest = (lesson.data != 0 for lesson in lessons.all)
         if not (largest and self.trains_largest) and not (between and smallest):

@@ -60,12 +60,12 @@ def check_for_policy(name: str, rule: Rule, stability: str = "none") -> None:
     if type(rule).stage is not Rule.stage:
         raise ValueError(
             f"rule '{name}' trains in stages, each with an optimizer of its own, and a policy has one for its whole "
-            "training; take 'every'"
+            "training; use 'every'"
         )
     if stability == "conflict" and not rule.trains_largest:
         raise ValueError(
             f"stability 'conflict' compares with the gradient of the full width, which rule '{name}' does not train in "
-            "each step; take stability 'none', or a rule that does, such as 'sandwich'"
+            "each step; use stability 'none', or a rule that does, such as 'sandwich'"
         )
 
 

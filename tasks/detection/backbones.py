@@ -77,4 +77,4 @@ def _classes(path: Path) -> int:
         with safe_open(path, framework="pt") as file:
             return int(file.get_slice("classifier.0.weight").get_shape()[0])
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"task.weights={path} is no network of a run of task=classification: {error}") from None
+        raise ValueError(f"task.weights={path} is not a network from a run of task=classification: {error}") from None

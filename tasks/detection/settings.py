@@ -72,11 +72,9 @@ class DetectionSettings(Settings):
         if self.start == "s_resnet50" and (self.model != "resnet50" or self.multiplier != 1):
             raise ValueError("task.start=s_resnet50 is of task.model=resnet50 at task.multiplier=1; or start=scratch")
         if self.start == "scratch" and self.norm == "frozen":
-            raise ValueError(
-                "task.norm=frozen would keep statistics that fit nothing from scratch; take group or batch"
-            )
+            raise ValueError("task.norm=frozen would keep statistics that fit nothing from scratch; use group or batch")
         if self.start != "scratch" and not self.weights:
-            raise ValueError(f"task.start={self.start} needs task.weights=<file>, or take task.start=scratch")
+            raise ValueError(f"task.start={self.start} needs task.weights=<file>, or use task.start=scratch")
         if max(self.sides) > self.longest:
             raise ValueError(f"task.longest={self.longest} is below task.sides={list(self.sides)}")
         return self

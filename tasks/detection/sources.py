@@ -50,7 +50,9 @@ def find_source(settings: DetectionSettings) -> Source:
         return Source("shapes", train, evaluation)
     root = Path(s.root).expanduser()
     if not root.is_dir():
-        raise ValueError(f"data.root={s.root} is no folder; " + (DOWNLOADS if s.data == "coco" else "see data=folder"))
+        raise ValueError(
+            f"data.root={s.root} is not a folder; " + (DOWNLOADS if s.data == "coco" else "see data=folder")
+        )
     find, name = (_coco, "COCO 2017") if s.data == "coco" else (_folder, root.resolve().name)
     train, evaluation = (find(root, part, s) for part in ("train", "val"))
     _check_alike(train.annotations, evaluation.annotations)
@@ -101,4 +103,4 @@ def _check_alike(train: Annotations, evaluation: Annotations) -> None:
             if second.coco.cats.get(category, {}).get("name") != name:
                 raise ValueError(f"category {category} of {first.where}, '{name}', is missing in {second.where}")
     if train.keypoints != evaluation.keypoints:
-        raise ValueError(f"{train.where} and {evaluation.where} name other keypoints")
+        raise ValueError(f"{train.where} and {evaluation.where} name different keypoints")

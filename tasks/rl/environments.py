@@ -295,7 +295,7 @@ def _sees_by_nature_cnn(settings: RlSettings) -> bool:
 def _check_atari(name: str, env: Any) -> None:
     """Raise ValueError unless it is a game whose every frame can be seen."""
     if not hasattr(env, "ale"):
-        raise ValueError(f"task.atari=true: {name} is no Atari game; set task.atari=false")
+        raise ValueError(f"task.atari=true: {name} is not an Atari game; set task.atari=false")
     if env.spec.kwargs.get("frameskip", 4) != 1:
         raise ValueError(
             f"task.atari=true skips frames, and so does {name}: choose the game's NoFrameskip-v4, "

@@ -103,7 +103,7 @@ def _check_names(place: str, given: Mapping[str, Any], parameters: Iterable[str]
     """Raise ValueError where a name is no parameter, or none that can be given as plain data."""
     for name in given:
         if name in SET_ELSEWHERE:
-            raise ValueError(f"{place}.{name} is no hyperparameter: {SET_ELSEWHERE[name]}")
+            raise ValueError(f"{place}.{name} is not a hyperparameter: {SET_ELSEWHERE[name]}")
         if name in OBJECTS:
             raise ValueError(f"{place}.{name} is an object, which settings cannot hold; leave it out")
         if name not in parameters:

@@ -119,7 +119,7 @@ class Recipe(Choosing, Deciding, Tuning):
     def _check(self) -> Self:
         self.check_tuning()
         if self.tune is not None and (self.search or self.per_input or self.budgets):
-            raise ValueError("'tune' has no meaning beside search, budgets or per_input")
+            raise ValueError("'tune' cannot be combined with search, budgets or per_input")
         if self.kind == "individual":
             plain = type(self).model_fields
             for key, value in self:
@@ -141,7 +141,7 @@ class Recipe(Choosing, Deciding, Tuning):
         self._check_parameters()
         self._check_scoring()
         if self.heads is not None and (self.search or self.per_input):
-            raise ValueError("'heads' have no meaning beside search or per_input")
+            raise ValueError("'heads' cannot be combined with search or per_input")
         if self.rule == "incremental" and self.norm == "shared":
             raise ValueError("norm 'shared' has statistics that every width moves; rule: incremental needs another")
         self.check_choosing(individual=False)

@@ -255,7 +255,7 @@ def test_unless_another_ablation_is_named_it_is_that_with_all_three_trainings() 
         (["features.image=3"], "unknown key 'features.image'; did you mean 'features.images'?"),
         (["features.images=1"], "features.images=1 must be a whole number, at least 2"),
         (["features.layer=3"], "features.layer=3 must be text"),
-        (["task=rl"], "task=rl: its networks are shown no images; choose task=classification or task=sr"),
+        (["task=rl"], "task=rl: its networks see no images; choose task=classification or task=sr"),
         (["ablation=search"], "chooses its channels, and its network is not kept"),
         (["ablation=spectra"], "unknown ablation 'spectra'; did you mean 'spectrum'?"),
     ],
@@ -272,7 +272,7 @@ def test_a_layer_that_does_not_exist_is_told_with_those_that_do(
 ) -> None:
     assert look(trained, "features.layer=features.9", *SANDWICH) == FAILED
     err = capsys.readouterr().err
-    assert "features.layer=features.9 is no layer of universal; there are features.0.1, " in err
+    assert "features.layer=features.9 is not a layer of universal; there are features.0.1, " in err
 
 
 @pytest.mark.nightly

@@ -179,7 +179,7 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFix
     [
         ("", "say where the records are, for example from=their/results"),
         ("form=a", "unknown key 'form'; did you mean 'from'?"),
-        ("from={tmp}/nowhere", "nowhere is no folder; name one that python -m benchmarks.run has written to"),
+        ("from={tmp}/nowhere", "nowhere is not a folder; name one that python -m benchmarks.run has written to"),
         ("from={tmp}/ours to={tmp}/ours", "are the same folder, or one lies in the other"),
         ("from={tmp}/ours to={tmp}", "are the same folder, or one lies in the other"),
         (

@@ -249,7 +249,7 @@ def test_a_row_that_contradicts_itself_is_refused(change: dict[str, Any], says: 
 
 def test_a_point_stands_once_in_a_record() -> None:
     row = plans(0, [8, 16], 100.0).rows[0].model_dump()
-    with pytest.raises(ValueError, match="an operating point stands there twice"):
+    with pytest.raises(ValueError, match="an operating point occurs twice"):
         record("sandwich", 0, {}, rows=[row, row])
 
 

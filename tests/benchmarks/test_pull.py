@@ -121,7 +121,7 @@ def test_scores_are_those_of_the_trained_network() -> None:
     ("words", "message"),
     [
         (["task=rl"], "ablation=stability"),
-        (["task=classification", 'only=["none"]'], "has students; take ablation=distillation"),
+        (["task=classification", 'only=["none"]'], "has students; use ablation=distillation"),
         (["task=classification", "stepz=3"], "steps"),
     ],
 )

@@ -238,7 +238,7 @@ class Proof:
             return self._is_right(training, width)
         if _are_none(expected) and _are_none(self._masked(training, 1.0)):
             raise FlowError(
-                "the network gives NaN alone for the example, so that no numbers can be compared; give an example of "
+                "the network returns only NaN for the example, so that no numbers can be compared; give an example of "
                 "the numbers that it is trained on, and parameters that have numbers"
             )
         return len(got) == len(expected) and all(map(self._close, got, expected))

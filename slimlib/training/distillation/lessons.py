@@ -99,7 +99,7 @@ class Lessons:
         if self.largest is None:
             object.__setattr__(self, "largest", Lesson("mean" if self.between.data == "mean" else 1.0))
         elif self.largest.taught_by is not None and self.largest.taught_by.needs_largest:
-            raise ValueError("the largest width cannot be its own teacher; take an AveragedTeacher for it")
+            raise ValueError("the largest width cannot be its own teacher; use an AveragedTeacher for it")
 
     @property
     def all(self) -> tuple[Lesson, Lesson, Lesson]:

@@ -70,7 +70,9 @@ def test_a_wrong_file_is_refused_by_its_name_and_the_table(
     assert message in str(refused.value) and f"{file}.yaml" in str(refused.value)
 
 
-@pytest.mark.parametrize(("content", "message"), [("a: [", "is no YAML"), ("5", "must hold"), (None, "cannot be read")])
+@pytest.mark.parametrize(
+    ("content", "message"), [("a: [", "is not valid YAML"), ("5", "must hold"), (None, "cannot be read")]
+)
 def test_a_file_that_is_no_yaml_is_refused_in_one_line(copy: Path, content: str | None, message: str) -> None:
     path = copy / "tables.yaml"
     path.unlink() if content is None else path.write_text(content)

@@ -135,7 +135,7 @@ def test_a_job_done_twice_at_once_is_recorded_once(killed: bool, tmp_path: Path,
     outcome = run_job(settings, job, ToyTask(), LineReporter(notes), lambda: False, recorded=record.exists)
     assert outcome.status == "trained"
     assert outcome.note.startswith("done in") if killed else outcome.note == "done by another process"
-    assert ("another process is still at it" in notes.export_text()) is not killed
+    assert ("another process is still working on it" in notes.export_text()) is not killed
     first.communicate(timeout=TIMEOUT)
     assert first.returncode == (-signal.SIGKILL if killed else 0)
     assert records_of(serial).keys() & records_of(tmp_path).keys() >= {record.name}

@@ -133,7 +133,7 @@ def test_the_first_process_alone_speaks(uninterrupted: Path) -> None:
 
 def test_a_batch_that_cannot_be_shared_out_evenly_is_refused(uninterrupted: Path) -> None:
     err = (uninterrupted / "err").read_text()
-    assert err.count("error: a batch of 3 cannot be shared out evenly among 2 processes; take a multiple of 2") == 1
+    assert err.count("error: a batch of 3 cannot be shared out evenly among 2 processes; use a multiple of 2") == 1
     assert not records_of(uninterrupted / "odd")
 
 

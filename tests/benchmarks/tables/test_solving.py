@@ -122,7 +122,7 @@ def test_damaged_records_and_other_tasks_are_told(folder: Path, capsys: pytest.C
     for path in (folder / "records").iterdir():
         path.write_text("{")
     assert main([f"results={folder}"]) == FAILED
-    assert "has no sound record" in capsys.readouterr().err
+    assert "has no readable record" in capsys.readouterr().err
     write_record(record("sandwich", 0, {1.0: 30.0}), folder / "photographs/records")
     assert main([f"results={folder / 'photographs'}", "goal=30"]) == FAILED
     assert "is of task=sr; what is solved are environments of rl" in capsys.readouterr().err

@@ -40,7 +40,7 @@ def test_other_mappings_are_the_one_input():
 
 
 def test_an_argument_by_name_alone_is_refused():
-    with pytest.raises(ValueError, match=r"argument 'scale' of Encoder\.forward is given by its name alone"):
+    with pytest.raises(ValueError, match=r"argument 'scale' of Encoder\.forward can only be given by name"):
         arguments(Encoder(), {"ids": IDS, "scale": 2.0})
 
 
@@ -61,7 +61,7 @@ class AndMore(nn.Module):
 
 @pytest.mark.parametrize(("kind", "name"), [(AnyName, "ids"), (AndMore, "mask")])
 def test_what_kwargs_take_is_refused(kind, name):
-    with pytest.raises(ValueError, match=rf"argument '{name}' of {kind.__name__}\.forward is given by its name alone"):
+    with pytest.raises(ValueError, match=rf"argument '{name}' of {kind.__name__}\.forward can only be given by name"):
         arguments(kind(), {"ids": IDS, "mask": MASK})
     assert arguments(AndMore(), {"ids": IDS}) == (IDS,)
     assert arguments(ByPosition(), {"mask": MASK, "ids": IDS}) == (IDS, MASK)

@@ -186,8 +186,8 @@ def test_bands_that_round_to_the_same_channels_are_one() -> None:
     ("heads", "says"),
     [
         ({"6": 2}, "this Sequential has no layer '6'"),
-        ({"1": 2}, r"'1' \(BatchNorm2d\) is no layer with a weight and bias of its own"),
-        ({"2": 2}, r"'2' \(ReLU\) is no layer"),
+        ({"1": 2}, r"'1' \(BatchNorm2d\) is not a layer with its own weight and bias"),
+        ({"2": 2}, r"'2' \(ReLU\) is not a layer"),
         ({"5": 0}, "0 bands of the widths 0.25 to 1; give a whole number of at least 1"),
         ({"5": True}, "True bands"),
     ],

@@ -172,5 +172,5 @@ def test_weights_that_something_else_computes_are_refused():
         parametrizations.weight_norm(net[3])
     assert net(IMAGE).shape == (4, 10)
     prune.l1_unstructured(net[3], "weight", 0.5)
-    with pytest.raises(ValueError, match=r"'3.weight' is gone since slimlib.convert; .*pruning.* before it"):
+    with pytest.raises(ValueError, match=r"'3.weight' was removed after slimlib.convert; .*pruning.* before it"):
         net(IMAGE)

@@ -336,7 +336,7 @@ def test_impossible_fits(net: nn.Module, data: tuple[Tensor, Tensor]) -> None:
     for budget, says in (
         (0.01, "less than the narrowest width costs"),
         ("10 params", "uses the parameters of all its widths"),
-        (-1, "does not tell how much"),
+        (-1, "is neither a share"),
     ):
         with pytest.raises(ValueError, match=says):
             slim.fit_cascade(net, WIDTHS, batches, targets, budget=budget)

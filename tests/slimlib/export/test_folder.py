@@ -143,7 +143,7 @@ def test_plan_is_read_back_as_a_plan(tmp_path):
 def test_file_with_other_outputs_is_an_error():
     trial = Trial((X,), torch.zeros(2, 4), Tolerance())
     with pytest.raises(
-        RuntimeError, match=r"width-0.5.onnx gives other outputs than torch for inputs \[2, 8\]: .* by 0.5"
+        RuntimeError, match=r"width-0.5.onnx returns different outputs from torch for inputs \[2, 8\]: .* by 0.5"
     ):
         trial.check("width-0.5.onnx", [torch.full((2, 4), 0.5)])
     with pytest.raises(RuntimeError, match=r"they differ in shape: \[2, 5\]"):

@@ -114,7 +114,7 @@ def test_inputs_with_different_batches(tmp_path):
     [
         (Pairs(), r"runs on the example \[2, 8\], and not with another batch, \[1, 8\]: RuntimeError"),
         (Branches(), "cannot follow the forward of Two: it only runs with a batch of 2"),
-        (Named(), r"torch.export cannot save width-0.5.pt2: .*namedtuple class .*register.* take formats=\['onnx'\]"),
+        (Named(), r"torch.export cannot save width-0.5.pt2: .*namedtuple class .*register.* use formats=\['onnx'\]"),
         (Count(), "Two returns int; export needs tensors"),
     ],
 )
@@ -166,7 +166,7 @@ def test_sizes_that_torch_alone_can_change(tmp_path):
         ("onnx", "give any of onnx"),
         (7, "formats=7: give any of onnx"),
         ([["onnx"]], "give any of onnx"),
-        (["onnx-any-width"], "joins several widths in one file; for a single one take 'onnx'"),
+        (["onnx-any-width"], "joins several widths in one file; for a single one use 'onnx'"),
     ],
 )
 def test_formats(formats, message, tmp_path):
@@ -196,7 +196,7 @@ def test_frozen_network(tmp_path):
 def test_operator_that_onnx_lacks_is_named_with_its_module(tmp_path):
     pytest.importorskip("onnxscript")
     message = (
-        r"^ONNX has no operator for aten.linalg_inv_ex, which 'last' \(Inverse\) uses; replace it, or take formats="
+        r"^ONNX has no operator for aten.linalg_inv_ex, which 'last' \(Inverse\) uses; replace it, or use formats="
     )
     with pytest.raises(ValueError, match=message):
         slim.export(two(Inverse()), tmp_path / "out", [0.5], X)

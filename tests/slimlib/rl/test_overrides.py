@@ -79,7 +79,9 @@ def test_impossible_arguments_are_refused_as_by_the_constructor(tmp_path):
 def test_arguments_that_do_not_exist_are_refused(argument, says, tmp_path):
     for saved, trusted in ((model("PPO"), False), (plain_twin("PPO"), False), (model("PPO"), True)):
         saved.save(tmp_path / "model")
-        with pytest.raises(ValueError, match=rf"SlimPPO\.load got {argument}=1, which is no argument of it; {says}"):
+        with pytest.raises(
+            ValueError, match=rf"SlimPPO\.load got {argument}=1, which is not one of its arguments; {says}"
+        ):
             SlimPPO.load(tmp_path / "model", trusted=trusted, **{argument: 1})
 
 

@@ -82,7 +82,7 @@ def test_a_batch_is_counted_as_a_whole() -> None:
 
 def test_a_network_that_has_switches_alone_is_refused() -> None:
     net = slim.convert(Residual(), image(), widths=slim.Switches(0.5, 1.0), norm="switchable")
-    with pytest.raises(ValueError, match="computes at its switches alone.*norm='universal'"):
+    with pytest.raises(ValueError, match="computes only at its switches.*norm='universal'"):
         slim.plan_costs(net, image())
 
 

@@ -129,7 +129,9 @@ def test_a_file_of_other_weights_is_refused(tmp_path: Path) -> None:
     net = four_groups()
     with torch.no_grad():
         net.layers[0].weight[0, 0] += 1e-3
-    with pytest.raises(ValueError, match=r"other weights of the network\. To go on, call with the same; to begin anew"):
+    with pytest.raises(
+        ValueError, match=r"other weights of the network\. To go on, call with the same; to start again"
+    ):
         slim.search(net, priced, [0.5], example=X, path=path)
 
 

@@ -238,7 +238,7 @@ def test_what_cannot_be_calibrated_is_refused_on_every_rank(
     ("case", "message"),
     [
         ("static graph", "a rule runs one for each width; leave static_graph out"),
-        ("fully_shard", "'0.weight' is spread over several processes .*; take DistributedDataParallel"),
+        ("fully_shard", "'0.weight' is spread over several processes .*; use DistributedDataParallel"),
         ("FSDP", "take DistributedDataParallel in place of FSDP"),
     ],
 )

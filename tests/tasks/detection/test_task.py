@@ -174,7 +174,7 @@ def test_switches_start_with_the_batchnorm_of_a_classification_run(small: dict[s
 
 def test_weights_of_another_network_are_refused(small: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "run.safetensors"
-    with pytest.raises(ValueError, match=r"task.weights=.*run.safetensors is no network of a run"):
+    with pytest.raises(ValueError, match=r"task.weights=.*run.safetensors is not a network from a run"):
         make(small, start="classification", weights=str(file)).build()
     net = models.build("resnet18", classes=10, multiplier=0.25)
     slim.convert(net, torch.rand(2, 3, 64, 64), **net.channel_rule)

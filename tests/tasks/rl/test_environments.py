@@ -120,7 +120,7 @@ def test_missing_packages_are_named(environment: str, needs: str, monkeypatch: p
         ({"observation": spaces.Discrete(3)}, {"normalize": True}, "no vector to normalise"),
         ({"observation": PICTURE}, {"normalize": True}, "no vector to normalise"),
         ({"observation": spaces.Discrete(3)}, {"frame_stack": 2}, "set task.frame_stack=1"),
-        ({}, {"atari": True}, "is no Atari game; set task.atari=false"),
+        ({}, {"atari": True}, "is not an Atari game; set task.atari=false"),
         ({}, {"options": {"side": 6}}, "cannot be made with task.options={'side': 6}"),
     ],
 )

@@ -39,7 +39,7 @@ from tasks.rl.settings import RlSettings
         ({"hyperparameters": [1]}, "must be keys and values, for example {gamma: 0.98}"),
         ({"hyperparameters": {"n_step": 5}}, "hyperparameters for ppo 'n_step'; did you mean 'n_steps'"),
         ({"hyperparameters": {"clip_range": 0.2}, "algorithm": "a2c"}, "for a2c 'clip_range'"),
-        ({"hyperparameters": {"seed": 3}}, "task.hyperparameters.seed is no hyperparameter: set seeds"),
+        ({"hyperparameters": {"seed": 3}}, "task.hyperparameters.seed is not a hyperparameter: set seeds"),
         ({"hyperparameters": {"policy": "MlpPolicy"}}, "set task.policy"),
         ({"hyperparameters": {"env": "CartPole-v1"}}, "set data.environment"),
         ({"hyperparameters": {"device": "cpu"}}, "set device"),

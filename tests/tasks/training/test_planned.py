@@ -185,7 +185,7 @@ def test_plans_are_retrained_as_switches_would_be_by_hand() -> None:
         ({"retrained": 0.5}, "'retrained' has no meaning without retrain"),
         ({"effort": {"step": 3}}, "unknown key of effort 'step'; did you mean 'steps'?"),
         ({"effort": {"steps": 0}}, "effort.steps=0 must be at least 1"),
-        ({"budgets": [2.0]}, "budget 2.0 does not tell how much of what"),
+        ({"budgets": [2.0]}, "budget 2.0 is neither a share in (0, 1] nor an amount with a unit"),
         ({"budgets": [0.5, "300 params"]}, "budgets of one search must have one unit"),
         ({"held_out": 1.0}, "held_out=1.0"),
     ],

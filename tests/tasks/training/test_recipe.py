@@ -66,7 +66,7 @@ GOOD: dict[str, Any] = {"name": "r", "range": [0.25, 1.0], "rule": "sandwich", "
         ({**STAGES, "distill": "l1"}, "rule 'incremental' trains one width alone"),
         ({"rule": "resolutions", "sizes": 28}, "sizes=28 of rule 'resolutions' must be a list"),
         ({"heads": 0}, "heads=0 must be a whole number, at least 1"),
-        ({"heads": 2, "search": "uniform", "budgets": [0.5]}, "'heads' have no meaning beside search or per_input"),
+        ({"heads": 2, "search": "uniform", "budgets": [0.5]}, "'heads' cannot be combined with search or per_input"),
         ({"distill": "outputs", "distill_values": -1.0}, "distill_values=-1.0 must be a weight"),
     ],
 )

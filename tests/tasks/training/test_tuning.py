@@ -147,7 +147,7 @@ def test_trials_may_be_shorter_and_have_several_seeds() -> None:
         ({"tune": {"lr": [0.1, 0.1]}}, "must be two values at least, each once"),
         ({"tune": {}}, "tune needs hyperparameters and their values"),
         ({"tune_steps": 0.5}, "'tune_steps' has no meaning without tune"),
-        ({"tune": {"lr": [0.1, 0.2]}, "search": "uniform", "budgets": [0.5]}, "'tune' has no meaning beside search"),
+        ({"tune": {"lr": [0.1, 0.2]}, "search": "uniform", "budgets": [0.5]}, "'tune' cannot be combined with search"),
     ],
 )
 def test_what_is_wrong_is_named(keys: dict[str, Any], says: str) -> None:
