@@ -85,7 +85,10 @@ class Slurm(Many):
         None, "memory of a job in GB; null: the cluster's default", gt=0, only_for={"cluster": ["slurm"]}
     )
     options: Plain = setting(
-        {}, "more for sbatch", examples=[{"account": "vision", "qos": "long"}], only_for={"cluster": ["slurm"]}
+        {},
+        "further options for sbatch",
+        examples=[{"account": "vision", "qos": "long"}],
+        only_for={"cluster": ["slurm"]},
     )
 
     def check_here(self) -> None:

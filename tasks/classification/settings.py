@@ -47,9 +47,9 @@ class ClassificationSettings(Settings):
     ] = setting("mobilenet_v1", "a network of slimlib.models")
     multiplier: float = setting(1.0, "channels, as a multiple of the published; widths are fractions of them", gt=0)
     divisor: int = setting(0, "channels are rounded to multiples of it; 0: as published for the model", ge=0)
-    size: int = setting(224, "height and width of what enters the network, in pixels", ge=1)
+    size: int = setting(224, "height and width of the network's input, in pixels", ge=1)
     variant: Annotated[Literal[0, 224, 64, 32], OneOfWhole] = setting(
-        0, "strides for images of about that size; 0: the nearest to size"
+        0, "strides as for images of about this size; 0: the nearest to size"
     )
     widths: Widths = setting((0.25, 0.5, 0.75, 1.0), "the widths that are evaluated")
     batch: int = setting(1024, "images a step", ge=1)
@@ -58,7 +58,7 @@ class ClassificationSettings(Settings):
     nesterov: bool = setting(True, "whether the momentum is Nesterov's")
     weight_decay: float = setting(
         1e-4,
-        "weight decay, which depthwise kernels, norms and biases do not have",
+        "weight decay; none for depthwise kernels, norms and biases",
         **BelowOne,
     )
     schedule: Literal["linear", "step", "exponential", "cosine"] = setting(
@@ -105,7 +105,7 @@ class ClassificationSettings(Settings):
     )
     root: str = setting("", "the folder that holds the images", group="data")
     hold_out: int = setting(
-        0, "training images that are kept back and scored as the set search, to choose settings by", ge=0
+        0, "training images that are held out and scored as the set search, to choose settings", ge=0
     )
     workers: int = setting(0, "processes that decode images; 0: this one", ge=0)
     cache_gb: float = setting(1.0, "decoded images kept in memory, in GB: of sets of square images of one size", ge=0)

@@ -24,7 +24,9 @@ class DetectionSettings(Settings):
 
     group: ClassVar[str] = "task"
 
-    head: Literal["boxes", "masks", "keypoints"] = setting("boxes", "what is found: boxes; masks or keypoints besides")
+    head: Literal["boxes", "masks", "keypoints"] = setting(
+        "boxes", "what is detected: boxes; with masks or keypoints, these as well"
+    )
     model: Literal["resnet18", "resnet50"] = setting("resnet50", "the backbone, a network of slimlib.models")
     multiplier: float = setting(1.0, "channels of the backbone, as a multiple of the published", gt=0)
     divisor: int = setting(0, "channels are rounded to multiples of it; 0: as published for the model", ge=0)
@@ -36,14 +38,16 @@ class DetectionSettings(Settings):
         only_for={"start": ["s_resnet50", "classification"]},
     )  # fmt: skip
     norm: Literal["auto", "frozen", "batch", "group"] = setting(
-        "auto", "of the backbone: BatchNorm frozen as it starts, BatchNorm, GroupNorm; auto: frozen, from scratch group"
+        "auto", "BatchNorm of the backbone: frozen, trained, or GroupNorm instead; auto: frozen, from scratch group"
     )
-    frozen_stages: int = setting(1, "so many of stem and stages keep the weights they start with", ge=0, le=5)
+    frozen_stages: int = setting(
+        1, "number of first stages, the stem included, that keep their initial weights", ge=0, le=5
+    )
     pyramid: int = setting(256, "channels of the levels of the pyramid", ge=1)
     hidden: int = setting(1024, "features of the box head", ge=1)
     anchor: int = setting(32, "side of the smallest anchors, in pixels; each level doubles it", ge=1)
     sides: Sides = setting((800,), "shorter side that images are scaled to; of several, one at random in training")
-    longest: int = setting(1333, "longer side of an image, at most", ge=16)
+    longest: int = setting(1333, "longer side of an image at most", ge=16)
     proposals: int = setting(2000, "regions that may be objects in training; in evaluation half as many", ge=2)
     sampled: int = setting(512, "regions of an image that the heads learn from; half as many anchors", ge=2)
     widths: Widths = setting((0.25, 0.5, 0.75, 1.0), "the widths that are evaluated")
@@ -57,8 +61,8 @@ class DetectionSettings(Settings):
     flip: bool = setting(True, "whether training images are mirrored at random")
     data: Literal["shapes", "coco", "folder"] = setting("coco", "where the images come from", group="")
     root: str = setting("", "the folder that holds the images and their annotations", group="data")
-    images: int = setting(1000, "shapes: how many are drawn to train on", ge=1)
-    held_out: int = setting(200, "shapes: how many are drawn to score on", ge=1)
+    images: int = setting(1000, "shapes: number of training images", ge=1)
+    held_out: int = setting(200, "shapes: number of evaluation images", ge=1)
     side: int = setting(96, "shapes: height and width", ge=32)
     workers: int = setting(0, "processes that read images; 0: this one", ge=0)
     cache_gb: float = setting(1.0, "decoded images kept in memory, in GB, for each set", ge=0)

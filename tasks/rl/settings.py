@@ -33,7 +33,7 @@ class RlSettings(Settings):
         False, "whether observations and training rewards are divided by their running deviation, by VecNormalize"
     )
     atari: bool = setting(False, "whether the frames of an Atari game are prepared as usual: skipped, grey, 84 x 84")
-    frame_stack: int = setting(1, "observations of so many steps are put together; 1: only the last", ge=1)
+    frame_stack: int = setting(1, "number of steps whose observations are stacked; 1: only the last", ge=1)
     options: Plain = setting({}, "arguments of gymnasium.make")
     hyperparameters: Plain = setting(
         {},
@@ -42,7 +42,7 @@ class RlSettings(Settings):
     )
     episodes: int = setting(100, "episodes played to evaluate each width", ge=1)
     curve_points: int = setting(10, "how often the learning curve is measured in training; 0: never", ge=0)
-    curve_episodes: int = setting(10, "episodes played for each point of it", ge=1)
+    curve_episodes: int = setting(10, "episodes played for each point of the learning curve", ge=1)
     deterministic: bool = setting(True, "whether evaluation takes the likeliest action, not a random one")
     data: Literal[
         "cartpole", "acrobot", "lunarlander", "pendulum", "halfcheetah", "hopper", "breakout", "pong", "identity",
@@ -51,7 +51,7 @@ class RlSettings(Settings):
     ] = setting("cartpole", "which environment", group="")  # fmt: skip
     root: str = setting("", "nothing: environments come with their packages", group="data")
     workers: int = setting(
-        0, "0: environments are stepped in this process; else as many as environments, each in one of its own", ge=0
+        0, "0: environments run in this process; else as many as environments, each in its own process", ge=0
     )
     video: bool = setting(
         False,

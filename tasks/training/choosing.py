@@ -39,10 +39,10 @@ class Choosing(Settings):
         None, "what plans may cost: shares of all multiply-adds, or texts", strict=False, examples=[[0.5, 0.25]]
     )
     order: str | None = setting(
-        None, f"plans are of a network that was trained at full width, its channels in the order: {', '.join(ORDERS)}"
+        None, f"plans are found in a network trained at full width, its channels in this order: {', '.join(ORDERS)}"
     )
     retrain: Literal["scratch", "further"] | None = setting(
-        None, "the plans as switches: from new weights, or on from those that they were found with; none: not at all"
+        None, "train the plans as switches: from new weights, or on from those they were found with; none: not at all"
     )
     retrained: float | None = setting(None, "for this share of the steps; none: for all", gt=0, le=1)
     held_out: float | None = setting(

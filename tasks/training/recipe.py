@@ -104,7 +104,7 @@ class Recipe(Choosing, Deciding, Tuning):
     tested: Literal["uniform", "nonuniform"] = setting(
         "uniform", "nonuniform: a width is scored as the mean over random plans around it"
     )
-    spectrum: int = setting(0, "so many evenly spaced widths are scored in place of the task's; 0: the task's", ge=0)
+    spectrum: int = setting(0, "number of evenly spaced widths to score instead of the task's; 0: the task's", ge=0)
     behaviour: Literal["full", "smallest", "sampled"] | Width = setting(
         "full", "the width of a policy that acts in training; sampled: another for each rollout"
     )

@@ -32,7 +32,7 @@ class Tuning(Settings):
     )
     tune_steps: float | None = setting(None, "share of the steps that a trial takes; none: all", gt=0, le=1)
     tune_seeds: int | None = setting(
-        None, "seeds of the trials, which are none of the trainings'; none: a single one", ge=1
+        None, "seeds of the trials, different from those of the trainings; none: a single one", ge=1
     )
 
     def check_tuning(self) -> None:
