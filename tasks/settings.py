@@ -76,6 +76,10 @@ class Settings(BaseModel):
         """The files and folders whose content decides the result, whether or not they are there."""
         return []
 
+    def own_folder(self) -> tuple[str, ...]:
+        """What is scored instead of what is by default; its results have a folder of this name."""
+        return ()
+
     def refuses(self, stability: str | None) -> str:
         """Why a recipe's `stability` cannot be had with these settings; empty where it can."""
         return ""

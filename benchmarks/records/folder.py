@@ -17,7 +17,7 @@ class FolderInUse(OSError):
 
 
 class ResultsFolder:
-    """`results/<task>/<ablation>/<scale>/`, or one folder deeper.
+    """`results/<task>/<ablation>/<scale>/`, or one or two folders deeper, for other data and heads.
 
     `cache/` holds checkpoints, trained networks and the lock; git does not see it.
     """
@@ -104,6 +104,6 @@ class ResultsFolder:
 
 
 def record_folders(results: Path) -> Iterator[Path]:
-    """Every `<task>/<ablation>/<scale>`, or one folder deeper, that has records; relative to `results`."""
-    for pattern in ("*/*/*/records", "*/*/*/*/records"):
+    """Every `<task>/<ablation>/<scale>`, or one or two folders deeper, that has records; relative to `results`."""
+    for pattern in ("*/*/*/records", "*/*/*/*/records", "*/*/*/*/*/records"):
         yield from (path.parent.relative_to(results) for path in sorted(results.glob(pattern)) if path.is_dir())

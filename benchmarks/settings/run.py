@@ -31,6 +31,7 @@ class RunSettings(Training):
 
     task: str = setting(..., "what networks are trained for")
     task_settings: Mapping[str, Any] = setting(..., "the task's settings")
+    heads: tuple[str, ...] = setting((), "what the task scores other than by default")
     data: str = setting(..., "what they are trained on")
     default_data: str = setting(..., "what the scale uses by default")
     ablation: str = setting(..., "which recipes are compared")
@@ -60,9 +61,9 @@ class RunSettings(Training):
 
     @property
     def folder(self) -> Path:
-        """Where this run's results go; data other than the default lie one folder deeper."""
-        folder = self.results / self.task / self.ablation / self.scale
-        return folder if self.data == self.default_data else folder / self.data
+        """Where this run's results go; those of other data than the default, or of another head, lie deeper."""
+        data = () if self.data == self.default_data else (self.data,)
+        return self.results.joinpath(self.task, self.ablation, self.scale, *data, *self.heads)
 
     def folder_of(self, what: str) -> Path:
         """Where something else goes that is made of the same task, scale and data."""
@@ -113,6 +114,7 @@ def read_settings(arguments: Sequence[str]) -> RunSettings:
         **in_force | {"device": _device(run.device, launcher)},
         task=task,
         task_settings=task_settings.model_dump(),
+        heads=task_settings.own_folder(),
         data=given["data"]["name"],
         default_data=given["default_data"],
         ablation=ablation["name"],

@@ -83,6 +83,10 @@ class DetectionSettings(Settings):
             raise ValueError(f"task.longest={self.longest} is below task.sides={list(self.sides)}")
         return self
 
+    def own_folder(self) -> tuple[str, ...]:
+        """Masks and keypoints have scores of their own."""
+        return () if self.head == "boxes" else (self.head,)
+
     def places(self) -> list[Path]:
         """The images and annotations, and the weights that the backbone starts with."""
         root = Path(self.root).expanduser()

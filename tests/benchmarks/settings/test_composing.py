@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.records.folder import record_folders
 from benchmarks.run import main
 from benchmarks.running.jobs import plan
 from benchmarks.settings.choices import CONF, GROUPS, choices, content
@@ -415,3 +416,22 @@ def test_what_an_algorithm_cannot_train_is_left_out_with_a_note_or_refused_by_na
     for name in set(stabilities) - kept:
         with pytest.raises(ValueError, match=f"recipe '{name}': Slim{algorithm.upper()} has no stability"):
             read_settings([*words, f"only=['{name}']"])
+
+
+@pytest.mark.parametrize(
+    ("words", "deeper"),
+    [
+        ([], []),
+        (["task.head=boxes"], []),
+        (["task.head=masks"], ["masks"]),
+        (["data=coco", "data.root=there", "task.head=keypoints"], ["coco", "keypoints"]),
+    ],
+)
+def test_results_of_other_data_and_heads_lie_deeper_and_are_found(
+    words: list[str], deeper: list[str], tmp_path: Path
+) -> None:
+    made = read_settings(["task=detection", "ablation=switches", f"results={tmp_path}", *words])
+    assert made.folder == tmp_path.joinpath("detection", "switches", "tiny", *deeper)
+    assert made.folder_of("features") == tmp_path.joinpath("detection", "features", "tiny", *deeper)
+    (made.folder / "records").mkdir(parents=True)
+    assert list(record_folders(tmp_path)) == [made.folder.relative_to(tmp_path)]
