@@ -19,7 +19,7 @@ from slimlib.core.setting import current_width, set_width, slimming_of
 from slimlib.core.statistics import STATISTICS, OfWidth, drop_buffer, tracks
 from slimlib.core.structures import tensors
 from slimlib.core.swapping import Part, Swaps, dense_class
-from slimlib.core.width import Width, label
+from slimlib.core.width import Width, is_number, label
 
 Average = Literal["exact", "moving"]
 
@@ -235,8 +235,8 @@ def calibrate(
     """
     slimming = slimming_of(net)
     norms = [part.module for part in slimming.parts if tracks(part.module)]
-    if not 0 < momentum <= 1:
-        raise ValueError(f"momentum={momentum} must be above 0 and at most 1")
+    if not is_number(momentum) or not 0 < momentum <= 1:
+        raise ValueError(f"momentum={momentum!r} must be above 0 and at most 1")
     if average not in ("exact", "moving"):
         raise ValueError(f"average {average!r} does not exist; choose 'exact' or 'moving'")
     slimming.check_all(widths)

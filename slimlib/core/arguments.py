@@ -62,11 +62,11 @@ def run_on(forward: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         return forward(*args)
     except (AttributeError, TypeError) as error:
         alone = len(args) == 1
-        if not isinstance(args[0], list) if alone else _takes(forward, args):
+        if not isinstance(args[0], list | str | float | int | None) if alone else _takes(forward, args):
             raise
         raise ValueError(
-            f"forward does not take a batch that is a {'list' if alone else 'tuple'} ({error}); give the inputs alone, "
-            "for example [x for x, _ in loader], or tuples of the arguments of forward"
+            f"forward does not take a batch that is a {type(args[0] if alone else args).__name__} ({error}); give the "
+            "inputs alone, for example [x for x, _ in loader], or tuples of the arguments of forward"
         ) from error
 
 

@@ -69,11 +69,11 @@ def slimmable_parts(net: nn.Module) -> list[Slimming]:
     return list(parts.values())
 
 
-def check_module(net: object) -> None:
+def check_module(net: object, what: str = "net") -> None:
     """Raise TypeError unless `net` is a module."""
     if not isinstance(net, nn.Module):
         given = f"the class {net.__name__}; make a network of it first" if isinstance(net, type) else type(net).__name__
-        raise TypeError(f"net must be a torch.nn.Module, and is {given}")
+        raise TypeError(f"{what} must be a torch.nn.Module, and is {given}")
 
 
 def _why_none(net: nn.Module) -> str:

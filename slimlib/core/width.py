@@ -174,6 +174,13 @@ def check_width(width: Width, allowed: Widths) -> None:
     raise ValueError(f"width {width:g} is {what}; allowed: {allowed}")
 
 
+def check_is(kind: Any, right: str, /, **given: object) -> None:
+    """Raise TypeError unless each is of a type; `right` says what it must be."""
+    for name, value in given.items():
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be {right}, and is {type(value).__name__}")
+
+
 def is_number(value: object) -> bool:
     """Whether this is a number, of Python or NumPy; True and False are none."""
     return isinstance(value, Real) and not isinstance(value, bool)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,7 +15,7 @@ from slimlib.core.arguments import arguments
 from slimlib.core.norms.batchnorm import refuse_uncalibrated
 from slimlib.core.setting import at_width, set_width, slimmable_parts
 from slimlib.core.structures import tensors
-from slimlib.core.width import Width, is_number, label
+from slimlib.core.width import Width, check_is, is_number, label
 from slimlib.dynamic.batches import check_batched, joined, samples_in, take
 from slimlib.dynamic.confidence import CONFIDENCES, Confidence, check_confidence, confidence_in
 from slimlib.dynamic.grouping import channels_of
@@ -89,6 +89,7 @@ class Cascade:
         check_confidence(confidence)
         self.net, self.widths, self.confidence = net, tuple(widths), confidence
         self.thresholds = thresholds
+        check_is(Iterable, "the settings that fit_cascade found", path=path)
         self.path = tuple(path) or self._path_by_hand()
         self._quality: float | None = None
         self.answered: tuple[Width, ...] = ()

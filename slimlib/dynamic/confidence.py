@@ -42,7 +42,7 @@ for all samples whose likeliest class is 17 ahead, which no threshold could then
 
 def check_confidence(confidence: Confidence) -> None:
     """Raise ValueError unless it is a name of `CONFIDENCES` or a function."""
-    if not callable(confidence) and confidence not in CONFIDENCES:
+    if not callable(confidence) and confidence not in list(CONFIDENCES):
         names = ", ".join(CONFIDENCES)
         raise ValueError(
             f"confidence={confidence!r} must be one of {names}, or a function of the output that returns [N]"

@@ -96,8 +96,8 @@ def modules_before(net: nn.Module, before: str) -> list[str]:
 def _call_of(net: nn.Module, name: str) -> fx.Node:
     """The one call of a module in the graph of a network."""
     known = dict(net.named_modules())
-    if name not in known or not name:
-        near = difflib.get_close_matches(name, filter(None, known), n=4, cutoff=0.0)
+    if name not in list(known) or not name:
+        near = difflib.get_close_matches(str(name), filter(None, known), n=4, cutoff=0.0)
         raise ValueError(f"{type(net).__name__} has no module {name!r}; it has {', '.join(near)}, for example")
     called: list[fx.Node] = [
         node for node in _trace(net, name).nodes if (node.op, node.target) == ("call_module", name)

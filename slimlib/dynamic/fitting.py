@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 from slimlib.core.arguments import arguments, check_batches
 from slimlib.core.setting import at_width
 from slimlib.core.structures import tensors
-from slimlib.core.width import Width, label
+from slimlib.core.width import Width, check_is, is_number, label
 from slimlib.dynamic.cascade import Cascade, CascadePoint, check_widths
 from slimlib.dynamic.confidence import Confidence, check_confidence
 from slimlib.dynamic.outcomes import Corrupt, Outcomes, Score, is_right, macs_at, outcomes_of, pairs, with_noise
@@ -34,7 +34,7 @@ class AccuracyLoss:
     amount: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.amount < float("inf"):
+        if not is_number(self.amount) or not 0 <= self.amount < float("inf"):
             raise ValueError(f"AccuracyLoss({self.amount!r}) must be a number from 0, such as 0.003")
 
 
@@ -161,6 +161,9 @@ class CascadeFitter:
         check_widths(net, widths)
         check_confidence(confidence)
         check_batches("batches", batches)
+        check_is(Iterable, "a tensor, or a list of one for each batch", targets=targets)
+        check_is(Callable | None, "a function of output and target", score=score)
+        check_is(Callable, "a function of the inputs", corrupt=corrupt)
         given = _Remembered(pairs(batches, targets))
         changes: list[Corrupt] = [lambda x: x, corrupt]
         self._plain, self._changed = outcomes_of(net, widths, given, confidence, score or is_right, changes)

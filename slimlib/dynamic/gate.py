@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from slimlib.core.width import is_number, is_whole
+
 
 class SlimmingGate(nn.Module):
     """Pooled features, a shared reduction, and two heads: a factor for each channel, and a score for each width.
@@ -25,9 +27,10 @@ class SlimmingGate(nn.Module):
 
     def __init__(self, channels: int, choices: int, *, reduction: float = 0.25, attention: bool = True) -> None:
         super().__init__()
-        if channels < 1 or choices < 2 or not 0 < reduction <= 4:
+        numbers = is_whole(channels, 1) and is_whole(choices, 2) and is_number(reduction)
+        if not numbers or not 0 < reduction <= 4:
             raise ValueError(
-                f"SlimmingGate({channels}, {choices}, reduction={reduction}): needs at least one channel and two "
+                f"SlimmingGate({channels!r}, {choices!r}, reduction={reduction!r}): needs at least one channel and two "
                 "choices, and a reduction above 0, for example SlimmingGate(256, 4, reduction=0.25)"
             )
         hidden = max(1, round(channels * reduction))

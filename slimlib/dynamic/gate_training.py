@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from slimlib.core.width import check_is, is_number
 from slimlib.dynamic.gated import Gated
 from slimlib.dynamic.outcomes import is_right
 
@@ -42,8 +43,11 @@ class GateTraining:
         unit: float = 1e9,
         right: Callable[[Any, Any], Tensor] = is_right,
     ) -> None:
-        if not 0 <= penalty < float("inf") or not 0 < unit < float("inf"):
-            raise ValueError(f"penalty={penalty} must be a number from 0, and unit={unit} one above 0")
+        numbers = is_number(penalty) and is_number(unit)
+        if not numbers or not 0 <= penalty < float("inf") or not 0 < unit < float("inf"):
+            raise ValueError(f"penalty={penalty!r} must be a number from 0, and unit={unit!r} one above 0")
+        check_is(Gated, "a slimlib.Gated", gated=gated)
+        check_is(Callable, "a function of output and target", right=right)
         self.gated, self.penalty, self.unit, self.right = gated, penalty, unit, right
         self.macs = gated.macs(*(example if isinstance(example, tuple) else (example,)))
         for part in (gated.stem, gated.tail):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from slimlib.core.arguments import arguments, check_batches
-from slimlib.core.setting import at_width, slimmable_parts
+from slimlib.core.setting import at_width, check_module, slimmable_parts
 from slimlib.core.structures import map_tensors, tensors
 from slimlib.core.width import Width, is_number
 from slimlib.dynamic.batches import samples_in, take
@@ -68,6 +68,10 @@ class Gated(nn.Module):
         smallest_group: SmallestGroup = 1,
     ) -> None:
         super().__init__()
+        for name, module in (("stem", stem), ("tail", tail), ("gate", gate)):
+            check_module(module, name)
+        if not isinstance(widths, Sequence) or len(widths) < 2:
+            raise ValueError(f"widths={widths!r} must be a list of at least two widths, from narrow to wide")
         self.widths, self.smallest_group = tuple(widths), smallest_group
         self.stem_width: Width = self.widths[0] if stem_width is None else stem_width
         self.tail_widths: tuple[Width, ...] = self.widths
@@ -285,6 +289,7 @@ def gated_plans(
     stem, tail = cut(net, before)
     whole = owner_of(tail)
     assert whole is not None
+    whole.check_all(widths)
     return list(plans_of(whole, stem, widths[0] if stem_width is None else stem_width, tuple(widths)))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from slimlib.core.arguments import arguments
 from slimlib.core.norms.batchnorm import refuse_uncalibrated
 from slimlib.core.setting import at_width, whole_network
 from slimlib.core.slimming import Slimming
-from slimlib.core.width import Width, label
+from slimlib.core.width import Width, check_is, label
 from slimlib.export.inputs import Inputs
 from slimlib.export.onnx_file import check_installed
 from slimlib.serving.extraction import extract
@@ -24,6 +24,7 @@ FORMATS = ONNX, TORCH, ANY_WIDTH = "onnx", "torch", "onnx-any-width"
 Metrics = Mapping[Width, Mapping[str, float]]
 
 
+@runtime_checkable
 class Cascade(Protocol):
     """What is exported of a `slimlib.Cascade`."""
 
@@ -118,6 +119,7 @@ def _check_widths(slimming: Slimming, widths: Sequence[Width]) -> None:
 
 
 def _check_cascade(cascade: Cascade, widths: Sequence[Width], formats: Sequence[str]) -> None:
+    check_is(Cascade, "a slimlib.Cascade", cascade=cascade)
     missing = [label(cascade.widths[stage]) for stage in cascade.stages() if cascade.widths[stage] not in widths]
     if missing:
         raise ValueError(f"the cascade runs at {', '.join(missing)}, which is not exported; add it to widths")

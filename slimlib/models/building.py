@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, get_args
 
-from slimlib.core.width import is_whole, round_channels
+from slimlib.core.width import check_is, is_number, is_whole, round_channels
 from slimlib.models import ds_mobilenet, mnasnet, mobilenet_v1, mobilenet_v2, resnet, shufflenet_v1
 from slimlib.models.channels import NormKind, Outputs, Slims, channel_rule, layers_in_order
 from slimlib.models.classifier import LEFT_OUT, Classifier
@@ -114,6 +114,7 @@ def from_channels(name: str, channels: Sequence[int], *, size: int = 224) -> Cla
     _check_size(size)
     family = FAMILIES[name]
     expected = len(family.slims(1.0)) + 1
+    check_is(Sequence, "a list of channel numbers, one of each layer", channels=channels)
     if len(channels) != expected:
         raise ValueError(
             f"{name} has {expected} layers with channels of their own, classifier last; got {len(channels)}"
@@ -141,9 +142,9 @@ def _check(name: str, classes: int, size: int, width: float, multiplier: float, 
     """Raise ValueError for what `build` cannot work with."""
     _check_name(name, NAMES)
     _check_size(size)
-    if not 0 < width <= 1:
+    if not is_number(width) or not 0 < width <= 1:
         raise ValueError(f"width {width!r} must be in (0, 1]; a wider network is build({name!r}, multiplier=...)")
-    if not 0 < multiplier < float("inf"):
+    if not is_number(multiplier) or not 0 < multiplier < float("inf"):
         raise ValueError(f"multiplier {multiplier!r} must be a positive number, for example 0.25")
     for what, value in (("classes", classes), ("divisor", 1 if divisor is None else divisor)):
         if not is_whole(value, 1):
@@ -153,12 +154,12 @@ def _check(name: str, classes: int, size: int, width: float, multiplier: float, 
 
 
 def _check_name(name: str, names: Sequence[str] | dict[str, Family]) -> None:
-    if name not in names:
+    if name not in list(names):
         near = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.0)
         hint = f"; the nearest is {near[0]!r}" if near else ""
         raise ValueError(f"network {name!r} does not exist{hint} (there are {', '.join(names)})")
 
 
 def _check_size(size: int) -> None:
-    if size not in LEFT_OUT:
+    if size not in list(LEFT_OUT):
         raise ValueError(f"size {size!r} must be one of {', '.join(map(str, LEFT_OUT))}; inputs of other sizes run too")

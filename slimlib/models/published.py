@@ -17,6 +17,7 @@ from slimlib.core.norms import NormName, norm_named
 from slimlib.core.random_numbers import own_random_numbers
 from slimlib.core.setting import slimming_of
 from slimlib.core.swapping import no_inference_mode
+from slimlib.core.whole_file import as_path
 from slimlib.core.width import Switches, Width, WidthRange
 from slimlib.flow import follow
 from slimlib.models.building import build, from_channels
@@ -85,7 +86,7 @@ def load_published(name: str, path: str | Path) -> nn.Module:
         raise ValueError(
             f"no published checkpoint {name!r}; the nearest is {near!r} (there are {', '.join(PUBLISHED)})"
         )
-    state = read_state(Path(path))
+    state = read_state(as_path(path))
     try:
         with no_inference_mode(), own_random_numbers():  # no trace of the first weights
             net = _planned(PLANNED[name], state) if name in PLANNED else _uniform(CHECKPOINTS[name], state)

@@ -42,7 +42,7 @@ class FrozenPolicy:
 
     def save(self, path: Any) -> None:
         raise RuntimeError(
-            "a frozen policy is a snapshot for serving, without parameters; save the policy that it was made from, or "
+            "a frozen policy is a snapshot for serving, which no file holds; save the policy that it was made from, or "
             "slimlib.extract(policy, width)"
         )
 

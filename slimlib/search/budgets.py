@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
+
+from slimlib.core.width import is_number
 
 Unit = Literal["macs", "params", "ms"]
 PREFIXES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
@@ -30,8 +32,10 @@ class Budget:
     def __post_init__(self) -> None:
         if self.unit not in get_args(Unit):
             raise ValueError(f"budget of {self.unit!r}: the unit must be one of {', '.join(get_args(Unit))}")
-        if not 0 < self.amount < float("inf") or (self.share and self.amount > 1):
-            raise ValueError(f"budget {self.amount:g} is impossible; possible are for example {EXAMPLES}")
+        positive = is_number(self.amount) and 0 < self.amount < float("inf")
+        if not positive or (self.share and self.amount > 1):
+            amount = f"{self.amount:g}" if is_number(self.amount) else repr(self.amount)
+            raise ValueError(f"budget {amount} is impossible; possible are for example {EXAMPLES}")
 
     def __str__(self) -> str:
         return f"{self.amount:g} of all {self.unit}" if self.share else f"{self.amount:g} {self.unit}"
@@ -62,7 +66,8 @@ def read_budgets(given: Sequence[Any]) -> list[Budget]:
     Raises:
         ValueError: there is none, one twice, or their units differ.
     """
-    budgets = [read_budget(one) for one in ([given] if isinstance(given, str | float | int | Budget) else given)]
+    several = isinstance(given, Iterable) and not isinstance(given, str)
+    budgets = [read_budget(one) for one in (given if several else [given])]
     if not budgets:
         raise ValueError(f"a search needs a budget; write for example budgets=[{EXAMPLES.split(' ')[0]}]")
     if len({budget.unit for budget in budgets}) > 1:

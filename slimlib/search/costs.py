@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations_with_replacement
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from slimlib.core.layout import Layout, axis_size
 from slimlib.core.setting import slimming_of
 from slimlib.core.statistics import is_private
-from slimlib.core.width import WidthPlan
+from slimlib.core.width import WidthPlan, check_is
 from slimlib.serving.cost import Counted, count_operations
 
 POOL, PROBES = 256, 40  # random plans on which axes are told apart, and how many of them may be counted
@@ -90,7 +90,10 @@ def as_channels(layout: Layout, plans: Sequence[WidthPlan] | Tensor) -> Tensor:
         ValueError: one that does not fit the groups of the network.
     """
     if not isinstance(plans, Tensor):
-        numbers = [getattr(plan, "plan", plan).channels for plan in plans]
+        check_is(Iterable, "a list of plans", plans=plans)
+        plans = [getattr(plan, "plan", plan) for plan in plans]
+        check_is(WidthPlan, "a list of plans", **{f"plans[{i}]": plan for i, plan in enumerate(plans)})
+        numbers = [plan.channels for plan in plans]
         if other := next((len(each) for each in numbers if len(each) != len(layout.groups)), 0):
             raise ValueError(f"a WidthPlan has {other} numbers, and this network {len(layout.groups)} groups")
         plans = torch.tensor(numbers, dtype=torch.long).view(len(numbers), len(layout.groups))

@@ -16,7 +16,7 @@ from slimlib.core.arguments import arguments, run_on
 from slimlib.core.random_numbers import own_random_numbers
 from slimlib.core.setting import at_width, slimming_of
 from slimlib.core.statistics import STATISTICS, OfWidth, drop_buffer, tracks
-from slimlib.core.width import WidthPlan
+from slimlib.core.width import WidthPlan, check_is
 from slimlib.search.chain import Plan
 from slimlib.search.reuse import NotRepeated, Reuse, usable_chain
 from slimlib.serving.cost import in_eval
@@ -39,6 +39,7 @@ class Evaluation:
     """
 
     def __init__(self, net: nn.Module, score: Score, batches: Sequence[Any], *, seed: int = 0) -> None:
+        check_is(Callable, "a function of the network", score=score)
         self.net, self.score, self.batches, self.seed = net, score, batches, seed
         self.slimming = slimming_of(net)
         tracking = [part.module for part in self.slimming.parts if tracks(part.module)]

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from slimlib.core.setting import slimming_of
 from slimlib.core.slimming import Slimming
-from slimlib.core.width import WidthPlan, check_whole
+from slimlib.core.width import WidthPlan, check_is, check_whole
 from slimlib.search.budgets import Budget
 from slimlib.search.costs import plan_costs
 from slimlib.search.greedy import Per, check_per
@@ -71,6 +71,8 @@ class Job:
         slimming = slimming_of(net)
         self.layout, self.unit = slimming.layout, budgets[0].unit
         self.costs = plan_costs(net, example)
+        check_is(LatencyTable | None, "what latency_table returned", latency=latency)
+        check_is(ChannelScores | None, "what channel_scores or learned_ranking returned", ranking=ranking)
         if self.unit == "ms":
             if latency is None:
                 raise ValueError("a budget in ms needs a table of times: latency=slimlib.latency_table(net, example)")

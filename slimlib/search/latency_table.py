@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from slimlib.core.layout import Layout
 from slimlib.core.setting import slimming_of
+from slimlib.core.whole_file import as_path
 from slimlib.core.width import WidthPlan, check_whole
 from slimlib.search.costs import Axes, as_channels
 from slimlib.search.plan_file import check_groups, write_json
@@ -121,7 +122,7 @@ class LatencyTable:
         Raises:
             OSError: it cannot be written.
         """
-        write_json(Path(path), {"format": FORMAT, **asdict(self)})
+        write_json(as_path(path), {"format": FORMAT, **asdict(self)})
 
     @staticmethod
     def load(path: str | Path) -> LatencyTable:
@@ -131,7 +132,7 @@ class LatencyTable:
             ValueError: it is not one.
         """
         try:
-            data = json.loads(Path(path).read_text())
+            data = json.loads(as_path(path).read_text())
             if data.pop("format") != FORMAT:
                 raise ValueError(f"not of format {FORMAT}")
             layers = tuple(
@@ -192,7 +193,7 @@ def latency_table(
 
     Source: Yang et al. 2018 (NetAdapt), sec. 3.3, tables of layers.
     """
-    check_whole(levels=(levels, 2), rounds=(rounds, 1), check=(check, 0))
+    check_whole(levels=(levels, 2), rounds=(rounds, 1), check=(check, 0), seed=(seed, 0))
     slimming = slimming_of(net)
     layout, axes = slimming.layout, Axes(slimming.layout)
     places = places_of(net, slimming, axes, example)

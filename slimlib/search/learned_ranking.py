@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from slimlib.core.arguments import check_batches
 from slimlib.core.setting import slimming_of
+from slimlib.core.width import check_is, is_whole
 from slimlib.search.budgets import read_budgets
 from slimlib.search.evaluation import Evaluation, Score
 from slimlib.search.job import Job, Options
 from slimlib.search.latency_table import LatencyTable
 from slimlib.search.methods import LEAST_RANKED
 from slimlib.search.plan_file import SearchFile
-from slimlib.search.progress import Listener, ProgressBar
+from slimlib.search.progress import Listener, listener_of
 from slimlib.search.run import Run
 from slimlib.search.scores import ChannelScores, channel_scores
 from slimlib.search.sorting import sort_channels
@@ -83,9 +84,10 @@ def learned_ranking(
     if order not in ("scores", "network"):
         raise ValueError(f"order={order!r} does not exist; choose 'scores' or 'network'")
     options = Options("ranking", "cost", 2, evaluations, population, seed)
-    if not 1 <= tournament <= population:
+    if not is_whole(tournament, 1) or tournament > population:
         raise ValueError(f"tournament={tournament!r} must be from 1 to the population of {population}")
     scores = channel_scores(net) if scores is None else scores
+    check_is(ChannelScores, "what channel_scores returned", scores=scores)
     scores.check(slimming_of(net).layout)
     falling = tuple(values.sort(descending=True, stable=True).values for values in scores.values)
     if order == "network":
@@ -100,7 +102,7 @@ def learned_ranking(
     about = {**job.about(), "tournament": tournament, "order": order, "scores": [float(v.sum()) for v in falling]}
     with SearchFile(path, "ranking", job.layout, about) as file:
         evaluation = Evaluation(net, score, batches, seed=seed)
-        run = Run(evaluation, file, listener=ProgressBar() if progress is True else progress or None)
+        run = Run(evaluation, file, listener=listener_of(progress))
 
         def loss(affine: Affine) -> float:
             plan = space.channels(cut(space, affine.of(falling), job.amounts[0])[None])[0]

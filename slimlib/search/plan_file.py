@@ -16,7 +16,7 @@ from torch import nn
 from slimlib.core.layout import Layout
 from slimlib.core.setting import slimming_of
 from slimlib.core.statistics import is_private
-from slimlib.core.whole_file import whole_file
+from slimlib.core.whole_file import as_path, whole_file
 from slimlib.core.width import WidthPlan
 from slimlib.search.budgets import Budget
 from slimlib.search.chain import Plan
@@ -106,7 +106,7 @@ def load_plans(path: str | Path, net: nn.Module | None = None) -> FoundPlans:
     Raises:
         ValueError: it is not a plan file, the search is not finished, or it belongs to another network.
     """
-    data = _read(Path(path))
+    data = _read(as_path(path))
     if net is not None:
         check_groups(f"{path} holds plans", data["groups"], slimming_of(net).layout)
     if data["kind"] != "search":
@@ -129,7 +129,7 @@ class SearchFile:
     """
 
     def __init__(self, path: str | Path | None, kind: str, layout: Layout, about: Mapping[str, Any]) -> None:
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else as_path(path)
         self.scores: dict[Plan, float] = {}
         self.result: Any = None
         self._head = {

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from slimlib.core.width import check_is
+
 BAR = 24  # characters
 SECONDS_BETWEEN_LINES = 0.2
 
@@ -33,6 +35,16 @@ class Progress:
 
 
 Listener = Callable[[Progress], None]
+
+
+def listener_of(progress: object) -> Listener | None:
+    """Who is told of the progress, where True means a bar.
+
+    Raises:
+        TypeError: it is neither that nor a function.
+    """
+    check_is(bool | Callable, "True, False or a function of a Progress", progress=progress)
+    return ProgressBar() if progress is True else progress or None  # type: ignore[return-value]
 
 
 class ProgressBar:

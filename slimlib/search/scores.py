@@ -15,6 +15,7 @@ from slimlib.core.arguments import check_batches
 from slimlib.core.layout import Layout
 from slimlib.core.setting import slimming_of
 from slimlib.core.slimming import Slimming
+from slimlib.core.width import check_is
 from slimlib.search.weights import Weight, at_full_width, makers, per_channel, readers, sum_over_units
 from slimlib.serving.cost import in_eval
 
@@ -83,6 +84,7 @@ def channel_scores(
     if by == "taylor":
         assert batches is not None and loss is not None
         check_batches("batches", batches)
+        check_is(Callable, "a function (net, batch) -> scalar", loss=loss)
         with _learning(net), torch.enable_grad(), at_full_width(slimming):
             values = _taylor(slimming, net, batches, loss)
     else:

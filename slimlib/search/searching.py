@@ -17,7 +17,7 @@ from slimlib.search.job import Job, Options
 from slimlib.search.latency_table import LatencyTable
 from slimlib.search.methods import METHODS
 from slimlib.search.plan_file import FoundPlan, FoundPlans, SearchFile, plan_to_json
-from slimlib.search.progress import Listener, ProgressBar
+from slimlib.search.progress import Listener, listener_of
 from slimlib.search.run import Run
 from slimlib.search.scores import ChannelScores
 from slimlib.search.workers import check_workers
@@ -79,11 +79,12 @@ def search(
     Raises:
         ValueError: a budget cannot be read or met, a score is not finite, BatchNorm lacks `calibrate`, a ranking, plan,
             table or file belongs to another network, or an argument is impossible.
+        TypeError: an argument is of another type than here.
         OSError: the file cannot be written.
 
     Source: Yu & Huang 2019 (AutoSlim); Chin et al. 2020 (LeGR).
     """
-    if method not in METHODS:
+    if method not in list(METHODS):
         raise ValueError(f"method {method!r} does not exist; choose one of {', '.join(METHODS)}")
     check_workers(workers, net)
     options = Options(method, per, steps, evaluations, population, seed)
@@ -96,7 +97,7 @@ def search(
         if file.result is None:
             evaluation = Evaluation(net, score, batches, seed=seed)
             evaluation.time_plain()
-            run = Run(evaluation, file, workers, ProgressBar() if progress is True else progress or None)
+            run = Run(evaluation, file, workers, listener_of(progress))
             found = METHODS[method](job, run)
             file.finish([plan_to_json(one) for one in found], plain=evaluation.plain)
         return file.found()

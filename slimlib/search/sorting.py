@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_leaves
 
-from slimlib.core.arguments import arguments
+from slimlib.convert import check_names
+from slimlib.core.arguments import arguments, run_on
 from slimlib.core.layers import SLIM_LAYERS
 from slimlib.core.random_numbers import own_random_numbers
 from slimlib.core.setting import slimming_of
 from slimlib.core.slimming import Slimming
-from slimlib.core.width import Width
+from slimlib.core.structures import tensors
+from slimlib.core.width import Width, check_is
 from slimlib.search.permuting import Companions, Order, check_state, interchangeable, keeps_units, permute, permuted
 from slimlib.search.scores import ChannelScores
 from slimlib.search.weights import at_full_width
@@ -62,6 +63,7 @@ def sort_channels(
         ValueError: scores of another network; a group whose place decides what its units compute (only an `example`
             can tell); a layer written by hand, which does not know who reads it; state of the optimizer that is not
             shaped like its parameter. The network is then as before.
+        TypeError: an argument is of another type than here.
 
     Warns:
         UserWarning: the network has been trained at narrow widths, and no bands keep the channels of the narrowest.
@@ -70,6 +72,11 @@ def sort_channels(
     """
     slimming = slimming_of(net)
     layout = slimming.layout
+    check_is(ChannelScores, "what channel_scores returned", scores=scores)
+    check_is(Optimizer | None, "a torch optimizer", optimizer=optimizer)
+    check_is(Rule | None, "a rule, such as slimlib.Sandwich", rule=rule)
+    check_is(Iterable, "a list of widths", bands=bands)
+    check_names("keep", keep)
     scores.check(layout)
     _refuse_unknown_readers(slimming, example)
     if optimizer is not None:
@@ -158,7 +165,7 @@ def _outputs(net: nn.Module, slimming: Slimming, args: tuple[Any, ...]) -> list[
     """What the full network computes in eval mode."""
     with own_random_numbers(), at_full_width(slimming), in_eval(net), torch.no_grad():
         torch.manual_seed(0)  # a policy draws its actions
-        return [leaf for leaf in tree_leaves(net(*args)) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        return [leaf for leaf in tensors(run_on(net, args)) if leaf.is_floating_point()]
 
 
 def _same(before: Sequence[Tensor], after: Sequence[Tensor]) -> bool:

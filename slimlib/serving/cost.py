@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
-from slimlib.core.arguments import arguments
+from slimlib.core.arguments import arguments, run_on
 from slimlib.core.norms.batchnorm import SlimBatchNorm
 from slimlib.core.setting import at_width, slimmable_parts
 from slimlib.core.slimming import Slimming
@@ -105,7 +105,7 @@ def _counted_within(
     mode: AbstractContextManager[Any], net: nn.Module, args: tuple[Any, ...], counter: _Counter
 ) -> _Counter:
     with torch.no_grad(), torch.compiler.set_stance("force_eager"), mode, counter:
-        net(*args)
+        run_on(net, args)
     return counter
 
 
@@ -138,7 +138,7 @@ def timed(
     now = now or time.perf_counter
     wait_for(device)
     begin = now()
-    net(*args)
+    run_on(net, args)
     wait_for(device)
     return now() - begin
 

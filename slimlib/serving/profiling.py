@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from slimlib.core.arguments import arguments
 from slimlib.core.setting import at_width, current_width, set_width
-from slimlib.core.width import Width, by_size, check_whole, is_number, label
+from slimlib.core.width import Width, WidthPlan, by_size, check_whole, is_number, label
 from slimlib.serving.cost import in_eval, timed
 
 
@@ -105,7 +105,8 @@ def profile(
         ValueError: no widths, one that is not allowed, or an impossible number.
         UncalibratedWidth: a width has no BatchNorm statistics.
     """
-    if not isinstance(widths, Sequence) or not widths or len(set(widths)) < len(widths):
+    listed = isinstance(widths, Sequence) and all(is_number(w) or isinstance(w, WidthPlan) for w in widths)
+    if not listed or not widths or len(set(widths)) < len(widths):
         raise ValueError(f"profile needs the widths to measure, each once, for example [0.25, 0.5, 1.0]; got {widths}")
     check_whole(rounds=(rounds, 2), warmup=(warmup, 0), threads=(1 if threads is None else threads, 1))
     inner = net.net if isinstance(net, HasQuality) else net

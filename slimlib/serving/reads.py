@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from slimlib.core.arguments import run_on
 from slimlib.core.structures import tensors
 
 TO_PYTHON = {"numpy", "tolist", "__array__", "__dlpack__"}  # give values to Python without an operation
@@ -44,7 +45,7 @@ class Reads(TorchDispatchMode):
     def run(self, args: tuple[Any, ...]) -> Reads:
         """Run the network once."""
         with torch.no_grad(), self._hooks(), _ToPython(self), self:
-            outputs = self.net(*args)
+            outputs = run_on(self.net, args)
         left = tensors([outputs, *(vars(module) for module in self.net.modules())])
         self._left = {memory(tensor) for tensor in left}
         return self

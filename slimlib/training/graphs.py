@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
+from slimlib.core.setting import check_module
+
 MOST = 512  # graphs that are kept; each takes about a megabyte beside the memory that all share
 
 Pass = Callable[[], tuple[Tensor, Any]]
@@ -42,6 +44,7 @@ class Graphs:
     """
 
     def __init__(self, net: nn.Module) -> None:
+        check_module(net)
         device = next((p.device for p in net.parameters()), torch.device("cpu"))
         if device.type != "cuda":
             raise ValueError(f"CUDA graphs need a network on a GPU, and this one is on {device}; train without graphs=")

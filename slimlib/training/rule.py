@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map_only
 
 from slimlib.core.arguments import arguments
 from slimlib.core.setting import set_width, slimming_of, trainable_parts
-from slimlib.core.width import Switches, Width, Widths, as_widths, check_whole
+from slimlib.core.width import Switches, Width, Widths, as_widths, check_is, check_whole
 from slimlib.training.distillation import Distillation, Lesson, Lessons, as_lessons
 from slimlib.training.gradients import adding_in_place
 from slimlib.training.graphs import Graphs
@@ -136,8 +136,14 @@ class Rule(ABC):
         Raises:
             ValueError: nothing in `net` is slimmable; it is frozen, or in DistributedDataParallel(static_graph=True);
                 it does not allow all widths of this rule; a loss is not a scalar; or forward does not accept `x`.
+            TypeError: an argument is of another type than here.
             RuntimeError: no loss of the step depends on a trained parameter.
         """
+        check_is(Callable, "a function of the output", loss=loss)
+        check_is(Callable | None, "a function of the arguments of forward", forward=forward)
+        check_is(torch.dtype | None, "torch.bfloat16 or torch.float16", autocast=autocast)
+        check_is(Graphs | None, "slimlib.Graphs(net)", graphs=graphs)
+        check_is(GradScaler | None, "a torch.amp.GradScaler", scaler=scaler)
         of_data = loss_of_width(loss)
         args = arguments(net, x)
         before = self._check(net)
@@ -195,6 +201,7 @@ class Rule(ABC):
             ValueError: it comes from another rule, or from one with other averaged teachers; this rule is then
             unchanged.
         """
+        check_is(Mapping, "what state_dict() of a rule returned", state=state)
         averages = state.get("averages", [])
         if len(averages) != len(self._averages):
             raise ValueError(f"the state has {len(averages)} averaged teachers, and this rule {len(self._averages)}")

@@ -53,7 +53,20 @@ class Step:
 
     def run(self, size: int | None = None) -> Any:
         """The output at the width that is set, of images scaled to `size` x `size`; None: as they are."""
-        args = self._args if size is None else _scaled(self._args, size)
+        if size is None:
+            return self._run(self._args)
+        args = _scaled(self._args, size)
+        try:
+            return self._run(args)
+        except (RuntimeError, ValueError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ValueError(
+                f"the network does not take images that the rule scaled to {size} x {size} pixels; give it other "
+                f"sizes, or take one that leaves images as they are ({error})"
+            ) from error
+
+    def _run(self, args: tuple[Any, ...]) -> Any:
         if self._autocast is None:
             return run_on(self._forward, args)
         return in_lower_precision(self.net, args, self._autocast, self._forward)

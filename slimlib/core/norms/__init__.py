@@ -21,6 +21,6 @@ def norm_named(name: str) -> Norm:
     Raises:
         ValueError: there is none of that name.
     """
-    if name not in NORMS:
+    if name not in list(NORMS):
         raise ValueError(f"norm {name!r} does not exist; choose one of {', '.join(NORMS)}")
     return NORMS[name]

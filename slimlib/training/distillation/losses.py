@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from slimlib.core.width import is_number
+from slimlib.core.width import check_is, is_number
 from slimlib.training.named import constant
 
 Distillation = Callable[[Any, Any], Tensor]
@@ -124,6 +124,7 @@ def _alpha(student: Tensor, teacher: Tensor, alphas: tuple[float, float], clip: 
 
 
 def _check_shapes(student: Tensor, teacher: Tensor) -> None:
+    check_is(Tensor, "a tensor; write a function of both for outputs of another form", student=student, teacher=teacher)
     if student.shape != teacher.shape:
         raise ValueError(
             f"distillation compares equal shapes; the student gives {list(student.shape)}, "

@@ -6,6 +6,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import slimlib as slim
+from slimlib import models
 from slimlib.core.arguments import arguments
 
 
@@ -178,3 +179,81 @@ def test_layers_take_their_input_by_keyword_as_torch_does():
     slim.calibrate(net, [x], [0.5])
     slim.set_width(net.eval(), 0.5)
     torch.testing.assert_close(slim.extract(net, 0.5)(x), net(x))
+
+
+class Cut(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.tail = nn.Linear(4, 16), nn.Sequential(nn.ReLU(), nn.Linear(16, 16), nn.Linear(16, 3))
+
+    def forward(self, x):
+        return self.tail(self.stem(x))
+
+
+X = torch.ones(2, 4)
+RULE = slim.Sandwich(slim.WidthRange(0.25, 1.0))
+GATE = slim.SlimmingGate(8, 2)
+
+
+def score(net):
+    return 0.0
+
+
+@pytest.fixture(scope="module")
+def slimmable():
+    return slim.convert(Cut(), X)
+
+
+WRONG = {
+    "momentum": (lambda n: slim.calibrate(n, [X], [0.5], momentum="a"), "momentum='a' must be above 0"),
+    "norm": (lambda n: slim.convert(Cut(), X, norm=["shared"]), "norm .'shared'. does not exist"),
+    "loss": (lambda n: RULE.backward(n, X, None), "loss must be a function of the output, and is NoneType"),
+    "forward": (lambda n: RULE.backward(n, X, torch.sum, forward=1), "forward must be a function"),
+    "autocast": (lambda n: RULE.backward(n, X, torch.sum, autocast="bf16"), "autocast must be torch.bfloat16"),
+    "scaler": (lambda n: RULE.backward(n, X, torch.sum, scaler=2.0), "scaler must be a torch.amp.GradScaler"),
+    "graphs": (lambda n: RULE.backward(n, X, torch.sum, graphs=True), "graphs must be slimlib.Graphs"),
+    "no network": (lambda n: slim.Graphs(None), "net must be a torch.nn.Module"),
+    "state": (lambda n: RULE.load_state_dict([1]), "state must be what state_dict"),
+    "distill": (lambda n: slim.l1([1.0], X), "student must be a tensor"),
+    "example": (lambda n: slim.cost(n, None), "does not take a batch that is a NoneType"),
+    "latency": (lambda n: slim.latency(n, "x"), "does not take a batch that is a str"),
+    "profile": (lambda n: slim.profile(n, X, [0.5, "a"]), "profile needs the widths"),
+    "plans": (lambda n: slim.plan_costs(n, X)([0.5]), r"plans\[0\] must be"),
+    "path": (lambda n: slim.load_plans(None), "the path must be a str or a Path"),
+    "score": (lambda n: slim.search(n, None, 0.5, example=X), "score must be a function of the network"),
+    "budget": (lambda n: slim.search(n, score, None, example=X), "budget None is neither a share"),
+    "Budget": (lambda n: slim.Budget("a"), "budget 'a' is impossible"),
+    "method": (lambda n: slim.search(n, score, 0.5, example=X, method=[]), "method .. does not exist"),
+    "progress": (lambda n: slim.search(n, score, 0.5, example=X, progress=3), "progress must be True, False or"),
+    "ranking": (lambda n: slim.search(n, score, 0.5, example=X, ranking=[1]), "ranking must be what channel_scores"),
+    "times": (lambda n: slim.search(n, score, "1 ms", example=X, latency=[1]), "latency must be what latency_table"),
+    "tournament": (lambda n: slim.learned_ranking(n, score, 0.5, example=X, tournament="a"), "tournament='a' must be"),
+    "seed": (lambda n: slim.latency_table(n, X, seed=None), "seed=None must be a whole number"),
+    "scores": (lambda n: slim.sort_channels(n, None), "scores must be what channel_scores"),
+    "optimizer": (lambda n: slim.sort_channels(n, slim.channel_scores(n), optimizer=1), "optimizer must be a torch"),
+    "rule": (lambda n: slim.sort_channels(n, slim.channel_scores(n), rule="sandwich"), "rule must be a rule"),
+    "bands": (lambda n: slim.sort_channels(n, slim.channel_scores(n), bands=0.5), "bands must be a list of widths"),
+    "keep": (lambda n: slim.sort_channels(n, slim.channel_scores(n), keep="stem"), "keep='stem' must be of the form"),
+    "taylor": (lambda n: slim.channel_scores(n, "taylor", batches=[X], loss=1), "loss must be a function .net, batch."),
+    "confidence": (lambda n: slim.Cascade(n, [0.5, 1.0], [0.5], confidence=[]), "confidence=.. must be one of"),
+    "points": (lambda n: slim.Cascade(n, [0.5, 1.0], [0.5], path=1), "path must be the settings"),
+    "targets": (lambda n: slim.fit_cascade(n, [0.5, 1.0], [X], 3, budget=0.9), "targets must be a tensor"),
+    "loss of accuracy": (lambda n: slim.AccuracyLoss("a"), "AccuracyLoss.'a'. must be a number"),
+    "before": (lambda n: slim.gated_plans(n, 3, [0.5, 1.0]), "has no module 3"),
+    "choices": (lambda n: slim.gated_plans(n, "tail", 0.5), "widths=0.5 must be a list"),
+    "gate": (lambda n: slim.SlimmingGate(16, "a"), "needs at least one channel"),
+    "stem": (lambda n: slim.Gated(None, n.tail, GATE, [0.5, 1.0]), "stem must be a torch.nn.Module"),
+    "widths": (lambda n: slim.Gated(n.stem, n.tail, GATE, []), "widths=.. must be a list of at least two"),
+    "gated": (lambda n: slim.GateTraining(n, X), "gated must be a slimlib.Gated"),
+    "penalty": (lambda n: slim.GateTraining(n, X, penalty="a"), "penalty='a' must be a number"),
+    "size": (lambda n: models.build("mobilenet_v1", size=[224]), "size .224. must be one of"),
+    "multiplier": (lambda n: models.build("mobilenet_v1", multiplier="a"), "multiplier 'a' must be"),
+    "channels": (lambda n: models.from_channels("mobilenet_v1", 8), "channels must be a list of channel numbers"),
+    "checkpoint": (lambda n: models.load_published("us_mobilenet_v1", None), "the path must be a str or a Path"),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), WRONG.values(), ids=WRONG)
+def test_what_is_of_another_type_is_refused_where_it_is_given(call, message, slimmable):
+    with pytest.raises((TypeError, ValueError), match=message):
+        call(slimmable)

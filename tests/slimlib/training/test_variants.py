@@ -110,6 +110,13 @@ def test_narrow_widths_see_scaled_images_and_the_largest_the_whole(net: nn.Modul
     slim.set_width(net, 1.0)
 
 
+def test_images_of_a_size_that_the_network_does_not_take_are_named() -> None:
+    x = torch.randn(2, 3, 8, 8)
+    net = slim.convert(nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Flatten(), nn.Linear(256, 2)), x)
+    with pytest.raises(ValueError, match="does not take images that the rule scaled to 4 x 4 pixels"):
+        MultiResolutionSandwich(RANGE, sizes=[4]).backward(net, x, lambda out: out.square().mean())
+
+
 @pytest.mark.parametrize("choose", ["best", "worst"])
 def test_of_several_plans_of_one_mean_width_the_best_or_worst_is_trained(net: nn.Module, choose: str) -> None:
     """With the plan's own number of units as its loss, the best has the fewest."""
