@@ -41,12 +41,18 @@ class SlimRoot(SwapsOut):
         if torch.compiler.is_exporting():
             with cut_in_graph(self):
                 return super().__call__(*args, **kwargs)  # type: ignore[misc]
-        if not torch.compiler.is_compiling():
-            if self.slim.stale():
-                self.slim.refresh()
-            if self.training and torch.is_grad_enabled():
-                self.slim.note_training()
-        return super().__call__(*args, **kwargs)  # type: ignore[misc]
+        if torch.compiler.is_compiling():
+            return super().__call__(*args, **kwargs)  # type: ignore[misc]
+        if self.slim.stale():
+            self.slim.refresh()
+        if self.training and torch.is_grad_enabled():
+            self.slim.note_training()
+        try:
+            return super().__call__(*args, **kwargs)  # type: ignore[misc]
+        except RuntimeError as error:
+            if (why := self.slim.stranger(error)) is None:
+                raise
+            raise ValueError(f"{why} ({error})") from error
 
     def __getstate__(self: Any) -> dict[str, Any]:
         if self.slim.stale():

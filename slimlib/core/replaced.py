@@ -48,7 +48,7 @@ def _check_numbers(path: str, before: nn.Module, after: nn.Module) -> None:
     for attribute, value in before.__dict__["full_numbers"].items():
         if getattr(after, attribute, value) != value:
             found = f"{attribute} is {getattr(after, attribute)} and must be {value}"
-            raise ValueError(_refusal(f"'{path}' was replaced by another {kind}, of which {found}"))
+            raise ValueError(refusal(f"'{path}' was replaced by another {kind}, of which {found}"))
 
 
 def _check_gone(layout: Layout, path: str, before: nn.Module, now: Mapping[str, nn.Module]) -> None:
@@ -58,12 +58,12 @@ def _check_gone(layout: Layout, path: str, before: nn.Module, now: Mapping[str, 
         holder = holder.rpartition(".")[0]
     was = f"'{path}', a {_kind(before).__name__.removeprefix('Slim')},"
     if any(path in group.layers for group in layout.groups):
-        raise ValueError(_refusal(f"{was} made channels that other layers read, and is gone"))
+        raise ValueError(refusal(f"{was} made channels that other layers read, and is gone"))
     if next(now[holder].parameters(), None) is not None:
-        raise ValueError(_refusal(f"{was} was replaced by a {type(now[holder]).__name__}"))
+        raise ValueError(refusal(f"{was} was replaced by a {type(now[holder]).__name__}"))
 
 
-def _refusal(what: str) -> str:
+def refusal(what: str) -> str:
     return f"{what}; put it into the network before slimlib.convert, or give a layer of the same class and sizes"
 
 

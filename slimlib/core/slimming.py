@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -15,7 +16,7 @@ from slimlib.core.heads import Bounds, prepare_heads
 from slimlib.core.layout import Layout
 from slimlib.core.norms.norm import Norm
 from slimlib.core.parts import FULL_STATISTICS, find_parts, slim_part
-from slimlib.core.replaced import fitting
+from slimlib.core.replaced import fitting, refusal
 from slimlib.core.statistics import STATISTICS, OfWidth, tracks
 from slimlib.core.swapping import Part, Ready, Swaps, no_inference_mode, swap_in
 from slimlib.core.width import Switches, Width, WidthPlan, Widths, check_width, label
@@ -35,11 +36,13 @@ class Slimming:
         heads: name of a layer -> where the bands of widths end that have parameters of their own in it.
         width, channels: what is set now, as asked for and as one number of units for each group.
         sorted_times: how often its channels were given other places.
+        weighted: the paths of the modules that had parameters when it was made.
         trained: the narrowest channel numbers below the full ones that it has been trained at; None: not at any.
     """
 
     trained: tuple[int, ...] | None = None
     sorted_times: int = 0
+    weighted: frozenset[str] = frozenset()
     _net: Callable[[], nn.Module | None]
     _parts: list[Part] | None
     _modules: Mapping[str, nn.Module] = MappingProxyType({})
@@ -236,7 +239,19 @@ class Slimming:
                 if tracks(part.module):
                     self.norm.prepare(part, self.switches)
         self._modules = {names[part.module]: part.module for part in parts}
+        self.weighted = self.weighted or frozenset(name for module, name in names.items() if module._parameters)
         return parts
+
+    def stranger(self, error: Exception) -> str | None:
+        """The module that failed at a narrow width, if it has weights in a place where nothing had any."""
+        failed = {id(frame.f_locals.get("self")) for frame, _ in traceback.walk_tb(error.__traceback__)}
+        for name, module in self.net().named_modules():
+            new = module._parameters and name not in self.weighted
+            if new and id(module) in failed and self.channels != self.layout.full:
+                return refusal(
+                    f"'{name}', a {type(module).__name__}, was added after slimlib.convert, and keeps its full size"
+                )
+        return None
 
     def _prepare(self, width: Width) -> Ready:
         self.check(width)

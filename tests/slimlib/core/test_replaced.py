@@ -134,6 +134,30 @@ def test_layer_that_does_not_fit_is_refused_until_one_does(path, layer, message)
     assert net(IMAGE).shape == (4, 10)
 
 
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (nn.Conv2d(16, 16, 1), "'2', a Conv2d, was added after slimlib.convert, and keeps its full size"),
+        (nn.GroupNorm(4, 16), "'2', a GroupNorm, was added after slimlib.convert, and keeps its full size"),
+        (
+            nn.Sequential(nn.BatchNorm2d(16)),
+            "'2.0', a BatchNorm2d, was added after slimlib.convert, and keeps its full size",
+        ),
+    ],
+)
+def test_layer_with_weights_where_none_was_is_named_at_widths_that_it_does_not_fit(layer, message):
+    net = slim.convert(chain(), IMAGE, norm="shared")
+    net.append(nn.Linear(10, 5))
+    assert [out.shape for out in outputs(net, (IMAGE,))] == [(4, 5)] * 3
+    net[2] = layer
+    slim.set_width(net, 1.0)
+    assert net(IMAGE).shape == (4, 5)
+    for twin in (net, copy.deepcopy(net)):
+        slim.set_width(twin, 0.5)
+        with pytest.raises(ValueError, match=message):
+            twin(IMAGE)
+
+
 def test_group_norm_of_other_groups_is_refused():
     net = slim.convert(chain(lambda channels: nn.GroupNorm(4, channels)), IMAGE)
     net[1] = nn.GroupNorm(2, 16)
