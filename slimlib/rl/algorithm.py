@@ -24,7 +24,7 @@ from slimlib.rl.callbacks import at_full_width
 from slimlib.rl.loading import attributes, check_algorithm, check_environment_fits, check_methods_stay, read_safely
 from slimlib.rl.narrowing import narrow_policy_kwargs
 from slimlib.rl.paths import check_rows
-from slimlib.rl.policies import make_slimmable
+from slimlib.rl.policies import TARGETS, make_slimmable
 from slimlib.rl.stability import STABILITY
 from slimlib.saving import widths_from_json, widths_to_json
 from slimlib.serving.extraction import extract
@@ -52,7 +52,6 @@ OWN = (
     "convert_options",
 )
 """The attributes that the plain algorithm does not have; all are plain data, which any reader of the file can skip."""
-TARGETS = {"q_net_target.": "q_net.", "critic_target.": "critic."}
 
 
 class SlimAlgorithm:

@@ -31,6 +31,7 @@ from slimlib.training.named import unknown
 
 OPTIONS = ("divisor", "divisors", "keep", "norm")
 """Arguments of `slimlib.convert` that may be chosen."""
+TARGETS = {"q_net_target.": "q_net.", "critic_target.": "critic."}
 
 
 class FrozenPolicy:
@@ -87,6 +88,12 @@ class SlimPolicy(SwapsOut):
         for module, mode in zip(modules, before, strict=True):
             module.__dict__["training"] = mode
         return [m for m, was, now in zip(modules, off, on, strict=True) if now and not was]
+
+    def in_targets(self: Any) -> dict[nn.Parameter, nn.Parameter]:
+        """Parameters -> what is in their place in the target network, which keeps all channels, and in their order."""
+        named = dict(self.named_parameters())
+        pairs = [(own + n.removeprefix(t), n) for n in named for t, own in TARGETS.items() if n.startswith(t)]
+        return {named[path]: named[name] for path, name in pairs}
 
     def load_from_vector(self: Any, vector: np.ndarray) -> None:
         super().load_from_vector(vector)  # type: ignore[misc]

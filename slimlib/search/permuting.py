@@ -72,7 +72,7 @@ class Companions:
     """What moves along with a tensor: its gradient, what an optimizer keeps for its elements, and its averages.
 
     Args:
-        averages: of the parameters, as `Rule.averages_of` has them.
+        averages: of the parameters, as `Rule.averages_of` has them; also the targets of a policy.
     """
 
     def __init__(

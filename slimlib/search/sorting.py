@@ -84,7 +84,9 @@ def sort_channels(
     order = _order(slimming, scores, bands, _kept_groups(slimming, keep))
     lent: Averages = nullcontext(()) if rule is None else rule.averages_of(net)
     with lent as averages:
-        companions = Companions(optimizer, averages)
+        whole: Any = slimming.net()
+        of_policy = [whole.in_targets()] if hasattr(whole, "in_targets") else []
+        companions = Companions(optimizer, [*averages, *of_policy])
         if example is None:
             permute(slimming, order, companions)
         else:

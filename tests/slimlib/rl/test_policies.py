@@ -305,3 +305,17 @@ def test_saved_weights_are_those_of_the_ordinary_policy():
     seen = observations(slimmable)
     for ours, theirs in zip(outputs(slimmable.policy, seen), outputs(plain.policy, seen), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["images, DQN", "images, SAC"])
+def test_targets_move_along_where_channels_are_sorted(name):
+    kind, policy, env, arguments = CASES[name]
+    trained = kind(policy, env, policy_kwargs=arguments, seed=0, buffer_size=10)
+    online, target = (
+        (trained.q_net, trained.q_net_target) if kind is SlimDQN else (trained.critic, trained.critic_target)
+    )
+    before = online.state_dict()["features_extractor.cnn.0.weight"].clone()
+    slim.sort_channels(trained.policy, slim.channel_scores(trained.policy))
+    assert not torch.equal(online.state_dict()["features_extractor.cnn.0.weight"], before)
+    for own, theirs in zip(online.parameters(), target.parameters(), strict=True):
+        assert torch.equal(own, theirs)
