@@ -147,6 +147,7 @@ def _part(
     for node in graph.nodes:
         if (node in after) == (begin is not None) and node not in copies:
             copies[node] = own.node_copy(node, lambda used: copies[used])
+            copies[node].type = None  # torch cannot pickle a graph with an annotation that is a string
     if end is not None:
         own.output(copies[end])
     for node in reversed(own.nodes):

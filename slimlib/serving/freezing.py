@@ -96,6 +96,8 @@ class Frozen:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.nets, self.channels = state["nets"], state["channels"]
+        for net in self.nets.values():
+            prepared(net, ())  # a copy of what torch.fx traced has only what torch.fx knows
         share_equal(self.nets)  # a pickle holds each tensor apart
         self._begin(state["width"])
 

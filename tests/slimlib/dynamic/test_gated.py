@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,17 @@ def test_frozen_it_answers_the_same(name: str) -> None:
     assert torch.equal(again.output, after.output)
 
 
+def pickled(gated: slim.Gated) -> Any:
+    return pickle.loads(pickle.dumps(gated))
+
+
 def test_it_lives_without_the_variable_of_the_network_and_is_copied() -> None:
     gated = gated_at("mobilenet")[1]
     with torch.no_grad():
         answer = gated(IMAGES)
-        for other in (gated.to("cpu"), gated.freeze(), copy.deepcopy(gated)):
+        frozen = gated.freeze()
+        copies = (twin(each) for each in (gated, frozen) for twin in (copy.deepcopy, pickled))
+        for other in (gated.to("cpu"), frozen, *copies):
             torch.testing.assert_close(other(IMAGES), answer, **ROUNDING)
 
 
