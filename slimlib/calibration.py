@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map_only
 
 from slimlib.core.arguments import arguments, check_batches, run_on
-from slimlib.core.setting import current_width, set_width, slimming_of
+from slimlib.core.setting import at_width, current_width, in_eval, set_width, slimming_of
 from slimlib.core.statistics import STATISTICS, OfWidth, drop_buffer, tracks
 from slimlib.core.structures import tensors
 from slimlib.core.swapping import Part, Swaps, dense_class
@@ -334,28 +334,22 @@ def _on_cpu(moments: Moments) -> Moments:
 def _collecting(net: nn.Module, collector: _Collector) -> Iterator[None]:
     """Eval mode but for the BatchNorms, no gradients; afterwards everything is as it was."""
     norms = collector.norms
-    modes = {module: module.training for module in net.modules()}
     momenta = [norm.__dict__["momentum"] for norm in norms]
-    before = current_width(net)
-    net.eval()
-    for norm in norms:
-        norm.training = True
     hooks = [
         norm.register_forward_pre_hook(partial(collector.before, i), with_kwargs=True) for i, norm in enumerate(norms)
     ]
-    try:
-        with torch.no_grad():
+    with at_width(net, current_width(net)), in_eval(net), torch.no_grad():
+        for norm in norms:
+            norm.training = True
+        try:
             yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.__dict__["momentum"] = momentum
-            for name in norm._buffers:
-                norm.__dict__.pop(name, None)
-        for module, mode in modes.items():
-            module.training = mode
-        set_width(net, before)
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.__dict__["momentum"] = momentum
+                for name in norm._buffers:
+                    norm.__dict__.pop(name, None)
 
 
 def _statistics(norm: nn.Module) -> Tensor:

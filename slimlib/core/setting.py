@@ -47,6 +47,20 @@ def at_width(net: nn.Module, width: Width) -> Iterator[None]:
             part.set(old)
 
 
+@contextmanager
+def in_eval(*nets: nn.Module) -> Iterator[None]:
+    """Within the block networks are in eval mode; afterwards each module is in the mode that it was in."""
+    modes = [(module, module.training) for net in nets for module in net.modules()]
+    for net in nets:
+        net.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            if module.training != mode:
+                module.training = mode
+
+
 def current_width(net: nn.Module) -> Width:
     """The width that `net` is set to."""
     return slimmable_parts(net)[0].width

@@ -45,8 +45,13 @@ class Tolerance:
         return not torch.allclose(got, expected, self.relative, self.absolute * largest, equal_nan=True)
 
 
+def tell(outputs: Sequence[Tensor]) -> bool:
+    """Whether outputs hold a number that could differ, if they hold any: what is not a number equals what is none."""
+    floating = [x for x in outputs if (x.is_floating_point() or x.is_complex()) and x.numel()]
+    return not floating or any(bool(x.isfinite().any()) for x in floating)
+
+
 def check_tells(outputs: Sequence[Tensor]) -> None:
-    """Raise ValueError where outputs hold no number that could differ: what is not a number equals what is none."""
-    floating = [x for x in outputs if x.is_floating_point() or x.is_complex()]
-    if any(x.numel() for x in floating) and not any(x.isfinite().any() for x in floating):
+    """Raise ValueError where outputs hold no number that could differ."""
+    if not tell(outputs):
         raise ValueError("the network returns no finite number on the example; give one on which it does")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from slimlib.core.arguments import arguments, check_batches
-from slimlib.core.setting import at_width, check_module, slimmable_parts
+from slimlib.core.setting import at_width, check_module, in_eval, slimmable_parts
 from slimlib.core.structures import map_tensors, tensors
 from slimlib.core.width import Width, is_number
 from slimlib.dynamic.batches import samples_in, take
@@ -23,7 +23,6 @@ from slimlib.dynamic.gate import SlimmingGate, one_hot_choice
 from slimlib.dynamic.grouping import Group
 from slimlib.dynamic.outcomes import macs_at
 from slimlib.dynamic.routing import SmallestGroup, plan_groups, run_groups
-from slimlib.serving.cost import in_eval
 from slimlib.serving.extraction import extract
 from slimlib.serving.freezing import FrozenNetwork, freeze, prepared, share_equal
 

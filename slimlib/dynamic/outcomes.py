@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from slimlib.core.arguments import arguments, run_on
-from slimlib.core.setting import at_width, set_width
+from slimlib.core.setting import at_width, in_eval, set_width
 from slimlib.core.structures import map_tensors, tensors
 from slimlib.core.width import Width
 from slimlib.dynamic.batches import samples_in, take
 from slimlib.dynamic.confidence import Confidence, confidence_in, max_probability
-from slimlib.serving.cost import count_operations, in_eval
+from slimlib.serving.cost import count_operations
 from slimlib.serving.freezing import FrozenNetwork
 
 Score = Callable[[Any, Any], Tensor]

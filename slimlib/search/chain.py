@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from slimlib.core.layout import Axis
 from slimlib.core.random_numbers import own_random_numbers
-from slimlib.core.setting import slimming_of
+from slimlib.core.setting import in_eval, slimming_of
 from slimlib.core.slimming import Slimming
-from slimlib.serving.cost import in_eval
 
 Plan = tuple[int, ...]
 

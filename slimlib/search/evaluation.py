@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from slimlib.calibration import calibrate, write_statistics
 from slimlib.core.arguments import arguments, run_on
 from slimlib.core.random_numbers import own_random_numbers
-from slimlib.core.setting import at_width, slimming_of
+from slimlib.core.setting import at_width, in_eval, slimming_of
 from slimlib.core.statistics import STATISTICS, OfWidth, drop_buffer, tracks
 from slimlib.core.width import WidthPlan, check_is
 from slimlib.search.chain import Plan
 from slimlib.search.reuse import NotRepeated, Reuse, usable_chain
-from slimlib.serving.cost import in_eval
 
 Score = Callable[[nn.Module], float]
 Statistics = dict[nn.Module, tuple[Tensor, Tensor]]

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from slimlib.core.random_numbers import own_random_numbers
+from slimlib.core.setting import in_eval
 from slimlib.search.chain import Chain, Plan, find_chain
-from slimlib.serving.cost import in_eval
 
 KEPT_BYTES = 2**31  # of activations; a boundary that takes more is not kept
 

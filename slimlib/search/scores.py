@@ -13,11 +13,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimlib.core.arguments import check_batches
 from slimlib.core.layout import Layout
-from slimlib.core.setting import slimming_of
+from slimlib.core.setting import in_eval, slimming_of
 from slimlib.core.slimming import Slimming
 from slimlib.core.width import check_is
 from slimlib.search.weights import Weight, at_full_width, makers, per_channel, readers, sum_over_units
-from slimlib.serving.cost import in_eval
 
 Loss = Callable[[nn.Module, Any], Tensor]
 

@@ -16,14 +16,13 @@ from slimlib.convert import check_names
 from slimlib.core.arguments import arguments, run_on
 from slimlib.core.layers import SLIM_LAYERS
 from slimlib.core.random_numbers import own_random_numbers
-from slimlib.core.setting import slimming_of
+from slimlib.core.setting import in_eval, slimming_of
 from slimlib.core.slimming import Slimming
 from slimlib.core.structures import tensors
 from slimlib.core.width import Width, check_is
 from slimlib.search.permuting import Companions, Order, check_state, interchangeable, keeps_units, permute, permuted
 from slimlib.search.scores import ChannelScores
 from slimlib.search.weights import at_full_width
-from slimlib.serving.cost import in_eval
 from slimlib.training.rule import Rule
 
 Averages = AbstractContextManager[Sequence[Mapping[nn.Parameter, Tensor]]]

@@ -18,12 +18,12 @@ from torch.utils._pytree import tree_leaves
 from slimlib.core.arguments import arguments
 from slimlib.core.layout import Layout
 from slimlib.core.norms.shared import Shared
-from slimlib.core.setting import at_width
+from slimlib.core.setting import at_width, in_eval
 from slimlib.core.slimming import Slimming
 from slimlib.core.width import WidthPlan, round_channels
 from slimlib.search.costs import Axes
 from slimlib.search.weights import input_dim, is_depthwise, output_dim
-from slimlib.serving.cost import computing_clock, in_eval, wait_for
+from slimlib.serving.cost import computing_clock, wait_for
 
 NARROWEST = 0.1  # width of the lowest level
 WARMUP = 3  # passes of a plan that do not count

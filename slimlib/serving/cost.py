@@ -23,7 +23,7 @@ from torch.utils.flop_counter import flop_registry
 
 from slimlib.core.arguments import arguments, run_on
 from slimlib.core.norms.batchnorm import SlimBatchNorm
-from slimlib.core.setting import at_width, slimmable_parts
+from slimlib.core.setting import at_width, in_eval, slimmable_parts
 from slimlib.core.slimming import Slimming
 from slimlib.core.statistics import is_private
 from slimlib.core.swapping import no_autocast
@@ -213,17 +213,6 @@ def _set_to(net: nn.Module, width: Width) -> Iterator[None]:
             part.refresh()  # here, as what the forward prepares under fake tensors would stay fake
     with at_width(net, width):
         yield
-
-
-@contextmanager
-def in_eval(net: nn.Module) -> Iterator[None]:
-    training = [module for module in net.modules() if module.training]
-    net.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from slimlib.core.arguments import arguments
 from slimlib.core.layers import SLIM_LAYERS
 from slimlib.core.norms.batchnorm import refuse_uncalibrated
-from slimlib.core.setting import slimming_of, unwrapped
+from slimlib.core.setting import at_width, in_eval, slimming_of, unwrapped
 from slimlib.core.statistics import is_private
 from slimlib.core.structures import tensors
 from slimlib.core.swapping import Gather, dense_class, gathered, without_weight_norm_hooks
@@ -154,18 +154,8 @@ def fold_weight_norm(module: nn.Module) -> None:
 
 def _compare(net: nn.Module, width: Width, plain: nn.Module, example: Any) -> None:
     args = arguments(net, example)
-    slimming = slimming_of(net)
-    before, modes = slimming.width, {m: m.training for m in net.modules()}
-    plain_modes = {m: m.training for m in plain.modules()}
-    net.eval(), plain.eval()
-    slimming.set(width)
-    try:
-        with torch.no_grad():
-            ours, theirs = tensors(net(*args)), tensors(plain(*args))
-    finally:
-        slimming.set(before)
-        for module, mode in (modes | plain_modes).items():
-            module.training = mode
+    with at_width(net, width), in_eval(net, plain), torch.no_grad():
+        ours, theirs = tensors(net(*args)), tensors(plain(*args))
     check_tells(ours)
     for a, b in zip(ours, theirs, strict=True):
         if SAME.differ(a, b):

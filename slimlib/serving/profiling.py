@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from slimlib.core.arguments import arguments
-from slimlib.core.setting import at_width, current_width, set_width
+from slimlib.core.setting import at_width, current_width, in_eval, set_width
 from slimlib.core.width import Width, WidthPlan, by_size, check_whole, is_number, label
-from slimlib.serving.cost import in_eval, timed
+from slimlib.serving.cost import timed
 
 
 @runtime_checkable

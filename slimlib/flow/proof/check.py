@@ -14,7 +14,7 @@ from slimlib.core.layout import axis_size
 from slimlib.core.numbers import held_numbers
 from slimlib.core.setting import set_width
 from slimlib.core.swapping import Gathers, gathered
-from slimlib.core.tolerance import Tolerance
+from slimlib.core.tolerance import Tolerance, tell
 from slimlib.core.width import Width, WidthPlan
 from slimlib.flow.ids import WeightRef
 from slimlib.flow.proof.followed import Followed
@@ -236,10 +236,10 @@ class Proof:
             self._compare_in_float32()
         if self.subject.casts != single:
             return self._is_right(training, width)
-        if _are_none(expected) and _are_none(self._masked(training, 1.0)):
+        if not tell(expected) and not tell(self._masked(training, 1.0)):
             raise FlowError(
-                "the network returns only NaN for the example, so that no numbers can be compared; give an example of "
-                "the numbers that it is trained on, and parameters that have numbers"
+                "the network returns no finite number for the example, so that nothing can be compared; give an "
+                "example of the numbers that it is trained on, and parameters that have numbers"
             )
         return len(got) == len(expected) and all(map(self._close, got, expected))
 
@@ -356,9 +356,3 @@ class Proof:
         failure = Failure(OTHER_NUMBERS, step, step is not None, step.module if step else "", END)
         failure.training, failure.width = training, width
         return failure
-
-
-def _are_none(outputs: Sequence[Tensor]) -> bool:
-    """Whether there are numbers, all of them NaN."""
-    numbers = [x for x in outputs if x.is_floating_point() and x.numel()]
-    return bool(numbers) and all(bool(x.isnan().all()) for x in numbers)

@@ -184,5 +184,5 @@ def test_an_example_of_which_no_other_numbers_will_do_is_taken_as_it_is():
 def test_a_network_that_gives_no_numbers_is_refused():
     net = nn.Sequential(nn.Linear(8, 32), nn.Linear(32, 4))
     net[1].bias.data.fill_(math.nan)
-    with pytest.raises(FlowError, match="returns only NaN for the example, so that no numbers can be compared; give"):
+    with pytest.raises(FlowError, match="returns no finite number for the example, so that nothing can be compared"):
         follow(net, torch.randn(2, 8))
