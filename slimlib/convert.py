@@ -57,7 +57,8 @@ def convert(
 
     Raises:
         ValueError: something cannot be followed and cannot be kept full, nothing slims, or an argument is wrong. The
-            network is then unchanged. TypeError: `net` is not a module, or an argument has the wrong type.
+            network is then unchanged.
+        TypeError: `net` is not a module, or an argument has the wrong type.
 
     Source: Yu et al. 2019 (Slimmable Neural Networks); Yu & Huang 2019 (US-Nets).
     """

@@ -69,16 +69,16 @@ def keeps_units(order: Order, channels: Sequence[int]) -> bool:
 
 
 class Companions:
-    """What moves along with a tensor: its gradient, what an optimizer keeps for its elements, and its averages.
+    """What moves along with a tensor: its gradient, what optimizers keep for its elements, and its averages.
 
     Args:
         averages: of the parameters, as `Rule.averages_of` has them; also the targets of a policy.
     """
 
     def __init__(
-        self, optimizer: Optimizer | None = None, averages: Sequence[Mapping[nn.Parameter, Tensor]] = ()
+        self, optimizers: Sequence[Optimizer] = (), averages: Sequence[Mapping[nn.Parameter, Tensor]] = ()
     ) -> None:
-        self._state = {} if optimizer is None else optimizer.state
+        self._states = [optimizer.state for optimizer in optimizers]
         self._averages = averages
 
     def of(self, tensor: Tensor) -> Iterator[Tensor]:
@@ -86,13 +86,14 @@ class Companions:
         yield tensor
         if tensor.grad is not None:
             yield tensor.grad
-        state = self._state.get(tensor, {}).values()
-        yield from (v for v in state if isinstance(v, Tensor) and v.shape == tensor.shape and v.dim())
+        kept = (value for state in self._states for value in state.get(tensor, {}).values())
+        yield from (v for v in kept if isinstance(v, Tensor) and v.shape == tensor.shape and v.dim())
         yield from self._averages_of(tensor)
 
     def begin_anew(self, tensor: Tensor) -> None:
         """Forget what a tensor was: it has other values."""
-        self._state.pop(tensor, None)
+        for state in self._states:
+            state.pop(tensor, None)
         for average in self._averages_of(tensor):
             average.copy_(tensor)
 

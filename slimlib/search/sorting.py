@@ -34,7 +34,7 @@ def sort_channels(
     *,
     bands: Sequence[Width] = (),
     keep: Sequence[str] = (),
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizer | Sequence[Optimizer] = (),
     rule: Rule | None = None,
     example: Any = None,
 ) -> ChannelScores:
@@ -50,8 +50,8 @@ def sort_channels(
             between one of these widths and the next. The outputs of these widths do not change, and they keep their
             statistics.
         keep: names of layers whose units stay in order.
-        optimizer: its state is sorted like the parameters. rule: its averages of the network (`AveragedTeacher`) are
-        sorted as well.
+        optimizer: one or several; their state is sorted like the parameters.
+        rule: its averages of the network (`AveragedTeacher`) are sorted as well.
         example: an input, or a tuple of arguments: the outputs on it are compared before and after. Required for a
             layout that was given to `convert` by hand.
 
@@ -72,20 +72,23 @@ def sort_channels(
     slimming = slimming_of(net)
     layout = slimming.layout
     check_is(ChannelScores, "what channel_scores returned", scores=scores)
-    check_is(Optimizer | None, "a torch optimizer", optimizer=optimizer)
+    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else optimizer or ()
+    check_is(Sequence, "a torch optimizer, or a list of them", optimizer=optimizers)
+    for one in optimizers:
+        check_is(Optimizer, "a torch optimizer, or a list of them", optimizer=one)
     check_is(Rule | None, "a rule, such as slimlib.Sandwich", rule=rule)
     check_is(Iterable, "a list of widths", bands=bands)
     check_names("keep", keep)
     scores.check(layout)
     _refuse_unknown_readers(slimming, example)
-    if optimizer is not None:
-        check_state(slimming, optimizer)
+    for one in optimizers:
+        check_state(slimming, one)
     order = _order(slimming, scores, bands, _kept_groups(slimming, keep))
     lent: Averages = nullcontext(()) if rule is None else rule.averages_of(net)
     with lent as averages:
         whole: Any = slimming.net()
         of_policy = [whole.in_targets()] if hasattr(whole, "in_targets") else []
-        companions = Companions(optimizer, [*averages, *of_policy])
+        companions = Companions(optimizers, [*averages, *of_policy])
         if example is None:
             permute(slimming, order, companions)
         else:

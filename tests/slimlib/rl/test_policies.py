@@ -308,14 +308,21 @@ def test_saved_weights_are_those_of_the_ordinary_policy():
 
 
 @pytest.mark.parametrize("name", ["images, DQN", "images, SAC"])
-def test_targets_move_along_where_channels_are_sorted(name):
+def test_targets_and_optimizers_move_along_where_channels_are_sorted(name):
     kind, policy, env, arguments = CASES[name]
     trained = kind(policy, env, policy_kwargs=arguments, seed=0, buffer_size=10)
     online, target = (
         (trained.q_net, trained.q_net_target) if kind is SlimDQN else (trained.critic, trained.critic_target)
     )
     before = online.state_dict()["features_extractor.cnn.0.weight"].clone()
-    slim.sort_channels(trained.policy, slim.channel_scores(trained.policy))
+    parts = [trained.policy] if kind is SlimDQN else [trained.actor, trained.critic]
+    optimizers = [part.optimizer for part in parts]
+    for optimizer in optimizers:
+        for parameter in optimizer.param_groups[0]["params"]:
+            optimizer.state[parameter]["exp_avg"] = parameter.detach().clone()
+    slim.sort_channels(trained.policy, slim.channel_scores(trained.policy), optimizer=optimizers)
     assert not torch.equal(online.state_dict()["features_extractor.cnn.0.weight"], before)
     for own, theirs in zip(online.parameters(), target.parameters(), strict=True):
         assert torch.equal(own, theirs)
+    for optimizer in optimizers:
+        assert all(torch.equal(p, optimizer.state[p]["exp_avg"]) for p in optimizer.param_groups[0]["params"])
