@@ -20,11 +20,9 @@ from tests.families.configurations import CONFIGURATIONS, configured
 from tests.families.packages import module
 
 EVERY_TIME = (
-    "torchvision-resnet18",
     "torchvision-mobilenet_v3_small",
     "timm-convnext_atto",
     "timm-vit_tiny_patch16_224",
-    "timm-nf_resnet26",
     "transformers-Bert",
     "transformers-Llama",
     "segmentation_models_pytorch-FPN",
