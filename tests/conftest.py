@@ -16,6 +16,9 @@ LONGEST_FIRST = ("regression", "test_documentation.py", "faults", "benchmarks", 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "nightly: takes minutes; runs with NIGHTLY=1 alone")
+    # To look for garbage as often as usual takes a minute. What is frozen Python counts whenever `follow` asks for it,
+    # which takes longer than to look at it now and then.
+    gc.set_threshold(10_000, 20, 20)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -27,13 +30,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if long:
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in set(long)]
-
-
-def pytest_collection_finish() -> None:
-    """What is imported by now stays to the end: to look for garbage in it, and so often, takes a minute."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
 
 
 def _place(item: pytest.Item) -> int:

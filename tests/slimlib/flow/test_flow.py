@@ -232,7 +232,7 @@ def test_what_the_garbage_collector_was_told_stays(frozen, outputs):
             follow(nn.Sequential(nn.Linear(4, 16), *[nn.Linear(16, 2)] * (outputs == 2)), torch.randn(3, 4))
         assert (gc.get_freeze_count() > 0) == frozen
     finally:
-        gc.freeze()  # as tests/conftest.py does
+        gc.unfreeze()
 
 
 def test_a_long_search_shows_where_it_is_and_leaves_no_trace(monkeypatch, capsys):
