@@ -1,18 +1,17 @@
-"""Runs of the toy task, killed at operations on the disk: `python -m tests.faults.crash_points <results> all|rare`.
+"""Runs of the toy task, killed at operations on the disk.
 
-One process imports everything and forks each run, which kills itself with SIGKILL before its nth operation; another
-fork then runs the same command to its end. A line of JSON a crash point says what came of it.
+The process of the test, which has imported everything, forks each run, which kills itself with SIGKILL before its nth
+operation; another fork then runs the same command to its end.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,6 +72,11 @@ def until(results: Path, point: int) -> int:
 
 def forked(work: Callable[[], int]) -> int:
     """The exit code of `work` in a process of its own; negative: the signal that killed it."""
+    return ended(begun(work))
+
+
+def begun(work: Callable[[], int]) -> int:
+    """The id of a process of its own that does `work`."""
     child = os.fork()
     if child == 0:
         code = 70
@@ -80,6 +84,11 @@ def forked(work: Callable[[], int]) -> int:
             code = work()
         finally:
             os._exit(code)
+    return child
+
+
+def ended(child: int) -> int:
+    """The exit code of a process, once it has ended."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -94,18 +103,24 @@ def rare_moments(operations: Sequence[str]) -> list[int]:
     return list(first.values())
 
 
-def main(root: Path, extent: str) -> None:
-    expected = root / "expected"
+@dataclass(frozen=True)
+class Crash:
+    """Before which operation a run was killed, the exit codes of it and of the next, and how the results differ."""
+
+    operation: str
+    codes: tuple[int, int]
+    differences: Sequence[str]
+
+
+def crashes(root: Path, *, everywhere: bool) -> list[Crash]:
+    """What comes of a run that is killed before one of its operations, for each of these."""
+    expected, found = root / "expected", []
     operations: list[str] = []
     with before_each_operation(expected, operations.append):
         assert toy(expected) == 0
-    for point in range(len(operations)) if extent == "all" else rare_moments(operations):
+    for point in range(len(operations)) if everywhere else rare_moments(operations):
         results = root / str(point)
-        codes = [forked(partial(until, results, point)), forked(partial(toy, results))]
-        about = {"point": point, "operation": operations[point], "codes": codes}
-        print(json.dumps(about | {"differences": differences(results, expected)}), flush=True)
+        codes = forked(partial(until, results, point)), forked(partial(toy, results))
+        found.append(Crash(operations[point], codes, differences(results, expected)))
         shutil.rmtree(results)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve(), sys.argv[2])
+    return found

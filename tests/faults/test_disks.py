@@ -10,16 +10,17 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
 from tests.benchmarks.running.toy_run import toy_run, toy_settings
 from tests.faults.crash_points import forked
-from tests.faults.extent import LONG
-from tests.faults.outcome import differences, files_below
+from tests.faults.outcome import differences, files_below, tables_below
 
 PAGE = 4096
+NOBODY = 65534
 
 
 def can_mount() -> bool:
@@ -35,9 +36,9 @@ needs_mount = pytest.mark.skipif(not can_mount(), reason="only root on Linux can
 
 @pytest.fixture(scope="module")
 def small_disk(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What `tests.faults.small_disk` prints: for disks with so many pages left, at night, and for a read-only one."""
+    """What `tests.faults.small_disk` prints: for disks with so many pages left, and for a read-only one."""
     places = [tmp_path_factory.mktemp(name) for name in ("disk", "expected")]
-    sizes = [str(PAGE * pages) for pages in (range(16) if LONG else ())]
+    sizes = [str(PAGE * pages) for pages in range(16)]
     command = ["unshare", "-m", sys.executable, "-m", "tests.faults.small_disk", *map(str, places), *sizes]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -61,18 +62,38 @@ def test_a_full_disk_is_told_by_file_and_the_same_command_goes_on_when_there_is_
 
 
 @needs_mount
+@pytest.mark.nightly
 def test_results_that_have_become_read_only_are_told_and_intact(small_disk: list[dict[str, Any]]) -> None:
     found = small_disk[-1]
     assert (found["code"], found["intact"], len(found["told"])) == (1, True, 1)
     assert found["told"][0].startswith("error: Read-only file system: ")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_results_that_may_not_be_written_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tmp_path.chmod(0o555)
-    assert toy_run(toy_settings(tmp_path)) == 1
-    err = capsys.readouterr().err
-    assert err.startswith("error: Permission denied: ") and err.count("\n") == 1
+def without_rights(results: Path) -> int:
+    """A run by a user who may read the results, and write nothing."""
+    with (results.parent / "told").open("w") as sys.stderr:
+        if os.geteuid() == 0:
+            os.setuid(NOBODY)
+        return toy_run(toy_settings(results, seeds=(0,), steps=2))
+
+
+def test_results_that_may_not_be_written_are_told_and_intact() -> None:
+    with TemporaryDirectory() as name:  # outside of what pytest lets nobody else read
+        place, results = Path(name), Path(name) / "results"
+        assert toy_run(toy_settings(results, seeds=(0,), steps=2)) == 0
+        before = tables_below(results)
+        folders = [place, *(path for path in place.rglob("*") if path.is_dir())]
+        (place / "told").touch()
+        for folder in folders:
+            folder.chmod(0o555)
+        try:
+            code = forked(partial(without_rights, results))
+        finally:
+            for folder in folders:
+                folder.chmod(0o755)
+        (told,) = (place / "told").read_text().splitlines()
+        assert (code, tables_below(results)) == (1, before)
+        assert told.startswith("error: Permission denied: ")
 
 
 def limited(results: Path, size: int) -> int:

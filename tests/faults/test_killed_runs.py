@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+import os
+import signal
 from pathlib import Path
+from socket import socketpair
 
 import pytest
 
 from tasks.atomic import remove_stale, write_atomically
+from tests.faults.crash_points import begun, crashes, ended
 from tests.faults.extent import KILLS, LONG, chance
 from tests.faults.processes import BENCHMARK, TOY, killed_at_random
 
@@ -41,34 +42,33 @@ def test_killed_at_random_moments_every_task_goes_on(task: str, tmp_path: Path) 
 @pytest.mark.timeout(14400)
 def test_killed_before_any_operation_on_the_disk_a_run_goes_on(tmp_path: Path) -> None:
     """At those where files change hands; in the long form at each of all."""
-    command = [sys.executable, "-m", "tests.faults.crash_points", str(tmp_path), "all" if LONG else "rare"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    points = [json.loads(line) for line in done.stdout.splitlines()]
-    assert {Path(point["operation"]).suffix for point in points} >= {".pt", ".safetensors", ".json", ".csv"}
-    assert [p for p in points if p["codes"] != [-9, 0] or p["differences"]] == []
+    found = crashes(tmp_path.resolve(), everywhere=LONG)
+    assert {Path(crash.operation).suffix for crash in found} >= {".pt", ".safetensors", ".json", ".csv"}
+    assert [crash for crash in found if crash.codes != (-9, 0) or crash.differences] == []
 
 
 def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
-    code = """if True:
-        import os, signal, sys, pathlib
-        from tasks import atomic
-        def stop(handle):
-            print("there", flush=True)
-            sys.stdin.read(1)
-        os.fsync = stop
-        atomic.write_atomically(pathlib.Path(sys.argv[1]) / "file", "written")
-    """
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    writers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
-    for writer in writers:
-        assert writer.stdout is not None and writer.stdout.readline() == b"there\n"
-    writers[0].kill()
-    writers[0].wait()
+    here, there = socketpair()
+    here.settimeout(60)
+
+    def write() -> int:
+        def wait(_: int) -> None:
+            there.send(b"w")
+            there.recv(1)
+
+        os.fsync = wait
+        write_atomically(tmp_path / "file", "written")
+        return 0
+
+    writers = [begun(write) for _ in range(2)]
+    assert here.recv(1) + here.recv(1) == b"ww"
+    os.kill(writers[0], signal.SIGKILL)
+    assert ended(writers[0]) == -signal.SIGKILL
     assert len(list(tmp_path.iterdir())) == 2
     remove_stale(tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
-    writers[1].communicate(b"x", timeout=60)
+    here.send(b"g")
+    assert ended(writers[1]) == 0
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "written")]
 
 
