@@ -9,8 +9,6 @@ import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +25,7 @@ from tasks.points import Scores
 from tasks.training.recipe import Recipe
 from tests.benchmarks.running.toy_run import RECIPES, toy_run, toy_settings
 from tests.extent import at_night
+from tests.processes import Forked
 from tests.tasks.training.toy import ToyTask
 
 TABLES = ("table.csv", "table.md", "table.tex", "figure.png", "figure.svg")
@@ -54,9 +53,8 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return results
 
 
-def start_process(results: Path, *, slow: float, launcher: str = "serial") -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.benchmarks.running.toy_run", str(results), str(slow), launcher]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path.cwd())
+def start_process(results: Path, *, slow: float, launcher: str = "serial") -> Forked:
+    return Forked(lambda: toy_run(toy_settings(results, launcher=launcher), slow=slow))
 
 
 def wait_for_steps(results: Path, count: int) -> None:
@@ -151,9 +149,9 @@ def test_the_same_settings_in_another_ablation_are_shared(tmp_path: Path, capsys
 def test_a_stopped_run_says_how_to_go_on(number: int, tmp_path: Path) -> None:
     process = start_process(tmp_path, slow=0.1)
     wait_for_steps(tmp_path, 2)
-    process.send_signal(number)
+    os.kill(process.pid, number)
     out, err = process.communicate(timeout=240)
-    assert process.returncode == 130
+    assert process.exitcode == 130
     assert "the same command goes on" in out and "the same command goes on" in err and "Traceback" not in err
     assert list(folder_of(tmp_path).glob("cache/checkpoints/*.pt"))
 
@@ -162,7 +160,7 @@ def test_the_workers_of_a_killed_run_stop_too(tmp_path: Path, uninterrupted: Pat
     process = start_process(tmp_path, slow=0.1, launcher="joblib")
     wait_for_steps(tmp_path, 2)
     process.kill()
-    process.wait()
+    process.join()
     wait_for_quiet(tmp_path)
     assert len(list(folder_of(tmp_path).glob("records/*"))) < 6
     assert toy_run(toy_settings(tmp_path)) == 0

@@ -1,15 +1,10 @@
-"""Workers on one machine or many may die, be told to stop, or do a job twice: the table is the serial one.
-
-A run is a process of its own: `python -m tests.benchmarks.running.test_launchers <results> <launcher> <slow>`.
-"""
+"""Workers on one machine or many may die, be told to stop, or do a job twice: the table is the serial one."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from functools import partial
 from importlib.util import find_spec
@@ -30,6 +25,7 @@ from tests.benchmarks.running.tasks_of_workers import SaysWhere
 from tests.benchmarks.running.toy_run import RECIPES, toy_run, toy_settings
 from tests.benchmarks.test_runner import folder_of, records_of, start_process, wait_for_steps
 from tests.extent import one_by_day
+from tests.processes import Forked
 from tests.tasks.training.toy import ToyTask
 
 TIMEOUT = 400
@@ -41,15 +37,30 @@ MANY = [
 ]
 
 
-def start(results: Path, launcher: str, *, slow: float = 0.1) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.benchmarks.running.test_launchers", str(results), launcher, str(slow)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(results: Path, launcher: str, *, slow: float = 0.1) -> Forked:
+    """A run as a process of its own."""
+    return Forked(partial(work, results, launcher, slow))
 
 
-def worker_in_mid_training(process: subprocess.Popen[str], results: Path) -> int:
+def work(results: Path, launcher: str, slow: float) -> int:
+    task = partial(SaysWhere, results / "workers", slow=slow)
+    settings = toy_settings(results, launcher="serial" if launcher == "array" else launcher, **SETTINGS)
+    if launcher == "array":
+        import submitit  # an extra
+
+        from benchmarks.running.launchers import on_slurm
+
+        on_slurm.ASKED_EVERY = 1.0  # seconds: the Slurm that is played answers at once
+        submitit.SlurmJob._results_timeout_s = 1  # of waiting for a result that a job may have left
+        array = Slurm(jobs=2, partition="gpu", timeout_min=5, mem_gb=2, options={"account": "vision"})
+        settings = settings.replace(launcher=array)
+    return run(settings, task, Console(width=300))
+
+
+def worker_in_mid_training(process: Forked, results: Path) -> int:
     """The id of a process that has done two batches of a training, and so written a checkpoint, and does the next."""
     deadline = time.monotonic() + TIMEOUT
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and process.is_alive():
         for path in (results / "workers").glob("*-2"):
             return int(path.name.partition("-")[0])
         time.sleep(0.005)
@@ -74,7 +85,7 @@ def test_a_killed_worker_costs_no_record_and_changes_no_table(launcher: str, tmp
     process = start(tmp_path, launcher)
     os.kill(worker_in_mid_training(process, tmp_path), signal.SIGKILL)
     out, err = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == 0, err
+    assert process.exitcode == 0, err
     assert out.count("started again from its checkpoint, 1 of 3") == 1
     assert records_of(tmp_path) == records_of(serial) and len(records_of(tmp_path)) == len(RECIPES[:2])
     assert (folder_of(tmp_path) / "table.csv").read_bytes() == (folder_of(serial) / "table.csv").read_bytes()
@@ -90,7 +101,7 @@ def test_slurm_gets_an_array_and_a_killed_job_is_queued_again(
     process = start(tmp_path, "array")
     os.kill(worker_in_mid_training(process, tmp_path), signal.SIGKILL)
     _, err = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == 0, err
+    assert process.exitcode == 0, err
     assert records_of(tmp_path) == records_of(serial)
     first, second = ((tmp_path / "bin" / f"{number}.sbatch").read_text() for number in (1, 2))
     for line in ("array=0-1%2", "partition=gpu", "account=vision", "time=5", "mem=2GB", "gpus-per-node=0", "requeue"):
@@ -105,7 +116,7 @@ def test_stopping_the_run_stops_its_workers(launcher: str, tmp_path: Path) -> No
     worker = worker_in_mid_training(process, tmp_path)
     process.terminate()
     _, err = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == 130 and "the same command goes on" in err and "Traceback" not in err
+    assert process.exitcode == 130 and "the same command goes on" in err and "Traceback" not in err
     assert list(folder_of(tmp_path).glob("cache/checkpoints/*.pt")) and len(records_of(tmp_path)) < len(RECIPES[:2])
     deadline = time.monotonic() + 60
     while _lives(worker) and time.monotonic() < deadline:
@@ -129,7 +140,7 @@ def test_a_job_done_twice_at_once_is_recorded_once(killed: bool, tmp_path: Path,
     wait_for_steps(tmp_path, 2)
     if killed:
         first.kill()
-        first.wait()
+        first.join()
     record = folder_of(tmp_path) / "records" / f"{job.name}.json"
     notes = Console(record=True, width=200)
     outcome = run_job(settings, job, ToyTask(), LineReporter(notes), lambda: False, recorded=record.exists)
@@ -137,7 +148,7 @@ def test_a_job_done_twice_at_once_is_recorded_once(killed: bool, tmp_path: Path,
     assert outcome.note.startswith("done in") if killed else outcome.note == "done by another process"
     assert ("another process is still working on it" in notes.export_text()) is not killed
     first.communicate(timeout=TIMEOUT)
-    assert first.returncode == (-signal.SIGKILL if killed else 0)
+    assert first.exitcode == (-signal.SIGKILL if killed else 0)
     assert records_of(serial).keys() & records_of(tmp_path).keys() >= {record.name}
     assert records_of(tmp_path)[record.name] == records_of(serial)[record.name]
     assert nothing_is_left_over(tmp_path)
@@ -234,19 +245,3 @@ def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path, capsys: pytest.
         "error: launcher.address=127.0.0.1:1: Connection refused; start a cluster with ray start --head"
     )
     assert err.count("\n") == 1
-
-
-if __name__ == "__main__":
-    place, name, seconds = sys.argv[1:]
-    task = partial(SaysWhere, Path(place) / "workers", slow=float(seconds))
-    settings = toy_settings(Path(place), launcher="serial" if name == "array" else name, **SETTINGS)
-    if name == "array":
-        import submitit  # an extra
-
-        from benchmarks.running.launchers import on_slurm
-
-        on_slurm.ASKED_EVERY = 1.0  # seconds: the Slurm that is played answers at once
-        submitit.SlurmJob._results_timeout_s = 1  # of waiting for a result that a job may have left
-        array = Slurm(jobs=2, partition="gpu", timeout_min=5, mem_gb=2, options={"account": "vision"})
-        settings = settings.replace(launcher=array)
-    sys.exit(run(settings, task, Console(width=300)))
