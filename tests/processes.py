@@ -10,6 +10,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from tempfile import mkdtemp
 
+import torch
+
 FORK = get_context("fork")
 
 
@@ -22,6 +24,7 @@ class Forked(FORK.Process):
         self.start()
 
     def run(self) -> None:
+        torch.set_num_threads(1)  # a copy has none of the threads that torch began
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number, name in ((1, "stdout"), (2, "stderr")):
             file = (self._said / name).open("w")

@@ -12,6 +12,7 @@ from tests.benchmarks.records.records_of import record
 from tests.benchmarks.report.conftest import DESKTOP, PHONE, Seen, opened, report_of
 from tests.benchmarks.report.many_records import write_many
 from tests.benchmarks.report.small_results import HOSTILE, LABELS, write_all, write_small
+from tests.extent import NIGHTLY
 
 Look = Callable[..., Seen]
 EVERY_FIGURE = """() => [...document.querySelectorAll('.plot')].map((plot) => ({
@@ -19,6 +20,7 @@ EVERY_FIGURE = """() => [...document.querySelectorAll('.plot')].map((plot) => ({
     marks: plot.querySelectorAll('.main-svg path.js-line, .main-svg .point').length}))"""
 ROWS = """(table) => [...table.querySelectorAll('tbody tr')].map(
     (row) => [...row.children].map((cell) => cell.textContent))"""
+FOLDERS = 12 if NIGHTLY else 6
 NO_OVERFLOW = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
 
 
@@ -32,7 +34,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = tmp_path_factory.mktemp("many")
-    write_many(results, 3000, folders=12, seeds=5)
+    write_many(results, 250 * FOLDERS, folders=FOLDERS, seeds=5)
     return report_of(results)
 
 
@@ -83,7 +85,7 @@ def test_one_record_is_a_point(tmp_path: Path, look: Look) -> None:
 def test_many_records_open_with_every_figure_and_every_row_within_reach(crowded: Seen) -> None:
     seen = crowded
     figures = seen.page.evaluate(EVERY_FIGURE)
-    assert len(figures) == 12 and all(figure["marks"] > 0 for figure in figures)
+    assert len(figures) == FOLDERS and all(figure["marks"] > 0 for figure in figures)
     assert seen.page.evaluate(NO_OVERFLOW)
     assert "rows 1 to 20 of 51" in seen.page.inner_text(".result .count")
     assert "19 of 50 recipes are drawn" in seen.page.inner_text(".result .note")

@@ -20,8 +20,10 @@ from benchmarks.running.jobs import chains, plan, run_job
 from benchmarks.running.launchers.work import Assigned, Stamp, Work, record_file, stamp
 from benchmarks.running.progress import LineReporter
 from benchmarks.settings.launcher import Ray, Slurm
+from benchmarks.settings.tracker import NoTracker, TensorBoard
 from tests.benchmarks.running.playing_slurm import write_commands
 from tests.benchmarks.running.tasks_of_workers import SaysWhere
+from tests.benchmarks.running.test_trackers import points_of
 from tests.benchmarks.running.toy_run import RECIPES, toy_run, toy_settings
 from tests.benchmarks.test_runner import folder_of, records_of, start_process, wait_for_steps
 from tests.extent import one_by_day
@@ -29,6 +31,7 @@ from tests.processes import Forked
 from tests.tasks.training.toy import ToyTask
 
 TIMEOUT = 400
+TRACKED = find_spec("tensorboard") is not None
 SETTINGS: dict[str, Any] = {"seeds": (0,), "recipes": RECIPES[:2]}
 PACKAGES = {"joblib": "joblib", "ray": "ray", "slurm": "submitit"}
 MANY = [
@@ -44,7 +47,9 @@ def start(results: Path, launcher: str, *, slow: float = 0.1) -> Forked:
 
 def work(results: Path, launcher: str, slow: float) -> int:
     task = partial(SaysWhere, results / "workers", slow=slow)
-    settings = toy_settings(results, launcher="serial" if launcher == "array" else launcher, **SETTINGS)
+    tracker = TensorBoard(seconds=0) if TRACKED else NoTracker()
+    name = "serial" if launcher == "array" else launcher
+    settings = toy_settings(results, launcher=name, tracker=tracker, **SETTINGS)
     if launcher == "array":
         import submitit  # an extra
 
@@ -90,6 +95,10 @@ def test_a_killed_worker_costs_no_record_and_changes_no_table(launcher: str, tmp
     assert records_of(tmp_path) == records_of(serial) and len(records_of(tmp_path)) == len(RECIPES[:2])
     assert (folder_of(tmp_path) / "table.csv").read_bytes() == (folder_of(serial) / "table.csv").read_bytes()
     assert nothing_is_left_over(tmp_path)
+    if TRACKED:
+        losses = {name.split("-")[0]: tags["loss"] for name, tags in points_of(folder_of(tmp_path) / "cache").items()}
+        assert {name: points[-1][0] for name, points in losses.items()} == {"individual": 18, "random": 6}
+        assert all(len(points) == len(dict(points)) for points in losses.values()), "none is told twice"
 
 
 @pytest.mark.skipif(find_spec("submitit") is None, reason="submitit is not installed")

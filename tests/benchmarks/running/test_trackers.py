@@ -91,14 +91,6 @@ def test_tensorboard_reads_back_every_step_and_every_score(tmp_path: Path, untra
     assert {tag: points for tag, points in tags.items() if not tag.startswith("_")} == scores
 
 
-def test_workers_track_too(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    recipes = {"recipes": RECIPES[:2], "seeds": (0,)}
-    assert toy_run(toy_settings(tmp_path, tracker=TensorBoard(seconds=0), launcher="joblib", **recipes)) == 0
-    points = points_of(folder_of(tmp_path) / "cache")
-    assert {name.split("-")[0]: len(tags["loss"]) for name, tags in points.items()} == {"individual": 18, "random": 6}
-
-
 def test_a_killed_run_goes_on_in_the_same_one_and_tells_no_point_twice(tmp_path: Path, untracked: Path) -> None:
     pytest.importorskip("tensorboard")
     settings = toy_settings(tmp_path, tracker=TensorBoard(seconds=0), **ONE)

@@ -55,14 +55,14 @@ def test_every_width_equals_the_dense_network_of_the_slices(name):
         assert_same(name, net, args, width, 8)
 
 
-@settings(max_examples=200 if NIGHTLY else 20, deadline=None)
+@settings(max_examples=200 if NIGHTLY else 12, deadline=None)
 @given(name=st.sampled_from(sorted(TWINS)), width=st.floats(0.02, 1.0), divisor=st.sampled_from([1, 2, 3, 4, 8, 16]))
 def test_any_width_and_divisor_equals_the_dense_network(name, width, divisor):
     net, args = in_double(name, divisor)
     assert_same(name, net, args, width, divisor)
 
 
-@settings(max_examples=200 if NIGHTLY else 20, deadline=None)
+@settings(max_examples=200 if NIGHTLY else 12, deadline=None)
 @given(
     sizes=st.lists(st.integers(2, 70), min_size=1, max_size=4),
     plan=st.data(),

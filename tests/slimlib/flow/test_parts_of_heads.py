@@ -77,11 +77,18 @@ class Scales(nn.Module):
 PLANS = {0.5: ((1, 2, 2), 16), 0.25: ((1, 1, 1), 8), (1, 3, 2): ((1, 3, 2), 24), (2, 1, 1): ((2, 1, 1), 16)}
 
 
-@pytest.mark.parametrize("plan", PLANS, ids=str)
-def test_parts_of_heads_slim_each_by_itself(plan):
+@pytest.fixture(scope="module")
+def converted():
+    """A dense network, the same converted, and images."""
     torch.manual_seed(0)
     dense, x = Scales().double().eval(), torch.randn(2, 3, 16, 16).double()
-    net = slim.convert(copy.deepcopy(dense), x)
+    return dense, slim.convert(copy.deepcopy(dense), x), x
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+def test_parts_of_heads_slim_each_by_itself(plan, converted):
+    dense, net, x = converted
+    slim.set_width(net, 1.0)
     assert torch.equal(net(x), dense(x))
     assert set(net.slim.layout.kept) == {"weigh", "head"}
     split, hidden = PLANS[plan]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import pickle
-import subprocess
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 import slimlib as slim
 from slimlib.rl.narrowing import NarrowedExtractor, narrow_policy_kwargs
+from tests.processes import Forked
 from tests.slimlib.rl.narrow_policies import (
     BOTH,
     FORCE,
@@ -203,7 +204,7 @@ import sys
 
 class NoSlimlib:
     def find_spec(self, name, *_):
-        if name.split(".")[0] == "slimlib":
+        if name.split(".")[0] in ("slimlib", "tests"):
             raise ImportError("there is no slimlib here")
 
 sys.meta_path.insert(0, NoSlimlib())
@@ -249,9 +250,18 @@ def test_a_model_of_a_narrow_policy_loads_without_slimlib(tmp_path: Path) -> Non
         (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps((observations, actions, values)))
         ordinary.save(tmp_path / name)
         ordinary.policy.save(tmp_path / f"{name}.policy")
-    command = [sys.executable, "-c", WITHOUT_SLIMLIB, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
-    assert done.returncode == 0, done.stderr
+    process = Forked(partial(without_slimlib, tmp_path))
+    _, err = process.communicate(timeout=120)
+    assert process.exitcode == 0, err
+
+
+def without_slimlib(folder: Path) -> int:
+    """Run the script where neither slimlib nor these tests are imported, or can be."""
+    for name in [name for name in sys.modules if name.split(".")[0] in ("slimlib", "tests")]:
+        del sys.modules[name]
+    sys.argv[1:] = [str(folder)]
+    exec(WITHOUT_SLIMLIB, {})
+    return 0
 
 
 def stacked(space: spaces.Space[Any]) -> Any:
