@@ -65,7 +65,7 @@ class Band:
 
 
 SR = Band(
-    "sr", ("ablation=sandwich", "steps=150"), ("individual", "sandwich"), "psnr", "photos", {"psnr": 0.4, "ssim": 0.02}
+    "sr", ("ablation=sandwich", "steps=75"), ("individual", "sandwich"), "psnr", "photos", {"psnr": 0.4, "ssim": 0.02}
 )
 DIGITS = Band(
     "classification",

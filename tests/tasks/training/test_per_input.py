@@ -20,7 +20,8 @@ from tasks.training.recipe import Recipe
 from tasks.training.run import Interrupted, TrainingRun, Watch
 from tests.extent import NIGHTLY, at_night
 
-SHORT = ("scale=tiny", "steps=40")
+STEPS = 40 if NIGHTLY else 20
+SHORT = ("scale=tiny", f"steps={STEPS}")
 SMALL = {
     "classification": ("task.model=resnet8", "task.multiplier=0.5"),
     "sr": ("task.features=8", "task.blocks=1"),
@@ -37,7 +38,7 @@ def task_of(name: str, ablation: str) -> tuple[Any, Mapping[str, Recipe]]:
 def trained(name: str, ablation: str, recipe: str, folder: Path | None = None) -> list[PointResult]:
     task, recipes = task_of(name, ablation)
     kept = None if folder is None else Checkpoint(folder / "trained.pt", "supernet")
-    return task.train(recipes[recipe], TrainingRun(40, seed=0, trained=kept))
+    return task.train(recipes[recipe], TrainingRun(STEPS, seed=0, trained=kept))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -135,8 +136,8 @@ def test_a_gate_that_was_interrupted_ends_like_one_that_was_not(after: int, tmp_
 
     checkpoint = Checkpoint(tmp_path / "gate.pt", "gate", every=0.0)
     with pytest.raises(Interrupted):
-        task.train(recipe, TrainingRun(40, seed=0, checkpoint=checkpoint, watch=Watch(stop=stop)))
-    results = task.train(recipe, TrainingRun(40, seed=0, checkpoint=checkpoint))
+        task.train(recipe, TrainingRun(STEPS, seed=0, checkpoint=checkpoint, watch=Watch(stop=stop)))
+    results = task.train(recipe, TrainingRun(STEPS, seed=0, checkpoint=checkpoint))
     for result in results:
         assert (result.macs, result.shares, result.metrics) == (
             expected[result.point].macs,
