@@ -121,6 +121,8 @@ def distinct(ids: Tensor) -> Tensor:
 def tracked(ids: Tensor) -> bool:
     """Whether any element follows a channel."""
     few = distinct(ids)
+    if few.numel() == 1:
+        return few.item() > 0
     return bool(few.numel()) and (int(few[(0,) * few.dim()]) > 0 or bool((few > 0).any()))
 
 
