@@ -37,7 +37,7 @@ def refused(path: Path) -> str:
 
 def test_a_record_cut_off_at_any_byte_is_refused_with_the_line(path: Path) -> None:
     whole = path.read_bytes()
-    for length in range(len(whole) - 1):  # the last is the end of the line
+    for length in range(0, len(whole) - 1, 1 if LONG else 5):  # the last is the end of the line
         path.write_bytes(whole[:length])
         line = whole[:length].count(b"\n") + 1
         assert refused(path).startswith((f", line {line}", ", line 1: the file is empty"))
