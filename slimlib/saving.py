@@ -78,8 +78,8 @@ def load(path: str | Path, into: nn.Module) -> nn.Module:
 
     Args:
         path: the file.
-        into: the network as it was before `convert`, or after; its weights are overwritten (created, if on the meta
-        device).
+        into: the network as it was before `convert`, or after; its weights are overwritten (created, if on the
+            meta device).
 
     Returns:
         `into`, at its largest width.

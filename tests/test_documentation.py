@@ -85,6 +85,16 @@ def test_the_reference_has_every_public_name_and_its_docstring(module: ModuleTyp
     shown = re.findall(r"^::: (\S+)$", REFERENCE, re.MULTILINE)
     assert {f"{module.__name__}.{name}", f"{module.__name__}.{name}.{name}", f"slimlib.{name}.{name}"} & set(shown)
     assert not callable(thing) or inspect.getdoc(thing)
+    for documented in (thing, *(vars(thing).values() if inspect.isclass(thing) else ())):
+        for section in re.findall(
+            r"^(?:Args|Attributes|Raises|Warns):\n((?: {4}.+\n?)+)", doc(documented), re.MULTILINE
+        ):
+            entries = re.findall(r"^ {4}(\S.*)", section, re.MULTILINE)
+            assert all(re.match(r"[\w.*, ]+: ", entry) for entry in entries), entries
+
+
+def doc(thing: Any) -> str:
+    return inspect.cleandoc(getattr(thing, "__doc__", None) or "")
 
 
 def test_the_picture_of_shared_weights_is_what_its_script_draws() -> None:

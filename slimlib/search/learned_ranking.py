@@ -66,8 +66,8 @@ def learned_ranking(
             that was trained to be slimmed: its units are given the scores of their group from high to low.
         evaluations: rankings that are tried, one after another.
         population: how many of the last rankings may be the parent of the next.
-        tournament: the parent is the best of so many random ones of them. path: a JSON file of what was scored. With it
-        an interrupted call resumes, with the same result.
+        tournament: the parent is the best of so many random ones of them.
+        path: a JSON file of what was scored. With it an interrupted call resumes, with the same result.
         seed: of the random choices.
         latency: the table that a budget in milliseconds needs; see `slimlib.search`.
         progress: True shows a bar; a function is called with a `Progress`.

@@ -62,13 +62,14 @@ def search(
             `load_plans` reads it.
         seed: of random plans and of what `score` draws.
         per: "cost": greedy compares the rise of the score for the cost saved; "step": it ignores the cost, as
-        published. steps: greedy, evolution and random change channels by this share of each group, rounded to its
-        divisor.
+            published.
+        steps: greedy, evolution and random change channels by this share of each group, rounded to its divisor.
         evaluations: plans that evolution and random score for each budget.
         population: plans of a generation of evolution.
         ranking: scores that compare between groups, from `learned_ranking` (by default the norms of `channel_scores`),
-            of a network whose channels are sorted; only for "ranking". start: the plan that greedy and evolution start
-        from, and the upper limit of ranking; by default the full network.
+            of a network whose channels are sorted; only for "ranking".
+        start: the plan that greedy and evolution start from, and the upper limit of ranking; by default the full
+            network.
         latency: for budgets in milliseconds, the table from `latency_table`.
         workers: processes that score at the same time, each on one thread.
         progress: True shows a bar; a function is called with a `Progress`.

@@ -46,8 +46,8 @@ class Rule(ABC):
         sizes: height and width that images are scaled to for a width; all others see them unchanged.
 
     Raises:
-        ValueError: `widths` or `seed` is invalid, or the lessons need the largest width, which some steps may leave
-        out.
+        ValueError: `widths` or `seed` is invalid, or the lessons need the largest width, which some steps may
+            leave out.
     """
 
     trains_largest: ClassVar[bool] = True
@@ -199,7 +199,7 @@ class Rule(ABC):
 
         Raises:
             ValueError: it comes from another rule, or from one with other averaged teachers; this rule is then
-            unchanged.
+                unchanged.
         """
         check_is(Mapping, "what state_dict() of a rule returned", state=state)
         averages = state.get("averages", [])

@@ -60,8 +60,8 @@ class AveragedTeacher(Teacher):
     normalises by the batch, as it does in the network that is trained.
 
     Args:
-        decay: the share of the average that a step keeps; its memory is 1 / (1 - decay) steps long. start: the step in
-        which it begins, as a copy of the network. Until then the network itself teaches.
+        decay: the share of the average that a step keeps; its memory is 1 / (1 - decay) steps long.
+        start: the step in which it begins, as a copy of the network. Until then the network itself teaches.
 
     Raises:
         ValueError: not 0 <= decay < 1, or `start` is not a whole number of steps.
