@@ -80,8 +80,8 @@ class Settings(BaseModel):
         """What is scored instead of what is by default; its results have a folder of this name."""
         return ()
 
-    def refuses(self, stability: str | None) -> str:
-        """Why a recipe's `stability` cannot be had with these settings; empty where it can."""
+    def refuses(self, recipe: Any) -> str:
+        """Why a `tasks.training.recipe.Recipe` cannot be trained with these settings; empty where it can."""
         return ""
 
     def replace(self, **changes: Any) -> Self:

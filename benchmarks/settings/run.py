@@ -182,7 +182,7 @@ def _only(wanted: Sequence[str], recipes: tuple[Recipe, ...]) -> tuple[Recipe, .
 
 def _possible(recipes: Sequence[Recipe], task: Settings, *, named: bool) -> tuple[Recipe, ...]:
     """The recipes that the task's settings can train; `named`: each was asked for, so that none may be left out."""
-    reasons = {recipe.name: task.refuses(recipe.stability) for recipe in recipes}
+    reasons = {recipe.name: task.refuses(recipe) for recipe in recipes}
     for name, reason in reasons.items():
         if reason and named:
             raise ValueError(f"recipe '{name}': {reason}")

@@ -62,13 +62,15 @@ class RlSettings(Settings):
         """The same with hyperparameters of a recipe's own; see `Settings.tuned`."""
         return self.replace(hyperparameters={**self.hyperparameters, **own}) if own else self
 
-    def refuses(self, stability: str | None) -> str:
-        """Some ways to keep the narrow widths from slowing down the full one are of an algorithm alone."""
+    def refuses(self, recipe: Any) -> str:
+        """Not every algorithm has each way to keep the full width learning, or values besides its outputs."""
         from tasks.rl.hyperparameters import ALGORITHMS
 
         kind = ALGORITHMS[self.algorithm]
-        known = stability in (None, *kind.stabilities)
-        return "" if known else f"{kind.__name__} has no stability '{stability}', only {', '.join(kind.stabilities)}"
+        if recipe.stability not in (None, *kind.stabilities):
+            return f"{kind.__name__} has no stability '{recipe.stability}', only {', '.join(kind.stabilities)}"
+        twice = self.algorithm == "dqn" and recipe.of_distillation().get("distill_values")
+        return f"{kind.__name__} acts by its values, which distill: outputs regresses" if twice else ""
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

@@ -406,6 +406,8 @@ def test_what_an_algorithm_cannot_train_is_left_out_with_a_note_or_refused_by_na
     algorithm: str, left_out: set[str]
 ) -> None:
     words = ["task=rl", "ablation=stability", f"task.algorithm={algorithm}"]
+    distilled = ["task=rl", "ablation=distillation", f"task.algorithm={algorithm}"]
+    assert ("outputs and values" in {r.name for r in read_settings(distilled).recipes}) == (algorithm != "dqn")
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always")
         made = read_settings(words)
