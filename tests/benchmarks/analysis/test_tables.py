@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import random
+import re
 import statistics
 from typing import Any
 
@@ -94,6 +95,12 @@ def test_no_mean_is_taken_over_a_gap() -> None:
     assert results.cell("individual", "0.25", "photos", "psnr").text(2) == "30.00 / 30.60 (2 of 3 seeds)"
     gap = next(row for row in rows(results) if row["recipe"] == "individual")
     assert (gap["mean"], gap["std"], gap["seeds"]) == ("", "", "0;2")
+
+
+def test_a_recipe_that_lacks_a_seed_is_named_where_it_is_not_drawn() -> None:
+    for records, told in ((THREE_SEEDS, False), (THREE_SEEDS[:-1], True)):
+        texts = " ".join(re.findall("<!-- (.*?) -->", figure(Results(records), "Finding")["svg"].decode(), re.DOTALL))
+        assert ("Not drawn, as seeds are missing: sandwich" in " ".join(texts.split())) == told
 
 
 @pytest.mark.parametrize(
