@@ -309,7 +309,7 @@ def test_difference_is_refused_naming_the_layer():
         return net.after(net.act(y * 2 if isinstance(net.norm, _BatchNorm) else y))
 
     net = scramble(Pair(forward, act=nn.Tanh(), after=nn.Conv2d(C, C, 1)))
-    with pytest.raises(RuntimeError, match=r"other outputs on the example, first in 'act' \(Tanh\)"):
+    with pytest.raises(RuntimeError, match=r"different outputs on the example, first in 'act' \(Tanh\)"):
         fold(net, image_of(C))
     assert norms(net) == ["norm"]
 
@@ -318,7 +318,7 @@ def test_small_difference_is_noticed_in_a_coarse_type():
     def forward(net, x):
         return net.norm(net.conv(x)) * (1.01 if isinstance(net.norm, _BatchNorm) else 1)
 
-    with pytest.raises(RuntimeError, match="other outputs on the example, first in its own forward"):
+    with pytest.raises(RuntimeError, match="different outputs on the example, first in its own forward"):
         fold(scramble(Pair(forward)).bfloat16(), (image_of(C)[0].bfloat16(),))
 
 
