@@ -31,7 +31,7 @@ class RunSettings(Training):
 
     task: str = setting(..., "what networks are trained for")
     task_settings: Mapping[str, Any] = setting(..., "the task's settings")
-    heads: tuple[str, ...] = setting((), "what the task scores other than by default")
+    deeper: tuple[str, ...] = setting((), "the folder of what the task scores other than by default")
     data: str = setting(..., "what they are trained on")
     default_data: str = setting(..., "what the scale uses by default")
     ablation: str = setting(..., "which recipes are compared")
@@ -63,7 +63,7 @@ class RunSettings(Training):
     def folder(self) -> Path:
         """Where this run's results go; those of other data than the default, or of another head, lie deeper."""
         data = () if self.data == self.default_data else (self.data,)
-        return self.results.joinpath(self.task, self.ablation, self.scale, *data, *self.heads)
+        return self.results.joinpath(self.task, self.ablation, self.scale, *data, *self.deeper)
 
     def folder_of(self, what: str) -> Path:
         """Where something else goes that is made of the same task, scale and data."""
@@ -114,7 +114,7 @@ def read_settings(arguments: Sequence[str]) -> RunSettings:
         **in_force | {"device": _device(run.device, launcher)},
         task=task,
         task_settings=task_settings.model_dump(),
-        heads=task_settings.own_folder(),
+        deeper=task_settings.own_folder(),
         data=given["data"]["name"],
         default_data=given["default_data"],
         ablation=ablation["name"],

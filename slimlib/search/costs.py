@@ -92,7 +92,9 @@ def as_channels(layout: Layout, plans: Sequence[WidthPlan] | Tensor) -> Tensor:
     if not isinstance(plans, Tensor):
         check_is(Iterable, "a list of plans", plans=plans)
         plans = [getattr(plan, "plan", plan) for plan in plans]
-        check_is(WidthPlan, "a list of plans", **{f"plans[{i}]": plan for i, plan in enumerate(plans)})
+        for number, plan in enumerate(plans):
+            if not isinstance(plan, WidthPlan):  # there may be many thousands
+                check_is(WidthPlan, "a plan", **{f"plans[{number}]": plan})
         numbers = [plan.channels for plan in plans]
         if other := next((len(each) for each in numbers if len(each) != len(layout.groups)), 0):
             raise ValueError(f"a WidthPlan has {other} numbers, and this network {len(layout.groups)} groups")

@@ -72,8 +72,7 @@ def sort_channels(
     slimming = slimming_of(net)
     layout = slimming.layout
     check_is(ChannelScores, "what channel_scores returned", scores=scores)
-    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else optimizer or ()
-    check_is(Sequence, "a torch optimizer, or a list of them", optimizer=optimizers)
+    optimizers = optimizer if isinstance(optimizer, Sequence) else [] if optimizer is None else [optimizer]
     for one in optimizers:
         check_is(Optimizer, "a torch optimizer, or a list of them", optimizer=one)
     check_is(Rule | None, "a rule, such as slimlib.Sandwich", rule=rule)

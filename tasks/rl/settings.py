@@ -69,7 +69,7 @@ class RlSettings(Settings):
         kind = ALGORITHMS[self.algorithm]
         if recipe.stability not in (None, *kind.stabilities):
             return f"{kind.__name__} has no stability '{recipe.stability}', only {', '.join(kind.stabilities)}"
-        twice = self.algorithm == "dqn" and recipe.of_distillation().get("distill_values")
+        twice = not kind.values_apart and recipe.of_distillation().get("distill_values")
         return f"{kind.__name__} acts by its values, which distill: outputs regresses" if twice else ""
 
     @model_validator(mode="after")

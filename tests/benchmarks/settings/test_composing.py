@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import warnings
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.records.folder import record_folders
 from benchmarks.run import main
 from benchmarks.running.jobs import plan
 from benchmarks.settings.choices import CONF, GROUPS, choices, content
@@ -397,43 +395,3 @@ def test_a_list_of_switches_that_a_recipe_reads_may_have_any_name() -> None:
     assert [recipe.switches for recipe in read_settings(given).recipes] == [(0.5, 1.0)]
     with pytest.raises(ValueError, match="unknown key 'switches.mien'; did you mean 'switches.mine'"):
         read_settings([*given, "+switches.mien=[0.5,1.0]"])
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "left_out"), [("a2c", {"ratio"}), ("dqn", {"ratio", "certainty"}), ("ppo", set())]
-)
-def test_what_an_algorithm_cannot_train_is_left_out_with_a_note_or_refused_by_name(
-    algorithm: str, left_out: set[str]
-) -> None:
-    words = ["task=rl", "ablation=stability", f"task.algorithm={algorithm}"]
-    distilled = ["task=rl", "ablation=distillation", f"task.algorithm={algorithm}"]
-    assert ("outputs and values" in {r.name for r in read_settings(distilled).recipes}) == (algorithm != "dqn")
-    with warnings.catch_warnings(record=True) as noted:
-        warnings.simplefilter("always")
-        made = read_settings(words)
-    kept = {recipe.name for recipe in made.recipes}
-    stabilities = {recipe.name: recipe.stability for recipe in read_settings(words[:2]).recipes}
-    assert set(stabilities) - kept == {name for name, its in stabilities.items() if its in left_out}
-    assert len(noted) == len(set(stabilities) - kept)
-    for name in set(stabilities) - kept:
-        with pytest.raises(ValueError, match=f"recipe '{name}': Slim{algorithm.upper()} has no stability"):
-            read_settings([*words, f"only=['{name}']"])
-
-
-@pytest.mark.parametrize(
-    ("words", "deeper"),
-    [
-        ([], []),
-        (["task.head=boxes"], []),
-        (["task.head=masks"], ["masks"]),
-        (["data=coco", "data.root=there", "task.head=keypoints"], ["coco", "keypoints"]),
-    ],
-)
-def test_results_of_other_data_and_heads_lie_deeper_and_are_found(
-    words: list[str], deeper: list[str], tmp_path: Path
-) -> None:
-    made = read_settings(["task=detection", "ablation=switches", f"results={tmp_path}", *words])
-    assert made.folder == tmp_path.joinpath("detection", "switches", "tiny", *deeper)
-    assert made.folder_of("features") == tmp_path.joinpath("detection", "features", "tiny", *deeper)
-    (made.folder / "records").mkdir(parents=True)
-    assert list(record_folders(tmp_path)) == [made.folder.relative_to(tmp_path)]

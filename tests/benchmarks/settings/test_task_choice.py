@@ -1,9 +1,10 @@
-"""Tasks made from plain settings, and what of the settings decides a result."""
+"""Tasks made from plain settings: what decides a result, what is left out, and where results lie."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.records.folder import record_folders
 from benchmarks.settings.run import read_settings
 from benchmarks.settings.task import TASKS, deciding, make_task, read_task
 from tasks.task import SupervisedTask
@@ -66,3 +68,43 @@ def test_misspelt_settings_are_refused() -> None:
 def test_a_task_is_imported_only_when_chosen() -> None:
     code = "import sys, benchmarks.settings.task; sys.exit(any(m.startswith('tasks.sr') for m in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "left_out"), [("a2c", {"ratio"}), ("dqn", {"ratio", "certainty"}), ("ppo", set())]
+)
+def test_what_an_algorithm_cannot_train_is_left_out_with_a_note_or_refused_by_name(
+    algorithm: str, left_out: set[str]
+) -> None:
+    words = ["task=rl", "ablation=stability", f"task.algorithm={algorithm}"]
+    distilled = ["task=rl", "ablation=distillation", f"task.algorithm={algorithm}"]
+    assert ("outputs and values" in {r.name for r in read_settings(distilled).recipes}) == (algorithm != "dqn")
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("always")
+        made = read_settings(words)
+    kept = {recipe.name for recipe in made.recipes}
+    stabilities = {recipe.name: recipe.stability for recipe in read_settings(words[:2]).recipes}
+    assert set(stabilities) - kept == {name for name, its in stabilities.items() if its in left_out}
+    assert len(noted) == len(set(stabilities) - kept)
+    for name in set(stabilities) - kept:
+        with pytest.raises(ValueError, match=f"recipe '{name}': Slim{algorithm.upper()} has no stability"):
+            read_settings([*words, f"only=['{name}']"])
+
+
+@pytest.mark.parametrize(
+    ("words", "deeper"),
+    [
+        ([], []),
+        (["task.head=boxes"], []),
+        (["task.head=masks"], ["masks"]),
+        (["data=coco", "data.root=there", "task.head=keypoints"], ["coco", "keypoints"]),
+    ],
+)
+def test_results_of_other_data_and_heads_lie_deeper_and_are_found(
+    words: list[str], deeper: list[str], tmp_path: Path
+) -> None:
+    made = read_settings(["task=detection", "ablation=switches", f"results={tmp_path}", *words])
+    assert made.folder == tmp_path.joinpath("detection", "switches", "tiny", *deeper)
+    assert made.folder_of("features") == tmp_path.joinpath("detection", "features", "tiny", *deeper)
+    (made.folder / "records").mkdir(parents=True)
+    assert list(record_folders(tmp_path)) == [made.folder.relative_to(tmp_path)]
