@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.distributions import Distribution
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -104,9 +105,20 @@ def _count(net: nn.Module, args: tuple[Any, ...]) -> _Counter:
 def _counted_within(
     mode: AbstractContextManager[Any], net: nn.Module, args: tuple[Any, ...], counter: _Counter
 ) -> _Counter:
-    with torch.no_grad(), torch.compiler.set_stance("force_eager"), mode, counter:
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"), _unchecked_distributions(), mode, counter:
         run_on(net, args)
     return counter
+
+
+@contextmanager
+def _unchecked_distributions() -> Iterator[None]:
+    """What forward draws from, as a policy its actions, does not look at its parameters, which have no values here."""
+    checked = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(checked)
 
 
 def latency(
@@ -217,17 +229,32 @@ def _set_to(net: nn.Module, width: Width) -> Iterator[None]:
 
 @contextmanager
 def _left_as_it_was(net: nn.Module) -> Iterator[None]:
-    """In eval mode within; afterwards without any fake tensor that a forward may have kept in a module."""
+    """In eval mode within; afterwards without any fake tensor that forward may have kept in a module or its objects."""
     before = [(module, dict(module.__dict__), dict(module._buffers)) for module in net.modules()]
+    objects = {id(value): value for _, attributes, _ in before for value in attributes.values() if _is_object(value)}
+    kept = [(value, dict(value.__dict__)) for value in objects.values()]
     net.eval()
     try:
         yield
     finally:
+        for value, attributes in kept:
+            value.__dict__.clear()
+            value.__dict__.update(attributes)
         for module, attributes, buffers in before:
             module.__dict__.clear()
             module.__dict__.update(attributes)
             module._buffers.clear()
             module._buffers.update(buffers)
+
+
+def _is_object(value: Any) -> bool:
+    """Whether a forward may keep something in it, as a policy in what its actions are drawn from."""
+    kind = type(value)
+    return (
+        kind.__module__ not in ("builtins", "collections")
+        and hasattr(value, "__dict__")
+        and not (isinstance(value, nn.Module | Tensor | type) or callable(value))
+    )
 
 
 @contextmanager

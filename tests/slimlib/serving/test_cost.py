@@ -223,3 +223,24 @@ def test_an_operation_that_does_not_run_on_shapes_alone_is_counted_all_the_same(
 
     x = torch.randn(3, 6)
     assert cost(Doubles(6, 4), x).macs == cost(nn.Linear(6, 4), x).macs
+
+
+def test_a_network_that_draws_from_a_distribution_is_counted_and_keeps_nothing_of_it() -> None:
+    class Kept:
+        drawn: Tensor | None = None
+
+    class Draws(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.out, self.kept = nn.Linear(4, 16), nn.Linear(16, 2), Kept()
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.hidden(x)
+            self.kept.drawn = torch.distributions.Normal(hidden, hidden.exp()).rsample()
+            return self.out(self.kept.drawn)
+
+    net, x = Draws(), torch.randn(3, 4)
+    assert cost(net, x).macs == 3 * (4 * 16 + 16 * 2)
+    assert net.kept.drawn is None
+    with pytest.raises(ValueError, match="within the support|constraint"):  # as before, values are checked
+        net(x * float("nan"))
