@@ -63,7 +63,8 @@ class SlimAlgorithm:
     lessons as published, `stability="none"` and `lesson={"weight": 1.0}`, 1.7 to 2.1 times.
 
     Args:
-        widths: that the policy is trained for, `WidthRange` or `Switches`; the largest must be 1.0.
+        widths: that the policy is trained for, `WidthRange` or `Switches`; the largest must be 1.0, or a plan of all
+            units.
         rule: which widths an update trains: sandwich (by default, of a range), random, smallest-random,
             largest-random, every (by default, of switches), or largest: plain training, of a policy that is cut
             down afterwards.
@@ -273,7 +274,8 @@ class SlimAlgorithm:
             print_system_info: print the system that the model was saved on, and this one.
             force_reset: reset the environment before the next training.
             **kwargs: attributes to change; with a plain model also `widths=...` and the other arguments of the
-                constructor. Other widths of a slimmable model change no layers: those that slim in the file do.
+                constructor. Other widths of a slimmable model change no layers: those that slim in the file do. The
+                default rule of a range becomes that of switches, and the reverse.
             trusted: let stable-baselines3 unpickle everything in the file, which can run any code.
             allow: classes and functions of your own that the file may refer to.
 
@@ -287,10 +289,11 @@ class SlimAlgorithm:
         if trusted:
             data = attributes(path)
         else:
-            replaced = {name: value for name, value in kwargs.items() if name != "policy_kwargs"}  # those must agree
+            kept = ("policy_kwargs", "slim_widths")  # those of the file are compared with what is given
+            replaced = {name: value for name, value in kwargs.items() if name not in kept}
             data = read_safely(path, allow=allow, custom_objects=replaced | given)
         cls._check_arguments(arguments, data)
-        if "widths" in arguments and "rule_name" not in data:  # an ordinary model
+        if "widths" in arguments and data.get("rule_name") == _default_rule_of(data):
             kwargs.setdefault("rule_name", _default_rule(arguments["widths"]))
         check_algorithm(path, data, cls.plain)
         if not trusted:
@@ -357,6 +360,11 @@ def from_plain(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 def _default_rule(widths: Widths) -> str:
     return "every" if isinstance(widths, Switches) else "sandwich"
+
+
+def _default_rule_of(data: Mapping[str, Any]) -> str | None:
+    """That of the widths in a file; None: of an ordinary model."""
+    return _default_rule(widths_from_json(data["slim_widths"])) if "slim_widths" in data else None
 
 
 def _as_attributes(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -146,7 +146,11 @@ def attributes(path: File) -> dict[str, Any]:
     if begins:  # what is found is the zip within the zip that torch wrote
         raise ValueError(f"{where}: damaged or cut off")
     if not content or "policy.pth" not in names:
-        raise ValueError(f"{where}: no model of stable-baselines3; those have 'data' and 'policy.pth' in their zip")
+        alone = any(name.endswith("/data.pkl") for name in names)
+        advice = "; a policy that was saved alone is read by slimlib.rl.load_policy" if alone else ""
+        raise ValueError(
+            f"{where}: no model of stable-baselines3; those have 'data' and 'policy.pth' in their zip{advice}"
+        )
     if broken:
         raise ValueError(f"{where}: damaged, '{broken}' in it is not what was saved")
     try:

@@ -20,7 +20,7 @@ from slimlib.core.random_numbers import own_random_numbers
 from slimlib.core.statistics import OfWidth
 from slimlib.core.swapping import SwapsOut, dense_class, no_inference_mode, slim_class
 from slimlib.core.tracing import cut_in_graph
-from slimlib.core.width import Widths, as_widths, by_size, round_channels
+from slimlib.core.width import Width, WidthPlan, Widths, as_widths, by_size, round_channels
 from slimlib.flow import FlowError, follow
 from slimlib.rl.noise import NoiseOfAnyWidth, forget_samples
 from slimlib.rl.paths import computing, path_of
@@ -32,6 +32,8 @@ from slimlib.training.named import unknown
 OPTIONS = ("divisor", "divisors", "keep", "norm")
 """Arguments of `slimlib.convert` that may be chosen."""
 TARGETS = {"q_net_target.": "q_net.", "critic_target.": "critic."}
+CRITICS = ("mlp_extractor.value_net.", "vf_features_extractor.", "value_net.", "critic.")
+"""Names of what values alone are computed with begin so."""
 
 
 class FrozenPolicy:
@@ -163,12 +165,13 @@ def make_slimmable(
     Args:
         policy: an actor-critic (PPO, A2C), DQN or SAC policy of stable-baselines3, with any features extractor, with
             or without state-dependent noise.
-        widths: what may be set; the largest must be 1.0, which the target networks have.
+        widths: what may be set; the largest must be 1.0, or a plan of all units, which the target networks have.
         options: further arguments of `slimlib.convert`: `divisor`, `divisors`, `keep` and `norm`.
         layout: of this very policy, where it is known: it says what slims, whatever the widths.
 
     Warns:
-        UserWarning: a layer has less than one unit at the smallest width, and so stays full, where others slim.
+        UserWarning: a layer has less than one unit at the smallest width, and so stays full, where others slim; or
+            nothing slims but the critic.
 
     Raises:
         ValueError: the policy is of another family, nothing in it slims, or there is no such option; or what `convert`
@@ -183,14 +186,18 @@ def make_slimmable(
         forget_samples(each)
     widths = as_widths(widths)
     smallest, largest = sorted((widths.smallest, widths.largest), key=by_size)
-    if largest != 1.0:
+    if not isinstance(largest, WidthPlan) and largest != 1.0:
         raise ValueError(
             f"the largest width must be 1.0, not {largest}; for a narrower policy make its net_arch smaller"
         )
-    assert isinstance(smallest, float)
     if layout is None:
         with computing(policy, path), own_random_numbers(), no_inference_mode():
             layout = _found_layout(policy, path.example(policy), smallest, options)
+    if isinstance(largest, WidthPlan) and largest.channels != layout.full:
+        raise ValueError(
+            f"the largest width must be all of the policy, {WidthPlan(layout.full)}, and not {largest}; add it to the "
+            "Switches"
+        )
     _check_slims(policy, layout, smallest)
     convert(policy, None, widths=widths, norm=options.get("norm", "universal"), layout=layout)
     _optimize_private(policy)
@@ -201,7 +208,7 @@ def make_slimmable(
     return policy
 
 
-def _found_layout(policy: BasePolicy, example: Any, smallest: float, options: Mapping[str, Any]) -> Layout:
+def _found_layout(policy: BasePolicy, example: Any, smallest: Width, options: Mapping[str, Any]) -> Layout:
     """What slims; layers too small for the smallest width stay full, unless there are only such."""
     check_divisors(options.get("divisor", 1), options.get("divisors") or {})
     given = {name: value for name, value in options.items() if name not in ("norm", "keep")}
@@ -217,21 +224,29 @@ def _found_layout(policy: BasePolicy, example: Any, smallest: float, options: Ma
             f"{error}. Without hidden layers of several units a policy is the same at every width: give it some, for "
             "example policy_kwargs={'net_arch': [64, 64]}, or train it with stable-baselines3 itself"
         ) from None
-    small = [group for group in layout.groups if group.units * smallest < 1]
+    units = 1 if isinstance(smallest, WidthPlan) else ceil(1 / smallest)  # a plan has a number for small groups, too
+    small = [group for group in layout.groups if group.units < units]
     if small and len(small) < len(layout.groups):
         names = [name for group in small for name in group.layers]
-        units = ceil(1 / smallest)
         warnings.warn(
             f"at every width all units of {', '.join(names)} are active: at {smallest:g}, the smallest, they would "
             f"have less than one. With {units} units or more in net_arch they slim",
             stacklevel=2,
         )
         layout = follow(policy, example, keep=[*keep, *names], **given)
+    elif all(name.startswith(CRITICS) for name in layout.axes):
+        warnings.warn(
+            "the actor of this policy has nothing that slims, and acts alike at every width; only its critic slims. "
+            "Give the actor hidden layers of several units in net_arch",
+            stacklevel=2,
+        )
     return layout
 
 
-def _check_slims(policy: BasePolicy, layout: Layout, smallest: float) -> None:
-    if smallest < 1 and all(round_channels(g.units, smallest, g.divisor) == g.units for g in layout.groups):
+def _check_slims(policy: BasePolicy, layout: Layout, smallest: Width) -> None:
+    if isinstance(smallest, WidthPlan) or smallest == 1:
+        return
+    if all(round_channels(g.units, smallest, g.divisor) == g.units for g in layout.groups):
         sizes = ", ".join([f"'{group.name}' has {group.units} units" for group in layout.groups])
         raise ValueError(
             f"nothing slims in this {type(policy).__name__}: at the smallest width {smallest:g} every layer has all "

@@ -72,5 +72,7 @@ def _check_zip(path: File, where: str) -> None:
     finally:
         if not isinstance(path, str | Path):
             path.seek(0)
+    if "policy.pth" in names:
+        raise ValueError(f"{where}: a whole model, and no policy alone; load it with `load` of its algorithm")
     if any(name.endswith("/constants.pkl") for name in names):
         raise ValueError(f"{where}: a TorchScript program, and no policy")

@@ -12,7 +12,7 @@ from stable_baselines3.common.utils import LinearSchedule
 import slimlib as slim
 from slimlib.rl import SlimA2C, SlimDQN, SlimPPO
 from slimlib.rl.loading import UnsafeModelError
-from tests.slimlib.rl.models import KINDS, Seen, model, plain_twin, same_parameters
+from tests.slimlib.rl.models import KINDS, WIDTHS, Seen, model, plain_twin, same_parameters
 
 CHANGED = {
     "PPO": {"learning_rate": 1e-5, "clip_range": 0.1, "clip_range_vf": 0.3, "n_epochs": 1, "target_kl": 0.5},
@@ -56,6 +56,21 @@ def test_layers_slim_as_they_do_in_the_file_whatever_the_widths(tmp_path):
     saved.save(tmp_path / "model")
     loaded = SlimPPO.load(tmp_path / "model", widths=slim.WidthRange(0.0625, 1.0), rule="sandwich")
     assert loaded.policy.slim.layout == saved.policy.slim.layout
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_widths_of_another_kind_have_the_default_rule_of_that_kind(trusted, tmp_path):
+    between, fixed = slim.WidthRange(0.5, 1.0), slim.Switches(0.5, 1.0)
+    for saved, rule, widths, expected in (
+        (slim.WidthRange(0.25, 1.0), None, fixed, "every"),
+        (WIDTHS, None, between, "sandwich"),
+        (slim.WidthRange(0.25, 1.0), "largest-random", fixed, "largest-random"),
+    ):
+        model("PPO", widths=saved, rule=rule, samples=2).save(tmp_path / "model")
+        assert SlimPPO.load(tmp_path / "model", widths=widths, trusted=trusted).rule_name == expected
+        assert SlimPPO.load(tmp_path / "model", trusted=trusted).widths == saved
+    with pytest.raises(ValueError, match="EveryWidth trains a list of switches"):
+        SlimPPO.load(tmp_path / "model", widths=between, rule="every", trusted=trusted)
 
 
 def test_impossible_arguments_are_refused_as_by_the_constructor(tmp_path):

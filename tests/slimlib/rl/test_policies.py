@@ -326,3 +326,42 @@ def test_targets_and_optimizers_move_along_where_channels_are_sorted(name):
         assert torch.equal(own, theirs)
     for optimizer in optimizers:
         assert all(torch.equal(p, optimizer.state[p]["exp_avg"]) for p in optimizer.param_groups[0]["params"])
+
+
+@pytest.mark.parametrize("name", ["PPO", "PPO, state-dependent noise", "DQN", "SAC"])
+def test_policies_are_counted_and_searched_as_any_network(name):
+    policy = model(name).policy
+    observation = torch.from_numpy(observations(model(name), 1))
+    groups = policy.slim.layout.groups
+    plan = slim.WidthPlan([3 + number for number in range(len(groups))])
+    counted = slim.cost(policy, observation, width=plan)
+    assert counted.macs == slim.cost(slim.extract(policy, plan), observation).macs
+    costs = slim.plan_costs(policy, observation)([plan])
+    assert (int(costs.macs[0]), int(costs.params[0])) == (counted.macs, counted.params)
+
+    def size(net):
+        assert torch.distributions.Distribution._validate_args
+        return sum(layer.weight.square().sum().item() for layer in net.modules() if isinstance(layer, torch.nn.Linear))
+
+    (found,) = slim.search(policy, size, 0.5, example=observation)
+    full, here = slim.cost(policy, observation).macs, slim.cost(policy, observation, width=found.plan).macs
+    assert found.macs == here <= 0.5 * full
+
+
+@pytest.mark.parametrize("name", ["PPO", "A2C", "DQN", "SAC"])
+def test_plans_are_trained_as_switches(name, tmp_path):
+    groups = len(model(name).slimming.layout.groups)
+    plans = [slim.WidthPlan([units] * groups) for units in (3, 10, 16)]
+    slimmable = model(name, widths=slim.Switches(*plans)).learn(40)
+    slimmable.save(tmp_path / "model")
+    loaded = type(slimmable).load(tmp_path / "model")
+    again = type(model(name)).load(tmp_path / "model", widths=slim.Switches(plans[0], plans[2]))
+    for plan in (plans[0], plans[2]):
+        for each in (slimmable, loaded, again):
+            slim.set_width(each.policy, plan)
+        seen = observations(slimmable)
+        expected = slimmable.predict(seen, deterministic=True)[0]
+        for each in (loaded, again, slimmable.extract(plan)):
+            np.testing.assert_allclose(each.predict(seen, deterministic=True)[0], expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"must be all of the policy, WidthPlan\(channels=\(16, .*add it to the Sw"):
+        model(name, widths=slim.Switches(*plans[:2]))

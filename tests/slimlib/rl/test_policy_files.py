@@ -193,6 +193,13 @@ def test_other_files_of_torch_are_named(tmp_path):
     torch.jit.script(torch.nn.ReLU()).save(tmp_path / "program.pth")
     with pytest.raises(ValueError, match=r"program\.pth: a TorchScript program, and no policy"):
         load_policy(tmp_path / "program.pth")
+    slimmable = model("PPO")
+    slimmable.save(tmp_path / "model.zip")
+    with pytest.raises(ValueError, match=r"model\.zip: a whole model, and no policy alone; load it with `load`"):
+        load_policy(tmp_path / "model.zip")
+    slimmable.policy.save(tmp_path / "alone.zip")
+    with pytest.raises(ValueError, match=r"alone\.zip: no model .* read by slimlib\.rl\.load_policy"):
+        SlimPPO.load(tmp_path / "alone.zip")
     with pytest.raises(ValueError, match=r"none\.pth: cannot be opened"):
         load_policy(tmp_path / "none.pth")
 

@@ -84,6 +84,22 @@ def test_what_has_no_hidden_layer_stays_full(case):
     assert torch.nn.utils.parameters_to_vector(narrow.parameters()).numel() < full
 
 
+@pytest.mark.parametrize(("name", "critic"), [("PPO", "vf"), ("SAC", "qf")])
+def test_an_actor_that_acts_alike_at_every_width_is_said_once(name, critic, tmp_path):
+    with pytest.warns(UserWarning, match="the actor .* acts alike at every width") as said:
+        slimmable = model(name, policy_kwargs={"net_arch": {"pi": [], critic: [16]}})
+    assert len(said) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        slimmable.learn(40).save(tmp_path / "model")
+        type(slimmable).load(tmp_path / "model")
+        model(name, policy_kwargs={"net_arch": {"pi": [16], critic: []}})
+    seen = observations(slimmable)
+    wide = slimmable.predict(seen, deterministic=True)[0]
+    slim.set_width(slimmable.policy, 0.25)
+    np.testing.assert_array_equal(slimmable.predict(seen, deterministic=True)[0], wide)
+
+
 @pytest.mark.parametrize("kind", [SlimDQN, SlimSAC])
 def test_images_alone_slim_off_policy(kind):
     actions = spaces.Box(-1, 1, (2,)) if kind is SlimSAC else spaces.Discrete(3)
