@@ -144,6 +144,8 @@ class Reuse:
         return x
 
     def _check_input(self, x: Tensor) -> None:
+        if torch.is_grad_enabled():
+            raise NotRepeated("gradients would reach back into the forward of the plan before")
         known = self._inputs[self._phase]
         if self._forward == len(known):
             if self.start:

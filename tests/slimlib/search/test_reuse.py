@@ -241,3 +241,19 @@ def test_modules_keep_their_own_forward() -> None:
     with pytest.raises(KeyError, match="a fault of the score"):
         list(evaluation(net, broken).scores(one_step_less(net)))
     assert all("forward" not in module.__dict__ for module in net.modules())
+
+
+def test_a_score_that_goes_backward_has_the_gradients_of_its_plan() -> None:
+    def steepness(net: nn.Module) -> float:
+        parameters = list(net.parameters())
+        with torch.enable_grad():
+            output = net(IMAGES[16:])
+            gradients = torch.autograd.grad(output.square().sum(), parameters, allow_unused=True)
+        return float(sum(g.square().sum() for g in gradients if g is not None))
+
+    net = chain()
+    plans = one_step_less(net)
+    alone = evaluation(net, steepness)
+    assert alone.reuse is not None
+    alone.reuse = None
+    assert dict(evaluation(net, steepness).scores(plans)) == dict(alone.scores(plans))
