@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -78,6 +79,8 @@ class LatencyTable:
         """
         check_groups("the table of times is", self.groups, layout)
         axes = Axes(layout)
+        if any(axis >= len(axes.full) for layer in self.layers for axis in layer.axes):
+            raise ValueError("the table of times is of another network: of layers that this one does not have")
 
         def milliseconds(channels: Tensor) -> Tensor:
             sizes = axes.sizes(channels).double()
@@ -144,6 +147,7 @@ class LatencyTable:
                 )
                 for one in data.pop("layers")
             )
+            _check_times(layers, data["rest"])
             data |= {name: tuple(map(tuple, data[name])) for name in ("shapes", "groups")}
             return LatencyTable(**{**data, "errors": tuple(data["errors"])}, layers=layers)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -158,6 +162,15 @@ class LatencyTable:
             )
         lines += [f"{layer.name:>40}  {max(layer.milliseconds):9.4f} ms at most" for layer in self.layers]
         return "\n".join(lines)
+
+
+def _check_times(layers: Sequence[LayerTimes], rest: float) -> None:
+    """Raise ValueError for what nobody has measured."""
+    for layer in layers:
+        if len(layer.sizes) != len(layer.milliseconds) or any(len(sizes) != len(layer.axes) for sizes in layer.sizes):
+            raise ValueError(f"'{layer.name}' has other numbers of sizes, times and axes")
+    if not all(map(math.isfinite, [rest, *(time for layer in layers for time in layer.milliseconds)])):
+        raise ValueError("a time is not finite")
 
 
 WORDS = {"device": "device", "threads": "number of threads", "dtype": "dtype", "shapes": "input"}

@@ -253,11 +253,25 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a plan file that this slimlib reads (format {FORMAT})")
     try:
         data["scores"] = {tuple(plan): float(score) for plan, score in data["scores"]}
+        data["seconds"], data["about"] = float(data["seconds"]), dict(data["about"])
+        plans = list(data["scores"])
         if data["kind"] == "search" and data["result"] is not None:
-            _found(data)
+            found, budgets = _found(data), data["about"]["budgets"]
+            if len(found) != len(budgets):
+                raise ValueError(f"{len(found)} plans for {len(budgets)} budgets")
+            plans += [plan.channels for one in found for plan in (one.plan, *(v.plan for v in one.history))]
+        _check_plans(plans, data["groups"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is a damaged plan file ({type(error).__name__}: {error}); remove it") from error
     return data
+
+
+def _check_plans(plans: Sequence[Plan], groups: Sequence[Sequence[Any]]) -> None:
+    """Raise ValueError for channel numbers that the groups of a file cannot have."""
+    units = [most for _, most in groups]
+    for plan in dict.fromkeys(plans):
+        if len(plan) != len(units) or not all(1 <= number <= most for number, most in zip(plan, units, strict=True)):
+            raise ValueError(f"no plan of groups of {units} channels: {list(plan)}")
 
 
 def check_groups(what: str, given: Sequence[Sequence[Any]], layout: Layout) -> None:

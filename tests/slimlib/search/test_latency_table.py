@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,34 @@ def test_what_is_no_table_is_refused(content: str, tmp_path: Path) -> None:
     path.write_text(content)
     with pytest.raises(ValueError, match=r"table.json is not a readable table of times"):
         LatencyTable.load(path)
+
+
+DAMAGED: dict[str, tuple[Callable[[LatencyTable, LayerTimes], LatencyTable], str]] = {
+    "a time too few": (
+        lambda table, layer: replace(table, layers=(replace(layer, milliseconds=layer.milliseconds[1:]),)),
+        r"is not a readable table of times: 'layers\.0' has other numbers of sizes, times and axes",
+    ),
+    "an axis too many": (
+        lambda table, layer: replace(table, layers=(replace(layer, axes=(*layer.axes, 0)),)),
+        r"'layers\.0' has other numbers of sizes, times and axes",
+    ),
+    "not finite": (lambda table, _: replace(table, rest=float("inf")), "readable table of times: a time is not finite"),
+    "no number": (lambda table, _: replace(table, rest="little"), "readable table of times: must be real number"),
+    "other layers": (
+        lambda table, layer: replace(table, layers=(replace(layer, axes=tuple(axis + 90 for axis in layer.axes)),)),
+        "of another network: of layers that this one does not have",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_table_is_refused(case: str, tmp_path: Path) -> None:
+    change, message = DAMAGED[case]
+    net = four_groups()
+    table = table_of(net, torch.zeros(1, 8))
+    change(table, next(layer for layer in table.layers if layer.name == "layers.0")).save(tmp_path / "table.json")
+    with pytest.raises(ValueError, match=message):
+        LatencyTable.load(tmp_path / "table.json").milliseconds(net, [slim.WidthPlan([8, 16, 24, 32])])
 
 
 def test_a_search_within_milliseconds(tmp_path: Path) -> None:

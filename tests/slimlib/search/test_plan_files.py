@@ -160,8 +160,21 @@ def test_what_is_no_plan_file_is_refused(content: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"result": [{}]}, {"result": [{"plan": 3}]}, {"scores": [3]}, {"scores": None}],
-    ids=["no plan", "half a plan", "scores", "no scores"],
+    [
+        {"result": [{}]},
+        {"result": [{"plan": 3}]},
+        {"result": []},
+        {"scores": [3]},
+        {"scores": None},
+        {"scores": [[[32, 32, 32], 0.1]]},
+        {"scores": [[[32, 32, 32, 40], 0.1]]},
+        {"scores": [["4444", 0.1]]},
+        {"seconds": "many"},
+        {"about": 3},
+        {"groups": 4},
+        {"groups": [["layers.0", 32, 8]]},
+    ],
+    ids=str,
 )
 def test_a_damaged_plan_file_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "plans.json"
