@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch.distributions import Distribution
 
 
 @contextmanager
@@ -34,3 +35,14 @@ def own_random_numbers(seed: int | None = None) -> Iterator[None]:
             random.setstate(python)
             if numpy:
                 numpy.random.set_state(arrays)
+
+
+@contextmanager
+def unchecked_distributions() -> Iterator[None]:
+    """Within the block what a forward draws from does not look at its parameters, which may have shapes alone."""
+    checked = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(checked)

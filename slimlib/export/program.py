@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_flatten_with_path
 
+from slimlib.core.random_numbers import unchecked_distributions
 from slimlib.core.structures import tensors
 from slimlib.export.inputs import Inputs
 from slimlib.export.manifest import File, Value
@@ -56,7 +57,7 @@ def trace(net: nn.Module, inputs: Inputs, outputs: Any) -> Program:
     name, failed, fixed = type(net).__name__, None, ""
     for strict in (False, True):  # `len(x)` is a constant to the one, and much of Python unknown to the other
         try:
-            with quietly():
+            with quietly(), unchecked_distributions():
                 exported = torch.export.export(net, inputs.to_trace(), dynamic_shapes=inputs.free(), strict=strict)
         except Exception as error:  # whatever the forward or torch.export raises
             failed = failed or error

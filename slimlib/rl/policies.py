@@ -174,10 +174,12 @@ def make_slimmable(
             nothing slims but the critic.
 
     Raises:
-        ValueError: the policy is of another family, nothing in it slims, or there is no such option; or what `convert`
-            raises.
+        ValueError: the policy is of another family or slimmable already, nothing in it slims, or there is no such
+            option; or what `convert` raises.
     """
     path = path_of(policy)
+    if isinstance(policy, SwapsOut):
+        raise ValueError(f"this {type(policy).__name__} is slimmable already; set a width with slimlib.set_width")
     for name in options:
         if name not in OPTIONS:
             raise unknown("option of slimlib.convert:", name, OPTIONS)

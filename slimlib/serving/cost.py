@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
-from torch.distributions import Distribution
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -24,6 +23,7 @@ from torch.utils.flop_counter import flop_registry
 
 from slimlib.core.arguments import arguments, run_on
 from slimlib.core.norms.batchnorm import SlimBatchNorm
+from slimlib.core.random_numbers import unchecked_distributions
 from slimlib.core.setting import at_width, in_eval, slimmable_parts
 from slimlib.core.slimming import Slimming
 from slimlib.core.statistics import is_private
@@ -105,20 +105,9 @@ def _count(net: nn.Module, args: tuple[Any, ...]) -> _Counter:
 def _counted_within(
     mode: AbstractContextManager[Any], net: nn.Module, args: tuple[Any, ...], counter: _Counter
 ) -> _Counter:
-    with torch.no_grad(), torch.compiler.set_stance("force_eager"), _unchecked_distributions(), mode, counter:
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"), unchecked_distributions(), mode, counter:
         run_on(net, args)
     return counter
-
-
-@contextmanager
-def _unchecked_distributions() -> Iterator[None]:
-    """What forward draws from, as a policy its actions, does not look at its parameters, which have no values here."""
-    checked = Distribution._validate_args
-    Distribution.set_default_validate_args(False)
-    try:
-        yield
-    finally:
-        Distribution.set_default_validate_args(checked)
 
 
 def latency(

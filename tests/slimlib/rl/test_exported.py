@@ -83,6 +83,17 @@ def test_exporter_of_torch_export_takes_the_narrow_q_network(tmp_path):
     np.testing.assert_array_equal(actions(run(seen)), actions(net(seen)))
 
 
+@pytest.mark.parametrize("name", [pytest.param("PPO", marks=pytest.mark.nightly), "SAC"])
+def test_export_writes_what_the_narrow_policy_does(name, tmp_path):
+    slimmable = model(name)
+    seen = observations(slimmable)
+    slim.export(slimmable.policy, tmp_path / "policy", [0.25], (torch.from_numpy(seen), True), formats=["onnx"])
+    (file,) = (tmp_path / "policy").glob("*.onnx")
+    acted = onnxruntime.InferenceSession(file).run(None, {"obs": seen})[0]
+    expected = slimmable.extract(0.25).policy(torch.from_numpy(seen), deterministic=True)
+    np.testing.assert_allclose(acted, actions(expected), rtol=1e-4, atol=1e-5)
+
+
 def test_policy_trains_on_after_the_export(tmp_path):
     trained = []
     for export in (True, False):

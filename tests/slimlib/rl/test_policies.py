@@ -269,6 +269,8 @@ def test_policy_of_another_family_is_refused():
     policy = TD3("MlpPolicy", "Pendulum-v1", device="cpu", buffer_size=10).policy
     with pytest.raises(ValueError, match="TD3Policy is no policy of PPO, A2C, DQN or SAC"):
         make_slimmable(policy, widths=WIDTHS, options={})
+    with pytest.raises(ValueError, match="this SlimActorCriticPolicy is slimmable already"):
+        make_slimmable(model("PPO").policy, widths=WIDTHS, options={})
 
 
 @pytest.mark.parametrize(
