@@ -25,6 +25,7 @@ ORDER = (
     "inference exported",
     "sandwich step",
     "images trained",
+    "rate of arithmetic",
     "step outside of kernels",
     "sandwich peak memory",
     "start",

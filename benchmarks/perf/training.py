@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ WIDTHS = (0.25, 0.5, 0.75, 1.0)
 SWITCHES = slim.Switches(*WIDTHS)  # a sandwich with n=4 draws just these in every step
 PLAIN_LOOP_LIMITS = {"MobileNet v1": 0.70, "MobileNet v2": 0.70}
 FULL_STEP_LIMIT = 2.2
+MATRIX = 1024  # rows and columns
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 KERNELS = re.compile(r"^aten::(mkldnn_convolution|.*batch_norm.*|.*_backward|clamp_min_?|add|div|mm|addmm)$")
 Step = Callable[[], object]
@@ -52,13 +54,17 @@ def sandwich_step(
 def throughput(name: str, *, size: int, batch: int, rounds: int, device: torch.device = CPU) -> Iterator[Measurement]:
     """A sandwich step as a training pays for it, in float32 and bfloat16: over one step of the full network alone.
 
-    Also over the summed steps of its four dense networks, images a second, and how much of either is outside of torch's
-    kernels: what is ours is the difference.
+    Also over the summed steps of its four dense networks; images a second; its multiply-adds a second over those of a
+    product of matrices, which is about what the processor can do; and how much of either is outside of torch's kernels:
+    what is ours is the difference. Multiply-adds of a step: three times those of a forward.
     """
+    macs = 3 * batch * sum(slim.cost(build(name, width), _batch(size, 1)).macs for width in WIDTHS)
     for precision, dtype in PRECISIONS.items():
         x = _batch(size, batch).to(device, memory_format=torch.channels_last)
         steps = {"sandwich": _slimmable_step(name, x, dtype)}
         steps |= {f"{width:g}": _dense_step(name, x, width, dtype) for width in WIDTHS}
+        matrix = torch.randn(MATRIX, MATRIX, dtype=dtype, device=device)
+        steps["product"] = partial(torch.mm, matrix, matrix)
         times = take_turns(steps, rounds=rounds, device=device)
         times["all"] = [sum(turn) for turn in zip(*(times[f"{width:g}"] for width in WIDTHS), strict=True)]
         setting = f"n=4, batch {batch}, {precision}"
@@ -67,6 +73,9 @@ def throughput(name: str, *, size: int, batch: int, rounds: int, device: torch.d
             yield Measurement("sandwich step", name, setting + words, value, limit=limit, seconds=seconds)
         rate = Spread.of([batch / seconds for seconds in times["sandwich"]])
         yield Measurement("images trained", name, setting, rate, unit="images/s")
+        pairs = zip(times["product"], times["sandwich"], strict=True)
+        used = Spread.of([100 * macs / MATRIX**3 * product / sandwich for product, sandwich in pairs])
+        yield Measurement("rate of arithmetic", name, f"{setting}, over a product of matrices", used, unit="%")
         if device.type == "cpu":
             dense = in_turn([steps[f"{width:g}"] for width in WIDTHS])
             for whose, step in (("sandwich", steps["sandwich"]), ("its dense networks", dense)):

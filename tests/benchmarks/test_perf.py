@@ -98,11 +98,12 @@ def test_a_training_step_is_timed_over_one_of_the_full_network_in_both_precision
             ("sandwich step", 2.2, "x"),
             ("sandwich step", 1.0, "x"),
             ("images trained", None, "images/s"),
+            ("rate of arithmetic", None, "%"),
             ("step outside of kernels", None, "%"),
             ("step outside of kernels", None, "%"),
         ]
-        full, summed, rate, *outside = (m.value.median for m in rows if m.setting.startswith(setting))
-        assert full > 0 and summed > 0 and rate > 0 and all(0 < share < 100 for share in outside)
+        full, summed, rate, used, *outside = (m.value.median for m in rows if m.setting.startswith(setting))
+        assert full > 0 and summed > 0 and rate > 0 and used > 0 and all(0 < share < 100 for share in outside)
 
 
 def test_peak_memory_is_that_of_a_dense_step_in_every_format_and_precision() -> None:
