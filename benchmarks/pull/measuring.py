@@ -25,6 +25,8 @@ from tasks.training.supervised import Loop, Training, start, train_network
 
 POINTS = 40
 """Steps at which a training is looked at."""
+WINDOW = 16
+"""Updates of a policy in a row that are looked at: whether their gradients agree."""
 
 
 class Pull(BaseModel):
@@ -33,12 +35,16 @@ class Pull(BaseModel):
     Attributes:
         data, students: their L2 norms.
         cosine: of the angle between them; NaN where one is nothing.
+        agreement_of_data, agreement_of_students: of the gradients of several steps in a row, of which the others are
+            means: the length of their sum over the sum of their lengths, 1 where all are alike; None: not measured.
     """
 
     step: int
     data: float
     students: float
     cosine: float
+    agreement_of_data: float | None = None
+    agreement_of_students: float | None = None
 
     @property
     def ratio(self) -> float:

@@ -13,7 +13,17 @@ from benchmarks.analysis.ablation import shown_name
 from benchmarks.analysis.figures import STYLE, image_files, line_style, make_logarithmic
 from benchmarks.analysis.grid import Grid, markdown
 from benchmarks.pull.measuring import Pull, Pulled
-from tasks.task import Metric, SupervisedTask
+from tasks.task import Metric
+
+MEANS = ("cosine", "agreement_of_data", "agreement_of_students")
+"""What a table shows the mean of, over a training."""
+PANELS = {
+    "ratio": "norm: students over data",
+    "cosine": "cosine between them",
+    "agreement_of_data": "how steps agree: data",
+    "agreement_of_students": "how steps agree: students",
+}
+"""What a figure shows of each step."""
 
 
 def _parts(pulls: Sequence[Pull]) -> dict[str, Sequence[Pull]]:
@@ -23,13 +33,14 @@ def _parts(pulls: Sequence[Pull]) -> dict[str, Sequence[Pull]]:
     return {name: part for name, part in parts.items() if part}
 
 
-def written(found: Sequence[Pulled], task: SupervisedTask, about: str) -> dict[str, bytes | str]:
+def written(found: Sequence[Pulled], metric: Metric, about: str) -> dict[str, bytes | str]:
     """What is written of the recipes, by file name."""
-    metric = task.metrics[0]
-    head = ["recipe", *(f"pull {name}" for name in _parts(found[0].pulls)), "cosine"]
+    means = [name for name in MEANS if getattr(found[0].pulls[0], name) is not None]
+    head = ["recipe", *(f"pull {name}" for name in _parts(found[0].pulls)), *(name.replace("_", " ") for name in means)]
     head += [f"{shown_name(metric)} at {point}" for point in found[0].scores]
     rows = [
-        [one.recipe, *(f"{_middle(part):.2g}" for part in _parts(one.pulls).values()), f"{_cosine(one):.2f}"]
+        [one.recipe, *(f"{_middle(part):.2g}" for part in _parts(one.pulls).values())]
+        + [f"{_mean(one, name):.2f}" for name in means]
         + [f"{score:.2f}" for score in one.scores.values()]
         for one in found
     ]
@@ -51,7 +62,8 @@ def _finding(found: Sequence[Pulled], metric: Metric) -> str:
         recipe = ordered[one]
         *_, late = _parts(recipe.pulls).values()
         pull = f"its students pull {_middle(late):.2g} times as hard as the data"
-        told.append(f"'{recipe.recipe}' ends at {recipe.at_full_width:.2f} {metric.unit}, where {pull}")
+        end = f"{recipe.at_full_width:.2f} {metric.unit}".rstrip()
+        told.append(f"'{recipe.recipe}' ends at {end}, where {pull}")
     return "; ".join(told)
 
 
@@ -59,25 +71,26 @@ def _middle(pulls: Sequence[Pull]) -> float:
     return float(pd.Series([pull.ratio for pull in pulls]).median())
 
 
-def _cosine(one: Pulled) -> float:
-    return float(pd.Series([pull.cosine for pull in one.pulls]).mean())
+def _mean(one: Pulled, name: str) -> float:
+    return float(pd.Series([getattr(pull, name) for pull in one.pulls]).mean())
 
 
 def drawn(found: Sequence[Pulled], finding: str) -> dict[str, bytes]:
-    """The ratio of the gradients, and the cosine between them, over the training."""
+    """The ratio of the gradients, the cosine between them and, where measured, how they agree, over the training."""
+    shown = {name: title for name, title in PANELS.items() if getattr(found[0].pulls[0], name) is not None}
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 4.2), layout="constrained")
-        ratio, cosine = figure.subplots(1, 2)
+        figure = Figure(figsize=(4.3 * len(shown), 4.2), layout="constrained")
+        panels = dict(zip(shown, figure.subplots(1, len(shown)), strict=True))
         for number, one in enumerate(found):
             steps, style = [pull.step for pull in one.pulls], line_style(number)
-            ratio.plot(steps, _smooth([pull.ratio for pull in one.pulls]), label=_label(one, found), **style)
-            cosine.plot(steps, _smooth([pull.cosine for pull in one.pulls]), **style)
-        make_logarithmic(ratio, "y")
-        ratio.axhline(1, color="0.45", linestyle=":", linewidth=1)
-        ratio.set_title("norm: students over data", fontsize=9)
-        cosine.axhline(0, color="0.45", linestyle=":", linewidth=1)
-        cosine.set_title("cosine between them", fontsize=9)
-        for panel in (ratio, cosine):
+            for name, panel in panels.items():
+                label = _label(one, found) if name == "ratio" else None
+                panel.plot(steps, _smooth([getattr(pull, name) for pull in one.pulls]), label=label, **style)
+        make_logarithmic(panels["ratio"], "y")
+        panels["ratio"].axhline(1, color="0.45", linestyle=":", linewidth=1)
+        panels["cosine"].axhline(0, color="0.45", linestyle=":", linewidth=1)
+        for name, panel in panels.items():
+            panel.set_title(shown[name], fontsize=9)
             panel.set_xlabel("step")
         figure.legend(loc="outside lower center", ncols=min(3, len(found)), frameon=False, fontsize=8)
         figure.suptitle("\n".join(textwrap.wrap(finding, 95)), fontsize=9)

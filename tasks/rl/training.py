@@ -31,8 +31,14 @@ Curves = dict[str, list[list[float]]]
 """Name of an operating point -> [steps trained, mean return]."""
 
 
-def train_policies(settings: RlSettings, recipe: Recipe, run: TrainingRun) -> list[PointResult]:
+def train_policies(
+    settings: RlSettings, recipe: Recipe, run: TrainingRun, prepare: Callable[[Any], None] = lambda _: None
+) -> list[PointResult]:
     """Train and score all policies of a recipe, from its checkpoint if there is one.
+
+    Args:
+        settings, recipe, run: what is trained, and how.
+        prepare: called with each model before it learns.
 
     Returns:
         A result for each operating point, cheapest first: the same whether or not the run was interrupted,
@@ -43,7 +49,7 @@ def train_policies(settings: RlSettings, recipe: Recipe, run: TrainingRun) -> li
         TrainingFailed: a policy's weights or returns are not finite.
     """
     if recipe.tune is None:
-        return _trained(_Loop(settings, recipe, run, Judge(settings)))
+        return _trained(_Loop(settings, recipe, run, Judge(settings), prepare=prepare))
 
     def trial(values: Values, own: TrainingRun, width: float | None) -> Mapping[str, float]:
         widths = settings.widths if width is None else (width,)
@@ -55,7 +61,7 @@ def train_policies(settings: RlSettings, recipe: Recipe, run: TrainingRun) -> li
     networks = recipe.networks(settings)
     chosen = choose(recipe, networks, run, trial)
     rest = after_trials(recipe, networks, run)
-    results = _trained(_Loop(settings, recipe, rest, Judge(settings), chosen.values))
+    results = _trained(_Loop(settings, recipe, rest, Judge(settings), chosen.values, prepare))
     own = {result.point: result.width if recipe.kind == "individual" else None for result in results}
     return [replace(result, found=chosen.found(own[result.point])) for result in results]
 
@@ -79,6 +85,7 @@ class _Loop:
     run: TrainingRun
     judge: Judge
     values: Callable[[float | None], Values] = lambda _: {}
+    prepare: Callable[[Any], None] = lambda _: None
 
 
 def _train_all(loop: _Loop, saved: Saved) -> list[PointResult]:
@@ -101,6 +108,7 @@ def _train_one(
     try:
         model = make_model(settings, loop.recipe, width, environments, seed=seed, device=run.device)
         acting_cost(model, None)  # a policy that cannot be counted fails here, and not after its training
+        loop.prepare(model)
         follow = Follow(loop, width, number, results)
         if before is not None:
             _load(run, model, follow, before)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -11,13 +13,18 @@ import torch
 import slimlib as slim
 from benchmarks.pull.__main__ import main, taught
 from benchmarks.pull.measuring import Pulled, measure, pull
+from benchmarks.pull.policies import measure_policy
 from benchmarks.running.command import DONE, WRONG_SETTINGS
 from benchmarks.running.jobs import plan
 from benchmarks.settings.run import read_settings
 from benchmarks.settings.task import make_task
 from slimlib.core.setting import in_use
+from tasks.rl.settings import RlSettings
+from tasks.rl.task import ReinforcementLearning
+from tasks.rl.training import train_policies
 from tasks.task import SupervisedTask
-from tasks.training.run import TrainingRun, derive_seed
+from tasks.training.recipe import Recipe
+from tasks.training.run import TrainingRun, Watch, derive_seed
 from tasks.training.supervised import Loop, start, train_network
 
 WORDS = ["task=classification", "ablation=distillation", "steps=4", "task.model=resnet8", "task.multiplier=0.5"]
@@ -117,10 +124,58 @@ def test_scores_are_those_of_the_trained_network() -> None:
     assert all(0 <= score <= 100 for score in found.scores.values())
 
 
+POLICY = ["task=rl", "ablation=stability", "data=identity", "steps=400", "task.curve_points=0", "task.episodes=2"]
+
+
+def policy_of(recipe: str) -> tuple[RlSettings, Recipe, TrainingRun]:
+    settings = read_settings([*POLICY, f'only=["{recipe}"]'])
+    task = make_task(settings.task, settings.task_settings)
+    assert isinstance(task, ReinforcementLearning)
+    return task.settings, settings.recipes[0], TrainingRun(settings.steps, 0)
+
+
+@pytest.mark.parametrize("recipe", ["certainty, a tenth", "later start"])
+def test_measuring_changes_nothing_of_a_policy(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[dict[str, torch.Tensor]] = []
+
+    def keep(_: object, model: Any) -> None:
+        kept.append({name: value.clone() for name, value in model.policy.state_dict().items()})
+
+    settings, chosen, run = policy_of(recipe)
+    run = replace(run, watch=Watch(trained=keep))
+    train_policies(settings, chosen, run)
+    found = measure_policy(settings, chosen, run)
+    assert all(torch.equal(value, kept[1][name]) for name, value in kept[0].items())
+    assert found.pulls and all(0 < one.agreement_of_data <= 1 for one in found.pulls if one.agreement_of_data)
+    if recipe == "later start":
+        assert {one.students for one in found.pulls if one.step < 120} == {0}
+
+
+def test_narrow_policies_at_a_tenth_of_the_weight_pull_a_tenth_as_hard() -> None:
+    tenth, hundredth = (
+        measure_policy(*policy_of(recipe)).pulls[0] for recipe in ("certainty, a tenth", "certainty, a hundredth")
+    )
+    assert tenth.students == pytest.approx(10 * hundredth.students, rel=0.1)
+    assert tenth.data == pytest.approx(hundredth.data, rel=0.05)
+
+
+def test_steps_agree_as_far_as_their_gradients_do(tmp_path: Path) -> None:
+    words = [*POLICY, f"results={tmp_path}", 'only=["each width clipped",published,"own loss"]']
+    assert main(words) == DONE
+    (table,) = tmp_path.rglob("table.csv")
+    measured = pd.read_csv(table)
+    assert set(measured.recipe) == {"published"}  # the others have no students, or no sum of gradients
+    assert measured.agreement_of_students.between(1 / 16, 1).all()
+    assert "agreement of students" in table.with_suffix(".md").read_text()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["task=rl"], "ablation=stability"),
+        (
+            ["task=rl", "data=pendulum", "task.algorithm=sac"],
+            "critics and actor apart; choose from ppo, a2c, dqn",
+        ),
         (["task=classification", 'only=["none"]'], "has students; use ablation=distillation"),
         (["task=classification", "stepz=3"], "steps"),
     ],
