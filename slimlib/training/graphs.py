@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from slimlib.core.setting import check_module
+from slimlib.core.structures import map_tensors
 
 MOST = 512  # graphs that are kept; each takes about a megabyte beside the memory that all share
 
@@ -138,7 +139,7 @@ class _Recorded:
     def replay(self) -> tuple[Tensor, Any]:
         """Compute it again; the results are copies, because the next replay writes over the memory that all share."""
         self._graph.replay()
-        value, output = tree_map_only(Tensor, Tensor.clone, self._made)
+        value, output = map_tensors(Tensor.clone, self._made)
         return value, output
 
 

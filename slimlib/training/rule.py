@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_map_only
 
 from slimlib.core.arguments import arguments
 from slimlib.core.setting import set_width, slimming_of, trainable_parts
+from slimlib.core.structures import map_tensors
 from slimlib.core.width import Switches, Width, Widths, as_widths, check_is, check_whole
 from slimlib.training.distillation import Distillation, Lesson, Lessons, as_lessons
 from slimlib.training.gradients import adding_in_place
@@ -257,7 +257,7 @@ def _pass(
     with adding_in_place(step.net, casts=step.casts) as run_backward:
         output = step.run(size)
         value = lesson.loss(output, taught, step.of_data, width, len(step.widths))
-        kept = tree_map_only(Tensor, Tensor.detach, output) if heard else None
+        kept = map_tensors(Tensor.detach, output) if heard else None
         del output  # its graph goes with the backward pass, before the next width runs
         # Without a backward pass, DistributedDataParallel would not send what the other passes have added up.
         learns = value.requires_grad or hasattr(step.net, "no_sync")

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils._pytree import tree_map_only
 
 from slimlib.core.arguments import run_on
 from slimlib.core.setting import set_width, trainable_parts
+from slimlib.core.structures import map_tensors
 from slimlib.core.width import Width
 
 Loss = Callable[[Any, Width], Tensor]
@@ -79,7 +79,7 @@ class Step:
 
     def keep(self, width: Width, output: Any) -> None:
         """Let teachers know the output of a width."""
-        self._outputs[None, width] = tree_map_only(Tensor, Tensor.detach, output)
+        self._outputs[None, width] = map_tensors(Tensor.detach, output)
 
     def output(self, width: Width, *, average: Hashable = None) -> Any:
         """What a width puts out, of the network or of one of its averages; computed once in a step, without gradient.
@@ -274,4 +274,4 @@ def in_lower_precision(
     """The output in float32 of a network that computes in `dtype` where torch.autocast does."""
     with torch.autocast(next(net.parameters()).device.type, dtype=dtype):
         output = run_on(net if forward is None else forward, args)
-    return tree_map_only(Tensor, lambda t: t.float() if t.dtype == dtype else t, output)
+    return map_tensors(lambda t: t.float() if t.dtype == dtype else t, output)

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
+from slimlib.core.structures import map_tensors, tensors
 from slimlib.core.width import Width, is_number, is_whole, label
 from slimlib.training.named import make
 from slimlib.training.step import Average, Step
@@ -137,13 +137,21 @@ class Ensemble(Teacher):
         if not members:
             raise ValueError(f"no width of this step is wider than {label(width)}, which learns from those that are")
         average = next((a for a in self.averages() if step.begun(a)), None)
-        return tree_map(self._joined, *(step.output(member, average=average) for member in members))
+        outputs = [step.output(member, average=average) for member in members]
+        joined = iter([self._joined(*same) for same in zip(*map(tensors, outputs), strict=True)])
+        return map_tensors(lambda _: next(joined), outputs[0])
 
-    def _joined(self, *outputs: Any) -> Any:
-        if not isinstance(outputs[0], Tensor):
-            return outputs[0]
+    def _joined(self, *outputs: Tensor) -> Tensor:
+        first = outputs[0]
+        if not first.is_floating_point() and not first.is_complex():
+            return first
         if self.mean == "outputs":
             return torch.stack(outputs).mean(0)
+        if first.ndim < 2:
+            raise ValueError(
+                "mean='probabilities' of an ensemble takes logits [N, classes, ...], and the network returned a tensor "
+                f"{list(first.shape)}; use mean='outputs'"
+            )
         return torch.stack([output.log_softmax(1) for output in outputs]).logsumexp(0) - math.log(len(outputs))
 
 

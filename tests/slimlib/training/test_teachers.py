@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -200,6 +201,54 @@ def test_an_ensemble_is_the_mean_of_its_members(mean: Any, widths: Any) -> None:
             expected = torch.stack([out.softmax(1) for out in outputs]).mean(0)
             found = taught[width].exp()
         torch.testing.assert_close(found, expected)
+
+
+@dataclass
+class Output:
+    logits: Tensor
+    more: dict[str, Tensor]
+
+
+class InParts(nn.Module):
+    """Its output in a dataclass that torch does not look into, with numbers that have no mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = WeightNormed()
+
+    def forward(self, x: Tensor) -> Output:
+        logits = self.inner(x)
+        return Output(logits, {"twice": 2 * logits, "class": logits.argmax(1)})
+
+
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+@pytest.mark.parametrize("teacher", ["largest", slim.Ensemble((0.5, 1.0)), slim.Ensemble(mean="probabilities")])
+def test_outputs_in_a_dataclass_teach_as_tensors_do(teacher: Any, autocast: torch.dtype | None) -> None:
+    x, target = batches(1)[0]
+    torch.manual_seed(0)
+    parts = InParts()
+    slim.convert(plain := copy.deepcopy(parts.inner), x)
+    slim.convert(parts, x)
+
+    def step(net: nn.Module, logits: Callable[[Any], Tensor]) -> list[Tensor | None]:
+        def loss(output: Any) -> Tensor:
+            assert logits(output).dtype == torch.float32
+            return F.cross_entropy(logits(output), target)
+
+        lesson = slim.Lesson(0.5, lambda s, t: SOFT(logits(s), logits(t)), 0.5, teacher)
+        slim.Sandwich(RANGE, lesson=lesson, seed=3).backward(net, x, loss, autocast=autocast)
+        return [p.grad for p in net.parameters()]
+
+    torch.testing.assert_close(step(parts, lambda output: output.logits), step(plain, lambda output: output))
+
+
+def test_a_mean_of_probabilities_of_what_has_no_classes_is_refused() -> None:
+    net, (x, _) = network("weight norm"), batches(1)[0]
+    rule = slim.Sandwich(RANGE, lesson=slim.Lesson(0.5, slim.l1, teacher=slim.Ensemble(mean="probabilities")))
+    with pytest.raises(
+        ValueError, match=r"takes logits \[N, classes, ...\], and the network returned a tensor \[\d+\]"
+    ):
+        rule.backward(net, x, lambda out: out.mean(), forward=lambda x: net(x)[:, 0])
 
 
 def test_in_place_ensemble_bootstrapping_of_ds_net() -> None:
