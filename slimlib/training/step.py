@@ -203,11 +203,15 @@ def _scaled(args: tuple[Any, ...], size: int) -> tuple[Any, ...]:
         given = ", ".join(str(list(arg.shape)) if isinstance(arg, Tensor) else type(arg).__name__ for arg in args)
         raise ValueError(f"narrow widths learn from smaller images [N, C, H, W] by this rule, and it got {given}")
     return tuple(
-        F.interpolate(arg, (size, size), mode="bilinear", antialias=True)
-        if image and arg.shape[2:] != (size, size)
-        else arg
+        _scaled_image(arg, size) if image and arg.shape[2:] != (size, size) else arg
         for arg, image in zip(args, images, strict=True)
     )
+
+
+def _scaled_image(x: Tensor, size: int) -> Tensor:
+    half = x.is_floating_point() and x.element_size() < 4  # which torch does not scale on a CPU
+    scaled = F.interpolate(x.float() if half else x, (size, size), mode="bilinear", antialias=True)
+    return scaled.to(x.dtype)
 
 
 def _averaged(net: nn.Module) -> list[nn.Parameter]:

@@ -110,6 +110,17 @@ def test_narrow_widths_see_scaled_images_and_the_largest_the_whole(net: nn.Modul
     slim.set_width(net, 1.0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_images_of_half_precision_are_scaled_as_those_of_float32(dtype: torch.dtype) -> None:
+    x = torch.randn(2, 3, 8, 8).to(dtype)
+    net = slim.convert(nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 2, 1)).to(dtype), x)
+    rule = MultiResolutionSandwich(RANGE, sizes=[6], samples=2)
+    narrow = rule.backward(net, x, lambda out: out.square().mean())[0.25]
+    scaled = F.interpolate(x.float(), (6, 6), mode="bilinear", antialias=True).to(dtype)
+    with slim.at_width(net, 0.25):
+        assert torch.equal(net(scaled).square().mean(), narrow)
+
+
 def test_images_of_a_size_that_the_network_does_not_take_are_named() -> None:
     x = torch.randn(2, 3, 8, 8)
     net = slim.convert(nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Flatten(), nn.Linear(256, 2)), x)
