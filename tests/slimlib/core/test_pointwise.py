@@ -41,3 +41,11 @@ def test_the_same_outputs_and_gradients(width: float, memory_format: torch.memor
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
     assert memory_format != torch.channels_last or found[0].is_contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_each_sample_by_vmap_is_a_row_of_the_batch(memory_format: torch.memory_format) -> None:
+    net = network(bias=True)
+    slim.set_width(net, 0.5)
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64).to(memory_format=memory_format)
+    torch.testing.assert_close(torch.vmap(lambda sample: net(sample[None])[0])(x), net(x))
