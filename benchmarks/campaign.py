@@ -214,9 +214,16 @@ def read_campaign(name: str) -> Campaign:
 
 
 def look(planned: Planned, options: Options) -> Progress:
-    """What of a run has its record, and what is left."""
-    arguments = (*(_for_run(word, options) for word in shlex.split(planned.run)), *options.given)
-    settings = read_settings(arguments)
+    """What of a run has its record, and what is left.
+
+    Raises:
+        ValueError: the run cannot be; the message names it.
+    """
+    try:
+        arguments = (*(_for_run(word, options) for word in shlex.split(planned.run)), *options.given)
+        settings = read_settings(arguments)
+    except ValueError as error:
+        raise ValueError(f"run '{' '.join(planned.run.split())}': {error}") from None
     folder = ResultsFolder(settings.folder)
     places = [folder, *folder.siblings(settings.results)]
     jobs = plan(settings)

@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
 from benchmarks import campaign
@@ -163,3 +164,16 @@ def test_a_file_with_something_wrong_names_the_place(file: Path, content: str, s
     file.write_text(content)
     with pytest.raises(ValueError, match=says):
         read_campaign(str(file))
+
+
+@pytest.mark.parametrize(
+    ("run", "says"),
+    [
+        ("task=sr ablation=sandwitch", "error: run 'task=sr ablation=sandwitch': unknown ablation 'sandwitch'"),
+        ("task=sr 'steps=3", """error: run 'task=sr 'steps=3': No closing quotation"""),
+    ],
+)
+def test_a_run_that_cannot_be_is_named(run: str, says: str, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(yaml.safe_dump({"question": "What?", "runs": [{"run": run, "minutes": 1}]}))
+    assert main([f"name={file}", f"results={file.parent / 'results'}"]) == 2
+    assert capsys.readouterr().err.startswith(says)
