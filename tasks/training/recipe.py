@@ -28,6 +28,16 @@ MEASURED = ("calibrate", "average", "calibrate_on", "tested", "spectrum", "per_i
 """Keys that decide how a trained network is scored, and nothing of its training."""
 ACTING = ("behaviour", "stability")
 """Keys that only a policy has a meaning for."""
+OF_CLASSES = ("heads", "stem")
+"""Keys that only the classification of images has a meaning for."""
+OF_BLOCKS = ("zero_scale", "calibrate", "average", "calibrate_on")
+"""Keys of residual blocks and BatchNorm, which networks of some tasks have none of."""
+FOREIGN: Mapping[str, tuple[str, ...]] = {
+    "classification": ACTING,
+    "sr": (*ACTING, *OF_CLASSES, *OF_BLOCKS),
+    "rl": (*OF_CLASSES, *OF_BLOCKS, "tested", "order", "retrain", "held_out"),
+}
+"""Keys that have no meaning for a task; for others, those of `ACTING` and `OF_CLASSES`."""
 NORM_KINDS: dict[str, tuple[str, Any]] = {name: ("batch", name) for name in NORMS}
 NORM_KINDS |= {"group": ("group", "universal")}
 """What the layers normalise by, and what becomes of BatchNorm when the network serves several widths."""
@@ -66,8 +76,8 @@ def heads() -> Distillation:
 
 DISTILLED: Mapping[str, Callable[..., Distillation | None]]
 DISTILLED = {"none": lambda: None, **DISTILLATIONS, "outputs": outputs, "pyramid": pyramid, "heads": heads}
-OF_TASK = {"rl": ("outputs",), "detection": ("pyramid", "heads")}
-"""The distillations of tasks that have their own."""
+OF_TASK = {"rl": ("outputs",), "detection": ("pyramid", "heads"), "sr": ("l1", "mse")}
+"""The distillations of tasks whose outputs are no logits."""
 
 
 class Recipe(Choosing, Deciding, Tuning):
@@ -171,23 +181,28 @@ class Recipe(Choosing, Deciding, Tuning):
 
     def check_for(self, task: str) -> None:
         """Raise ValueError where a key has no meaning for a task."""
-        policy = task == "rl"
+        fields = type(self).model_fields
         foreign = [
-            key
-            for key in (("tested", "order", "retrain", "held_out") if policy else ACTING)
-            if getattr(self, key) != type(self).model_fields[key].default
+            key for key in FOREIGN.get(task, (*ACTING, *OF_CLASSES)) if getattr(self, key) != fields[key].default
         ]
         if self.distill not in ("none", *OF_TASK.get(task, DISTILLATIONS)):
             foreign.append(f"distill: {self.distill}")
         if task != "classification":
-            foreign += [key for key in ("heads", "stem") if getattr(self, key) is not None]
+            foreign += ["rule: resolutions"] if self.rule == "resolutions" else []
+            foreign += ["mean: probabilities"] if self._learns_from_probabilities() else []
+        if task == "rl" and self.norm == "group":
+            foreign.append("norm: group")
         if foreign:
             raise ValueError(f"recipe '{self.name}': '{foreign[0]}' has no meaning for task={task}")
-        if policy and self.rule is not None:
+        if task == "rl" and self.rule is not None:
             try:
                 check_for_policy(self.rule, self.make_rule(0), self.stability or "none")
             except ValueError as error:
                 raise ValueError(f"recipe '{self.name}': {error}") from None
+
+    def _learns_from_probabilities(self) -> bool:
+        teachers = [] if self.kind == "individual" else [lesson.taught_by for lesson in self.lessons().all]
+        return any(isinstance(teacher, slim.Ensemble) and teacher.mean == "probabilities" for teacher in teachers)
 
     @classmethod
     def from_mapping(cls, given: Mapping[str, Any]) -> Recipe:

@@ -15,6 +15,7 @@ from slimlib.training.rules import RULES, rule_parameters
 from tasks.training.recipe import DISTILLED, LESSON, Recipe
 from tests.tasks.training.toy import ToyTask
 
+OF_LOGITS = {"ensemble": {"mean": "probabilities"}}
 STAGES = {"rule": "incremental", "samples": None, "range": None, "switches": [0.5, 1.0]}
 GOOD: dict[str, Any] = {"name": "r", "range": [0.25, 1.0], "rule": "sandwich", "samples": 4}
 
@@ -153,6 +154,15 @@ def test_a_rule_and_a_loss_of_ones_own_take_their_parameters_by_name(monkeypatch
         ("rl", STAGES, "recipe 'r': rule 'incremental' trains in stages"),
         ("rl", {"rule": "random", "stability": "conflict"}, "recipe 'r': stability 'conflict' compares with"),
         ("rl", {"distill": "l1"}, "'distill: l1' has no meaning for task=rl"),
+        ("rl", {"norm": "group"}, "'norm: group' has no meaning for task=rl"),
+        ("rl", {"zero_scale": True}, "'zero_scale' has no meaning for task=rl"),
+        ("rl", {"calibrate": 4}, "'calibrate' has no meaning for task=rl"),
+        ("sr", {"average": "moving"}, "'average' has no meaning for task=sr"),
+        ("sr", {"calibrate_on": "plain"}, "'calibrate_on' has no meaning for task=sr"),
+        ("sr", {"heads": 2}, "'heads' has no meaning for task=sr"),
+        ("sr", {"distill": "soft_cross_entropy"}, "'distill: soft_cross_entropy' has no meaning for task=sr"),
+        ("sr", {"rule": "resolutions"}, "'rule: resolutions' has no meaning for task=sr"),
+        ("detection", {"distill": "heads", "teacher": OF_LOGITS}, "'mean: probabilities' has no meaning for task=det"),
         ("sr", {"behaviour": "sampled"}, "'behaviour' has no meaning for task=sr"),
         ("sr", {"distill": "outputs"}, "'distill: outputs' has no meaning for task=sr"),
     ],
