@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from benchmarks.analysis.figures import OTHER_COLOURS, STYLE, image_files
 from benchmarks.analysis.results import Results
@@ -34,8 +35,9 @@ def plans_figure(results: Results) -> dict[str, bytes]:
         drawn.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
         seeds = "a line each seed" if len(results.seeds) > 1 else "one seed"
         drawn.suptitle(f"Channels of the plans that were found, {seeds}; dashed: uniform widths", fontsize=10)
-        for panel in grid[-1]:
+        for panel in panels[: len(shown)][-grid.shape[1] :]:  # the lowest of each column
             panel.set_xlabel("group of layers, from the input on", fontsize=8)
+            panel.tick_params(labelbottom=True)
         drawn.supylabel("channels", fontsize=9)
         return image_files(drawn)
 
@@ -57,5 +59,6 @@ def _panel(panel: Axes, results: Results, recipe: str, uniform: str | None) -> N
             panel.step(places, plan, where="mid", color=colour, linewidth=0.9, linestyle="--", alpha=0.7)
     panel.set_yscale("log", base=2)
     panel.yaxis.set_major_formatter("{x:g}")
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.set_title(recipe, fontsize=9)
     panel.grid(alpha=0.25, linewidth=0.5)
