@@ -59,9 +59,9 @@ REASONS = (
         "kernels of convolutions, BatchNorm and activations, and about 2 % in views, gradients in Python and the "
         "optimizer. The widths' multiply-adds are 1.89 of the full network's, but narrow kernels do fewer in a second: "
         "in bfloat16 width .25 takes .24 of the full step with .07 of its multiply-adds, and .75 takes .74 with .57: "
-        "the backward pass of a 3 x 3 convolution with 96 channels at 4 px takes as long as with 128. As a whole the "
-        "step reaches the row 'rate of arithmetic' of what a product of two matrices does: in bfloat16 twice as many "
-        "images a second would be more than the product itself.",
+        "the backward pass of a 3 x 3 convolution with 96 channels at 4 px takes as long as with 128. The whole step "
+        "does more than half of the multiply-adds a second of a product of matrices (rate of arithmetic): no settings "
+        "train twice as many images a second of this network.",
     ),
     Reason("sandwich step", "", f"{COPIES} Besides, autograd runs a view of each kernel backward."),
     Reason(
