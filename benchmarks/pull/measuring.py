@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -101,19 +101,27 @@ def pull(loop: Loop, training: Training, step: int) -> Pull:
         state = rule.state_dict()
         with _nothing_changes(net):
             of.backward(net, inputs, lambda output: loop.task.loss(output, target), autocast=loop.autocast)
-            found = [
-                parameter.grad[place] if parameter.grad is not None else torch.zeros_like(parameter)[place]
-                for parameter, place in places
-            ]
-            flat = torch.cat([part.flatten().double() for part in found])
+            flat = gradient_at(places)
         rule.load_state_dict(state)  # so that the next draws the same widths
         return flat
 
     data = gradient(rule.taught(_of_data_alone(rule.lessons)))
     students = gradient(rule) - data
-    norms = float(data.norm()), float(students.norm())
-    cosine = float(data @ students) / (norms[0] * norms[1]) if all(norms) else math.nan
-    return Pull(step=step, data=norms[0], students=norms[1], cosine=cosine)
+    return Pull(
+        step=step, data=float(data.norm()), students=float(students.norm()), cosine=cosine_between(data, students)
+    )
+
+
+def gradient_at(places: Iterable[tuple[nn.Parameter, Tensor]]) -> Tensor:
+    """The gradient that parameters have at their places, in one row, in double precision; zeros where there is none."""
+    parts = [torch.zeros_like(p)[place] if p.grad is None else p.grad[place] for p, place in places]
+    return torch.cat([part.flatten().double() for part in parts])
+
+
+def cosine_between(one: Tensor, other: Tensor) -> float:
+    """Of the angle between two gradients; NaN where one is nothing."""
+    norms = float(one.norm()) * float(other.norm())
+    return float(one @ other) / norms if norms else math.nan
 
 
 @contextmanager

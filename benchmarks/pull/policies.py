@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.pull.measuring import POINTS, WINDOW, Pull, Pulled
+from benchmarks.pull.measuring import POINTS, WINDOW, Pull, Pulled, cosine_between, gradient_at
 from slimlib.core.setting import in_use
 from slimlib.core.width import Width
 from slimlib.rl.stability import Stability
@@ -42,7 +42,7 @@ class Apart(Stability):
         self.pulls: list[Pull] = []
         self._inner: Stability = model.stabilizer
         self._due = 0
-        self._window: list[_Gradients] = []
+        self._window: list[tuple[Tensor, Tensor]] = []
 
     def begin(self) -> None:
         self._inner.begin()
@@ -56,25 +56,21 @@ class Apart(Stability):
             return self._inner.backward(update)
         if not self._window:
             self._started = self.model.num_timesteps
-        places = list(in_use(update.policy, update.rule.widths.smallest).items())  # every width uses them
+            self._places = list(in_use(update.policy, update.rule.widths.smallest).items())  # every width uses them
         own: list[Tensor] = []
         passes = 0
-
-        def gradient() -> Tensor:
-            parts = [torch.zeros_like(p)[place] if p.grad is None else p.grad[place] for p, place in places]
-            return torch.cat([part.flatten().double() for part in parts])
 
         def forward(*args: Any) -> Any:
             nonlocal passes
             passes += torch.is_grad_enabled()  # not where a teacher looks
             if passes == 2 and not own:  # the full width is done
-                own.append(gradient())
+                own.append(gradient_at(self._places))
             return update.forward(*args)
 
         losses = self._inner.backward(replace(update, forward=forward, limit=None))
-        whole = gradient()
+        whole = gradient_at(self._places)
         data = own[0] if own else whole
-        self._window.append(_Gradients(data, whole - data))
+        self._window.append((data, whole - data))
         update.clip()
         if len(self._window) == WINDOW:
             self.pulls.append(_pull(self._started, self._window))
@@ -82,24 +78,13 @@ class Apart(Stability):
         return losses
 
 
-@dataclass(frozen=True)
-class _Gradients:
-    data: Tensor
-    students: Tensor
-
-    @property
-    def cosine(self) -> float:
-        product, norms = float(self.data @ self.students), float(self.data.norm() * self.students.norm())
-        return product / norms if norms else math.nan
-
-
-def _pull(step: int, window: Sequence[_Gradients]) -> Pull:
-    data, students = (torch.stack([getattr(one, side) for one in window]) for side in ("data", "students"))
+def _pull(step: int, window: Sequence[tuple[Tensor, Tensor]]) -> Pull:
+    data, students = (torch.stack(side) for side in zip(*window, strict=True))
     return Pull(
         step=step,
         data=float(data.norm(dim=1).mean()),
         students=float(students.norm(dim=1).mean()),
-        cosine=sum(one.cosine for one in window) / len(window),
+        cosine=sum(cosine_between(*pair) for pair in window) / len(window),
         agreement_of_data=_agreement(data),
         agreement_of_students=_agreement(students),
     )
