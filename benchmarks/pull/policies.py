@@ -22,7 +22,11 @@ from tasks.training.run import TrainingRun
 
 
 def measure_policy(settings: RlSettings, recipe: Recipe, run: TrainingRun) -> Pulled:
-    """Train a recipe's policy, and take its gradients apart `POINTS` times, which changes nothing of the training."""
+    """Train a recipe's policy, and take its gradients apart `POINTS` times, which changes nothing of the training.
+
+    Raises:
+        ValueError: the training has fewer updates than are looked at in a row.
+    """
     made: list[Apart] = []
 
     def prepare(model: Any) -> None:
@@ -30,6 +34,11 @@ def measure_policy(settings: RlSettings, recipe: Recipe, run: TrainingRun) -> Pu
         made.append(model.stabilizer)
 
     results = train_policies(settings, recipe, run, prepare)
+    if not made[-1].pulls:
+        raise ValueError(
+            f"'{recipe.name}' has fewer than {WINDOW} updates in {run.steps:,} environment steps, which is too few to "
+            "compare; set a larger steps="
+        )
     scores = {result.point: result.metrics[settings.environment][METRIC] for result in results}
     return Pulled(recipe=recipe.name, seed=run.seed, pulls=made[-1].pulls, scores=scores)
 

@@ -169,6 +169,13 @@ def test_steps_agree_as_far_as_their_gradients_do(tmp_path: Path) -> None:
     assert "agreement of students" in table.with_suffix(".md").read_text()
 
 
+def test_a_training_without_updates_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["task=rl", "task.algorithm=dqn", "steps=40", "only=[outputs]", "task.curve_points=0", "task.episodes=1"]
+    assert main([*words, f"results={tmp_path}"]) != DONE
+    assert "'outputs' has fewer than 16 updates in 40 environment steps" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.json"))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
