@@ -15,6 +15,7 @@ from rich.console import Console
 
 from benchmarks.perf.alternatives import alternatives, present
 from benchmarks.perf.exporting import exporting
+from benchmarks.perf.footprint import footprint
 from benchmarks.perf.inference import folded, inference, switching
 from benchmarks.perf.measurement import Machine, Measurement
 from benchmarks.perf.networks import CLASSIFIERS, NETWORKS, SMALL, TRAINING_SIZES
@@ -117,6 +118,9 @@ PARTS = {
     ),
     "training": Part((SMALL, *NETWORKS), _training),
     "memory": Part(NETWORKS, _memory),
+    "footprint": Part(
+        LARGE, lambda name, _, device: footprint(name, widths=WIDTHS, size=INFERENCE_SIZES[name], device=device)
+    ),
     "spectrum": Part(LARGE, _spectrum),
     "detection": Part(("Faster R-CNN",), _detection),
     "export": Part(

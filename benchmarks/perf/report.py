@@ -28,6 +28,8 @@ ORDER = (
     "rate of arithmetic",
     "step outside of kernels",
     "sandwich peak memory",
+    "inference memory",
+    "parameters of private BatchNorms",
     "start",
     "convert",
     "width switch",

@@ -15,6 +15,7 @@ import torch
 
 import slimlib as slim
 from benchmarks.perf.exporting import exporting
+from benchmarks.perf.footprint import footprint
 from benchmarks.perf.inference import folded, inference, switching
 from benchmarks.perf.measure import OutOfTime, Part, main, time_limit
 from benchmarks.perf.measurement import Machine, Measurement
@@ -113,6 +114,16 @@ def test_peak_memory_is_that_of_a_dense_step_in_every_format_and_precision() -> 
     ]
     # Bytes are counted, not timed; beside a network so small, what convolutions borrow differs by a few percent.
     assert all(0.5 < m.value.median < 1.1 for m in rows)
+
+
+def test_memory_of_an_inference_goes_with_the_width_and_not_with_the_blocks() -> None:
+    rows = {m.setting: m.value.median for m in footprint("ResNet-50", widths=(0.5, 1.0), size=224)}
+    assert list(rows) == ["width 0.5", "full width, 4 of 16 blocks", "2 switches"]
+    assert rows["width 0.5"] == pytest.approx(50, abs=10)
+    assert rows["full width, 4 of 16 blocks"] == 100
+    dense = build("ResNet-50")
+    norms = sum(m.weight.numel() + m.bias.numel() for m in dense.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    assert rows["2 switches"] == pytest.approx(50 * norms / sum(p.numel() for p in dense.parameters()))
 
 
 @pytest.mark.nightly

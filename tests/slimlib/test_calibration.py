@@ -244,6 +244,21 @@ def test_a_synchronised_norm_is_calibrated_as_its_plain_form():
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+def test_one_norm_for_all_widths_trains_as_one_with_post_statistics():
+    trained = []
+    for norm in ("shared", "universal"):
+        torch.manual_seed(0)
+        net = slim.convert(Residual(), image(), widths=slim.Switches(0.25, 0.5, 1.0), norm=norm)
+        rule, optimizer = slim.EveryWidth(net.slim.widths), torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+        for x in batches():
+            optimizer.zero_grad()
+            rule.backward(net, x, lambda output: output.square().mean())
+            optimizer.step()
+        trained.append(list(net.parameters()))
+    for shared, universal in zip(*trained, strict=True):
+        assert torch.equal(shared, universal)
+
+
 def test_shared_norm_has_nothing_to_calibrate():
     net = slim.convert(MobileNet(), image(), norm="shared")
     with pytest.raises(ValueError, match="one set of statistics"):
