@@ -117,7 +117,12 @@ def _grid_of_means(results: Results, dataset: str, metric: MetricInfo) -> Grid:
         text = "" if value is None else f"{value:.{places}f}"
         rows.append([name, *[text] * len(results.points)])
     rows += _rows(results, dataset, metric, lambda cell: cell.text(places))
-    return _grid(results, title, rows)
+    grid = _grid(results, title, rows)
+    if len(results.points) > WIDEST_GRID:
+        means = {recipe: results.mean(recipe, dataset, metric.name).text(places) for recipe in results.recipes}
+        if any(means.values()):
+            grid.rows.append(["mean", *(means.get(name, "") for name in grid.head[1:])])
+    return grid
 
 
 def _grid_of_seeds(results: Results, dataset: str, metric: MetricInfo) -> Grid:

@@ -183,6 +183,12 @@ class Results:
             self._cells[key] = Cell(values, self.seeds)
         return self._cells[key]
 
+    def mean(self, recipe: str, dataset: str, metric: str) -> Cell:
+        """Over all operating points, of the seeds that were measured at each of them."""
+        cells = [self.cell(recipe, point, dataset, metric).values for point in self.points]
+        seeds = set.intersection(*map(set, cells))
+        return Cell({seed: statistics.fmean(cell[seed] for cell in cells) for seed in seeds}, self.seeds)
+
     def _at(self, recipe: str, point: str) -> list[tuple[int, Row]]:
         """A recipe's rows of one operating point, each with its seed."""
         return self._rows.get((recipe, point), [])

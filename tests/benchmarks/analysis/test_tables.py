@@ -262,6 +262,15 @@ def test_many_widths_make_a_row_each(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row[0] for row in tall.rows] == ["0.25", "0.5", "1"]
 
 
+def test_many_widths_have_a_mean_below_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.analysis.ablation.WIDEST_GRID", 2)
+    grid = grids(Results(THREE_SEEDS))[0]
+    assert grid.head == ["width", "multiply-adds", "parameters", "bicubic", "individual", "sandwich"]
+    assert grid.rows[-1] == ["mean", "", "", "", "", "31.70 ± 0.20"]
+    rest = grids(Results(THREE_SEEDS[:-1]))[0]
+    assert rest.rows[-1][-1] == "31.50 / 31.70 (2 of 3 seeds)"
+
+
 def test_numbers_on_a_narrow_screen_are_whole() -> None:
     numbers = [str(1000000 + n) for n in range(20)]
     console = Console(width=60, file=io.StringIO())
