@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 import slimlib as slim
+from benchmarks.perf.alone import ClassifiersAlone, UpscalersAlone
 from benchmarks.settings.run import RunSettings
 from slimlib.training.rule import Rule
 from tasks.classification.settings import ClassificationSettings
-from tasks.classification.sources import IMAGENET_CLASSES
-from tasks.classification.task import Classification
 from tasks.sr.settings import SrSettings
-from tasks.sr.task import SuperResolution
 from tasks.training.problem import Problem
 from tasks.training.recipe import Recipe
 
@@ -35,21 +32,6 @@ NETWORK: Mapping[str, tuple[str, ...]] = {
     "detection": ("head", "model", "multiplier", "divisor", "pyramid", "hidden", "anchor", "sides", "proposals"),
 }
 """The settings of a task that say which network it is."""
-
-
-class UpscalersAlone(SuperResolution):
-    """The networks of super-resolution without its images."""
-
-    def __init__(self, settings: SrSettings) -> None:
-        self.settings = settings
-
-
-class ClassifiersAlone(Classification):
-    """The networks of classification, of as many classes as ImageNet has, without its images."""
-
-    def __init__(self, settings: ClassificationSettings) -> None:
-        self.settings = settings
-        self._train: Any = SimpleNamespace(classes=range(IMAGENET_CLASSES))
 
 
 def training_macs(settings: RunSettings) -> float:

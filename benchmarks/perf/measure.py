@@ -17,6 +17,7 @@ from benchmarks.perf.alternatives import alternatives, present
 from benchmarks.perf.exporting import exporting
 from benchmarks.perf.footprint import footprint
 from benchmarks.perf.inference import folded, inference, switching
+from benchmarks.perf.lessons import lessons
 from benchmarks.perf.measurement import Machine, Measurement
 from benchmarks.perf.networks import CLASSIFIERS, NETWORKS, SMALL, TRAINING_SIZES
 from benchmarks.perf.policies import MODELS, policies
@@ -118,6 +119,12 @@ PARTS = {
     ),
     "training": Part((SMALL, *NETWORKS), _training),
     "memory": Part(NETWORKS, _memory),
+    "lessons": Part(
+        (SMALL,),
+        lambda name, rounds, device: lessons(
+            name, batch=_of_a_step(name, device)[1], rounds=max(rounds // 3, 1), device=device
+        ),
+    ),
     "footprint": Part(
         LARGE, lambda name, _, device: footprint(name, widths=WIDTHS, size=INFERENCE_SIZES[name], device=device)
     ),

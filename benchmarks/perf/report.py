@@ -27,6 +27,7 @@ ORDER = (
     "images trained",
     "rate of arithmetic",
     "step outside of kernels",
+    "step of a rule",
     "sandwich peak memory",
     "inference memory",
     "parameters of private BatchNorms",

@@ -17,6 +17,7 @@ import slimlib as slim
 from benchmarks.perf.exporting import exporting
 from benchmarks.perf.footprint import footprint
 from benchmarks.perf.inference import folded, inference, switching
+from benchmarks.perf.lessons import lessons
 from benchmarks.perf.measure import OutOfTime, Part, main, time_limit
 from benchmarks.perf.measurement import Machine, Measurement
 from benchmarks.perf.networks import NETWORKS, SMALL, build, channel_rule, slimmable
@@ -105,6 +106,13 @@ def test_a_training_step_is_timed_over_one_of_the_full_network_in_both_precision
         ]
         full, summed, rate, used, *outside = (m.value.median for m in rows if m.setting.startswith(setting))
         assert full > 0 and summed > 0 and rate > 0 and used > 0 and all(0 < share < 100 for share in outside)
+
+
+def test_a_step_of_each_rule_is_timed_over_a_plain_one() -> None:
+    rows = {m.setting: m.value.median for m in lessons(SMALL, batch=2, rounds=1)}
+    assert len(rows) == 11
+    assert all(setting.endswith(", over data alone") and share > 0 for setting, share in rows.items())
+    assert "batch 2, best-up, balanced, over data alone" in rows
 
 
 def test_peak_memory_is_that_of_a_dense_step_in_every_format_and_precision() -> None:
