@@ -6,7 +6,7 @@ import statistics
 
 from benchmarks.analysis.ablation import decimals
 from benchmarks.analysis.plans import chooses, verdict
-from benchmarks.analysis.results import SPREAD_SEEDS, Results, Summary
+from benchmarks.analysis.results import SPREAD_SEEDS, Results, Summary, joint_spread
 
 ALIKE = 1.25  # times as much, at most, cost recipes that are compared at an operating point
 
@@ -65,8 +65,7 @@ def _at(results: Results, point: str) -> str:
     lead, level = leads[0], sum(lead < 0.5 * 10**-places for lead in leads)
     if level:
         return f"{at}: {name} and {second if level == 1 else f'{level} others'} level at {value}"
-    higher, lower = (best, other) if best.middle > other.middle else (other, best)
-    if len(results.seeds) >= SPREAD_SEEDS and lead <= (higher.below**2 + lower.above**2) ** 0.5:
+    if len(results.seeds) >= SPREAD_SEEDS and lead <= joint_spread(best, other):
         return f"{at}: {name} ({value}) and {second} are within the seeds' spread"
     return f"{at}: {name} {value}, {lead:.{places}f} ahead of {second}"
 

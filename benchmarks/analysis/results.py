@@ -73,6 +73,20 @@ class Summary:
     above: float
 
 
+def joint_spread(one: Summary, other: Summary) -> float:
+    """How far apart two recipes may be by the spread of their seeds."""
+    higher, lower = (one, other) if one.middle > other.middle else (other, one)
+    return float((higher.below**2 + lower.above**2) ** 0.5)
+
+
+def summary_of(cell: Cell, *, iqm: bool) -> Summary | None:
+    """The mean and standard deviation, or the interquartile mean and its interval; None where a seed is missing."""
+    if iqm:
+        found = cell.iqm
+        return None if found is None else Summary(found.value, found.value - found.low, found.high - found.value)
+    return None if cell.mean is None else Summary(cell.mean, cell.std or 0.0, cell.std or 0.0)
+
+
 class Results:
     """The records of one ablation, as a table asks for them.
 
@@ -195,11 +209,7 @@ class Results:
 
     def summary(self, recipe: str, point: str, dataset: str, metric: str) -> Summary | None:
         """The mean and standard deviation, or the interquartile mean and its interval; None where a seed is missing."""
-        cell = self.cell(recipe, point, dataset, metric)
-        if self.by_iqm(metric):
-            iqm = cell.iqm
-            return None if iqm is None else Summary(iqm.value, iqm.value - iqm.low, iqm.high - iqm.value)
-        return None if cell.mean is None else Summary(cell.mean, cell.std or 0.0, cell.std or 0.0)
+        return summary_of(self.cell(recipe, point, dataset, metric), iqm=self.by_iqm(metric))
 
     def by_iqm(self, metric: str) -> bool:
         """Whether the metric is summarised by its interquartile mean: it has samples, and there are seeds enough."""

@@ -20,6 +20,7 @@ from benchmarks.analysis.collecting import Collected
 from benchmarks.analysis.figures import LINES, OTHER_COLOURS, WIDTH_COLOURS
 from benchmarks.analysis.findings import finding
 from benchmarks.analysis.results import Results
+from benchmarks.papers.claims import HEAD, NOT_RUN, Claim, checked, read_claims, tables_of
 from benchmarks.report.learned import learned
 from benchmarks.report.learning import curves
 from benchmarks.report.media import Album
@@ -28,7 +29,12 @@ from benchmarks.report.spectrum import Json, table
 
 PARTS = Path(__file__).parent / "page"
 SCRIPTS = ("tables.js", "figures.js", "pictures.js", "start.js")
-TITLES = {"sr": "Super-resolution", "classification": "Classification", "rl": "Reinforcement learning"}
+TITLES = {
+    "sr": "Super-resolution",
+    "classification": "Classification",
+    "detection": "Detection",
+    "rl": "Reinforcement learning",
+}
 MOST_TABLES = 20
 """Of one folder, those with most records; what is left out is said."""
 
@@ -54,6 +60,7 @@ class Folder:
     """A results folder as the page has it."""
 
     id: str
+    below: str
     task: str
     name: str
     question: str
@@ -63,13 +70,19 @@ class Folder:
 
 @dataclass
 class Report:
-    """Grows by one results folder after another, keeping no records; then `html` is the page."""
+    """Grows by one results folder after another; then `html` is the page.
+
+    Attributes:
+        claimed: folder below `results` -> its first table, of those that a claim is about; other records are not kept.
+    """
 
     results: Path
     folders: list[Folder] = field(default_factory=list)
     origins: Origins = field(default_factory=Origins)
     album: Album = field(default_factory=Album)
     damaged: dict[Path, str] = field(default_factory=dict)
+    claims: list[Claim] = field(default_factory=read_claims)
+    claimed: dict[str, Results] = field(default_factory=dict)
 
     def add(self, collected: Collected) -> None:
         """Take in what the records of one folder say."""
@@ -81,6 +94,8 @@ class Report:
         for one in collected.tables:
             self.origins.add(one.records)
         name = " · ".join([ablation, *deeper])
+        if (below := path.relative_to(self.results).as_posix()) in tables_of(self.claims):
+            self.claimed[below] = collected.tables[0]
         number = len(self.folders) + 1
         media = self.album.of(path)
         owner = _owner(collected.tables, media["hash"])
@@ -90,7 +105,7 @@ class Report:
         ]
         left_out = max(0, len(collected.tables) - MOST_TABLES)
         question = collected.tables[0].first.question
-        self.folders.append(Folder(f"f{number}", TITLES.get(task, task), name, question, tables, left_out))
+        self.folders.append(Folder(f"f{number}", below, TITLES.get(task, task), name, question, tables, left_out))
 
     def _shown(self, identity: str, results: Results, media: Json) -> Shown:
         own, first = Origins(), results.first
@@ -126,6 +141,7 @@ class Report:
             learned=list(learned(self.results, self.album)),
             damaged=self._damaged(),
             overview=self._overview(),
+            claims=self._claims(),
             palette=_palette(),
         )
         return page.encode("utf-8", "replace")
@@ -144,6 +160,14 @@ class Report:
     def _damaged(self) -> Json:
         rows = [[_below(path, self.results), reason] for path, reason in sorted(self.wrong.items())]
         return {"title": "Files that could not be read", "head": ["file", "why"], "pinned": [], "rows": rows}
+
+    def _claims(self) -> Json:
+        """The papers' claims that records tell of, each leading to the first of its tables."""
+        places = {folder.below: f"#{folder.id}" for folder in self.folders}
+        found = [row for row in checked(self.claims, self.claimed, self.results / "perf") if row.confirmed != NOT_RUN]
+        rows = [[row.claim, row.confirmed, row.seen, "; ".join(row.commands)] for row in found]
+        links = [next((places[f] for f in row.commands.values() if f in places), "") for row in found]
+        return {"title": "What the papers claim", "head": list(HEAD), "pinned": [], "rows": rows, "links": links}
 
     def _overview(self) -> Json:
         tables = [(folder, one) for folder in self.folders for one in folder.tables]

@@ -100,7 +100,8 @@ def grid_data(grid: Grid, results: Results) -> Json:
     """A grid; the rows of costs, where they are the same for all recipes, stay on top and are not sorted."""
     costs = cost_rows(results)
     same = all(", " not in what for what, *_ in costs)  # else it names a recipe
-    pinned = len(costs) if same and grid.rows[: len(costs)] == costs else 0
+    shown = [row[: len(costs[0])] for row in grid.rows[: len(costs)]]  # a mean over the points may follow
+    pinned = len(costs) if same and shown == costs else 0
     return {"title": grid.title, "head": grid.head, "pinned": grid.rows[:pinned], "rows": grid.rows[pinned:]}
 
 

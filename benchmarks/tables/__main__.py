@@ -5,6 +5,7 @@ results=results             the folder that runs have written to; by itself: eve
 paper=us_nets               only the tables of one paper, ours beside them, also on the screen:
                             slimmable | us_nets | autoslim | ds_net | wdsr | bicubic | all
 page=docs/ablations.md      only the page of the ablations
+claims=docs/results.md      only the table of the papers' claims, between its two marks in this page
 gpu_macs_per_second=1e13    for the hours of a GPU in the estimates, where no record is from one
 """
 
@@ -25,12 +26,13 @@ from benchmarks.papers.paper import Section, paper_csv, paper_md, paper_tex, sec
 from benchmarks.papers.published import Published, read_published
 from benchmarks.papers.rates import ASSUMED_GPU_RATE, Rates
 from benchmarks.running.command import DONE, FAILED, IN_USE, command, complain, key_values, say
+from benchmarks.tables.claims import around, claims_page
 from benchmarks.tables.page import ablations_page
 from benchmarks.tables.rebuilding import Rebuilt, damaged, rebuild
 from tasks.atomic import write_atomically
 from tasks.settings import unknown
 
-KEYS = ("results", "paper", "page", "gpu_macs_per_second")
+KEYS = ("results", "paper", "page", "claims", "gpu_macs_per_second")
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,14 @@ class TableSettings:
     Attributes:
         published: the printed tables.
         paper: a source of the published tables, "all", or "" for every table there is.
-        page: the page of the ablations; None: it is not asked for.
+        page: the page of the ablations; `claims`: that of the papers' claims; None: it is not asked for.
     """
 
     published: Published
     results: Path = Path("results")
     paper: str = ""
     page: Path | None = None
+    claims: Path | None = None
     gpu_macs_per_second: float = ASSUMED_GPU_RATE
 
 
@@ -67,16 +70,29 @@ def read_arguments(arguments: Sequence[str]) -> TableSettings:
     given = key_values(arguments, KEYS, example="paper=us_nets")
     if "paper" in given and given["paper"] not in (papers := [*published.sources, "all"]):
         raise unknown("paper", given["paper"], papers)
-    if "paper" in given and "page" in given:
-        raise ValueError("paper= and page= cannot be combined; give one of them")
+    if len(both := [f"{key}=" for key in ("paper", "page", "claims") if key in given]) > 1:
+        raise ValueError(f"{' and '.join(both)} cannot be combined; give one of them")
     results = Path(given.get("results", "results")).expanduser()
     if not results.is_dir():
         what = "is a file" if results.exists() else "does not exist"
         raise ValueError(f"results={results} {what}; name the folder that python -m benchmarks.run has written to")
-    page = Path(given["page"]).expanduser() if "page" in given else None
-    if page is not None and (page.is_dir() or page.suffix != ".md"):
-        raise ValueError(f"page={page} is not a Markdown file; for example page=docs/ablations.md")
-    return TableSettings(published, results, given.get("paper", ""), page, _rate(given.get("gpu_macs_per_second")))
+    page, claims = (
+        _page(key, given.get(key), example)
+        for key, example in (("page", "docs/ablations.md"), ("claims", "docs/results.md"))
+    )
+    rate = _rate(given.get("gpu_macs_per_second"))
+    return TableSettings(published, results, given.get("paper", ""), page, claims, rate)
+
+
+def _page(key: str, given: str | None, example: str) -> Path | None:
+    if given is None:
+        return None
+    page = Path(given).expanduser()
+    if page.is_dir() or page.suffix != ".md":
+        raise ValueError(f"{key}={page} is not a Markdown file; for example {key}={example}")
+    if key == "claims":
+        around(page)
+    return page
 
 
 def _rate(given: str | None) -> float:
@@ -99,6 +115,9 @@ def _make(settings: TableSettings) -> int:
         page = ablations_page(collected, rates, settings.page.parent, settings.results)
         write_atomically(settings.page, page)
         say(console, f"{settings.page}: {len(collected)} folders with records")
+    elif settings.claims is not None:
+        write_atomically(settings.claims, claims_page(settings.claims, collected, settings.results))
+        say(console, f"{settings.claims}: the papers' claims")
     elif settings.paper:
         chosen = list(published.sources) if settings.paper == "all" else [settings.paper]
         for source in chosen:

@@ -89,6 +89,21 @@ def test_the_same_records_give_the_same_page(tmp_path: Path) -> None:
     assert page_of(tmp_path / "one") == page_of(tmp_path / "two")
 
 
+def test_claims_of_papers_come_first_where_records_tell_of_them(tmp_path: Path) -> None:
+    write_all([record(name, 0, {1.0: 30.0}, scale="small") for name in ("random", "sandwich")], tmp_path)
+    page = page_of(tmp_path)
+    (claims,) = (
+        block
+        for kind, text in Parts(page).scripts
+        if kind == "application/json" and (block := json.loads(text)).get("title") == "What the papers claim"
+    )
+    assert [row[:2] for row in claims["rows"]] == [["the sandwich rule beats random widths", "no"]]
+    assert claims["links"] == ["#f1"]
+    assert page.index('id="claims"') < page.index('id="overview"')
+    write_small(tmp_path / "other")
+    assert 'id="claims"' not in page_of(tmp_path / "other")
+
+
 def test_text_of_records_ends_no_script(tmp_path: Path) -> None:
     plain = record("sandwich", 0, {0.5: 30.0})
     write_all([plain.model_copy(update={"recipe": HOSTILE, "question": HOSTILE})], tmp_path)
@@ -126,7 +141,8 @@ def test_many_recipes_keep_a_row_each_whatever_the_number_of_widths() -> None:
     grid = table(Results(records))["views"][0]["grids"][0]
     assert [row[0] for row in grid["rows"]] == ["bicubic", *names]
     few = table(Results(records[:3]))["views"][0]["grids"][0]
-    assert few["head"][-3:] == names[:3] and len(few["rows"]) == 12
+    assert few["head"][-3:] == names[:3]
+    assert [row[0] for row in few["rows"]] == [*(row.point for row in rows), "mean"]
 
 
 def test_policies_are_drawn_by_their_interquartile_mean_with_its_interval() -> None:
