@@ -28,6 +28,10 @@ from tasks.training.recipe import Recipe
 from tasks.training.run import TrainingRun, Watch
 
 ABLATION = "distillation"
+OF_POLICIES = (
+    f"Each point is of {WINDOW} updates in a row. What narrow widths learn from data, where they do, counts with the "
+    "students. "
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,7 +82,7 @@ def _work(settings: RunSettings) -> int:
             place.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(place, pulled.model_dump_json(indent=1) + "\n")
         found.append(Pulled.model_validate_json(place.read_text()))
-    several = "" if isinstance(task, SupervisedTask) else f"Each point is of {WINDOW} updates in a row. "
+    several = "" if isinstance(task, SupervisedTask) else OF_POLICIES
     about = (
         f"Task {settings.task}, trained on {task.dataset}, {settings.steps:,} {task.step_unit} "
         f"(scale {settings.scale}). "
