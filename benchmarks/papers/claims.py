@@ -10,6 +10,7 @@ from typing import Annotated
 import yaml
 
 from benchmarks.analysis.ablation import decimals, shown_name
+from benchmarks.analysis.aggregates import LEAST_SEEDS
 from benchmarks.analysis.collecting import Collected
 from benchmarks.analysis.grid import markdown_table
 from benchmarks.analysis.results import SPREAD_SEEDS, Cell, Results, Summary, joint_spread, summary_of
@@ -35,6 +36,7 @@ class Compared(Settings):
     equals: str = setting("", "a recipe that it is claimed to be as good as")
     within: float = setting(0.0, "how far it may be behind what it equals, in the unit of the metric", ge=0)
     at: Points = setting(..., "operating points: widths, or names as records have them", min_length=1)
+    task: Mapping[str, str | int | float] = setting({}, "settings of the task: the folder may hold tables of others")
 
 
 class Timed(Settings):
@@ -85,11 +87,11 @@ def read_claims(path: Path = CLAIMS) -> list[Claim]:
     return claims
 
 
-def checked(claims: Iterable[Claim], tables: Mapping[str, Results], timings: Path) -> list[Row]:
+def checked(claims: Iterable[Claim], tables: Mapping[str, Sequence[Results]], timings: Path) -> list[Row]:
     """Each claim beside what is recorded.
 
     Args:
-        tables: folder below all results -> its table.
+        tables: folder below all results -> its tables; of those that a claim may be about the first counts.
         timings: the folder of `benchmarks.perf`.
     """
     measured = [m for record in read(timings) for m in record.measurements]
@@ -101,9 +103,9 @@ def tables_of(claims: Iterable[Claim]) -> set[str]:
     return {one.table for claim in claims for one in claim.seen if isinstance(one, Compared)}
 
 
-def first_tables(collected: Iterable[Collected], results: Path) -> dict[str, Results]:
-    """Folder below `results` -> its first table."""
-    return {one.folder.path.relative_to(results).as_posix(): one.tables[0] for one in collected if one.tables}
+def by_folder(collected: Iterable[Collected], results: Path) -> dict[str, list[Results]]:
+    """Folder below `results` -> its tables."""
+    return {one.folder.path.relative_to(results).as_posix(): one.tables for one in collected}
 
 
 def claims_table(rows: Iterable[Row], results: str) -> str:
@@ -117,7 +119,7 @@ def _links(row: Row, results: str) -> Iterator[str]:
         yield f"[`{command.removeprefix('python -m benchmarks.')}`]({results}/{folder}/table.md)"
 
 
-def _row(claim: Claim, tables: Mapping[str, Results], measured: Sequence[Measurement]) -> Row:
+def _row(claim: Claim, tables: Mapping[str, Sequence[Results]], measured: Sequence[Measurement]) -> Row:
     texts, verdicts = [], []
     for one in claim.seen:
         text, holds = _compared(one, tables) if isinstance(one, Compared) else _timed(one, measured)
@@ -128,9 +130,10 @@ def _row(claim: Claim, tables: Mapping[str, Results], measured: Sequence[Measure
     return Row(claim.claim, confirmed, seen, dict(_made_by(one) for one in claim.seen))
 
 
-def _compared(one: Compared, tables: Mapping[str, Results]) -> tuple[str, list[bool]]:
+def _compared(one: Compared, tables: Mapping[str, Sequence[Results]]) -> tuple[str, list[bool]]:
     """By how much the recipe is ahead at each point, and whether that is as claimed."""
-    results = tables.get(one.table)
+    known = tables.get(one.table, ())
+    results = next((table for table in known if one.task.items() <= table.first.settings.items()), None)
     if results is None:
         return "", []
     metric, dataset, both = results.primary, results.first.eval_sets[0], (one.recipe, one.beats or one.equals)
@@ -139,7 +142,8 @@ def _compared(one: Compared, tables: Mapping[str, Results]) -> tuple[str, list[b
         cells = [results.cell(name, point, dataset, metric.name).values for name in both]
         seeds = tuple(sorted(set.intersection(*map(set, cells))))
         alike = [Cell({seed: values[seed] for seed in seeds}, seeds) for values in cells]
-        own, other = (summary_of(cell, iqm=results.by_iqm(metric.name)) for cell in alike)
+        iqm = results.by_iqm(metric.name) and len(seeds) >= LEAST_SEEDS
+        own, other = (summary_of(cell, iqm=iqm) for cell in alike)
         if own is None or other is None:
             continue
         lead = _lead(own, other, metric.better)
@@ -172,4 +176,5 @@ def _made_by(one: Compared | Timed) -> tuple[str, str]:
         return f"python -m benchmarks.perf {one.part}", "perf"
     task, ablation, scale, *data = one.table.split("/")
     words = [f"task={task}", f"ablation={ablation}", f"scale={scale}", *(f"data={name}" for name in data)]
+    words += [f"task.{key}={value}" for key, value in one.task.items()]
     return f"python -m benchmarks.run {' '.join(words)}", one.table

@@ -73,7 +73,7 @@ class Report:
     """Grows by one results folder after another; then `html` is the page.
 
     Attributes:
-        claimed: folder below `results` -> its first table, of those that a claim is about; other records are not kept.
+        claimed: folder below `results` -> its tables, of those that a claim is about; other records are not kept.
     """
 
     results: Path
@@ -82,7 +82,7 @@ class Report:
     album: Album = field(default_factory=Album)
     damaged: dict[Path, str] = field(default_factory=dict)
     claims: list[Claim] = field(default_factory=read_claims)
-    claimed: dict[str, Results] = field(default_factory=dict)
+    claimed: dict[str, Sequence[Results]] = field(default_factory=dict)
 
     def add(self, collected: Collected) -> None:
         """Take in what the records of one folder say."""
@@ -95,7 +95,7 @@ class Report:
             self.origins.add(one.records)
         name = " · ".join([ablation, *deeper])
         if (below := path.relative_to(self.results).as_posix()) in tables_of(self.claims):
-            self.claimed[below] = collected.tables[0]
+            self.claimed[below] = collected.tables
         number = len(self.folders) + 1
         media = self.album.of(path)
         owner = _owner(collected.tables, media["hash"])

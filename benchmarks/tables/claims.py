@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.analysis.collecting import Collected
-from benchmarks.papers.claims import checked, claims_table, first_tables, read_claims
+from benchmarks.papers.claims import by_folder, checked, claims_table, read_claims
 
 BEGIN = "<!-- made by python -m benchmarks.tables claims=docs/results.md; do not edit -->"
 END = "<!-- end of what is made -->"
@@ -20,7 +20,7 @@ def claims_page(page: Path, collected: Iterable[Collected], results: Path) -> st
         ValueError: it cannot be read, or lacks the marks.
     """
     before, after = around(page)
-    rows = checked(read_claims(), first_tables(collected, results), results / "perf")
+    rows = checked(read_claims(), by_folder(collected, results), results / "perf")
     table = claims_table(rows, Path(os.path.relpath(results, page.parent)).as_posix())
     return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
 

@@ -16,9 +16,10 @@ from benchmarks.perf.records import write
 from benchmarks.perf.timing import Spread
 from benchmarks.running.command import DONE, WRONG_SETTINGS
 from benchmarks.settings.choices import choices, content
+from benchmarks.settings.task import settings_of
 from benchmarks.tables.__main__ import main
 from benchmarks.tables.claims import BEGIN, END, claims_page
-from tests.benchmarks.records.records_of import record
+from tests.benchmarks.records.records_of import policy, record
 
 ROOT = Path(__file__).parents[3]
 TABLE = "sr/sandwich/tiny"
@@ -28,7 +29,7 @@ def found(one: Compared, individual: Sequence[float], sandwich: Sequence[float])
     """Where these are the PSNRs of the seeds at width 1."""
     values = {"individual": individual, "sandwich": sandwich}
     records = [record(name, seed, {1.0: psnr}) for name, of in values.items() for seed, psnr in enumerate(of)]
-    (row,) = checked([Claim(claim="it is so", seen=(one,))], {TABLE: Results(records)}, Path("nowhere"))
+    (row,) = checked([Claim(claim="it is so", seen=(one,))], {TABLE: [Results(records)]}, Path("nowhere"))
     return row
 
 
@@ -65,10 +66,30 @@ def test_equality_allows_to_be_behind_by_so_much() -> None:
 
 def test_points_of_which_some_hold_confirm_partly_and_unknown_ones_count_not() -> None:
     values = {"individual": {0.25: 30.0, 1.0: 32.0}, "sandwich": {0.25: 31.0, 1.0: 31.0}}
-    tables = {TABLE: Results([record(name, 0, of) for name, of in values.items()])}
+    tables = {TABLE: [Results([record(name, 0, of) for name, of in values.items()])]}
     claims = [Claim(claim=str(at), seen=(gain(at=at),)) for at in [(0.25, 1), (0.25, 0.5), (0.5,)]]
     assert [row.confirmed for row in checked(claims, tables, Path("nowhere"))] == ["partly", "yes", NOT_RUN]
     assert [row.confirmed for row in checked(claims, {}, Path("nowhere"))] == [NOT_RUN] * 3
+
+
+def test_seeds_that_both_have_are_compared_though_others_have_five() -> None:
+    records = [policy("individual", seed, {1.0: [10.0 + seed]}) for seed in range(5)]
+    records += [policy("sandwich", seed, {1.0: [20.0 + seed]}) for seed in range(3)]
+    (row,) = checked([Claim(claim="it is so", seen=(gain(),))], {TABLE: [Results(records)]}, Path("nowhere"))
+    assert (row.confirmed, row.seen) == ("yes", "photos: +10.0 ± 1.4 at 1 (return)")
+
+
+def test_records_of_other_settings_in_the_same_folder_count_not() -> None:
+    def at(scale: int, sandwich: float, seeds: int) -> Results:
+        values = {"individual": 30.0, "sandwich": sandwich}
+        settings = {"model": "wdsr-a", "scale": scale}
+        return Results(record(n, s, {1.0: v}, settings=settings) for n, v in values.items() for s in range(seeds))
+
+    tables = {TABLE: [at(4, 29.0, 3), at(2, 31.0, 1)]}
+    claims = [Claim(claim=str(scale), seen=(gain(task={"scale": scale}),)) for scale in (2, 3, 4)]
+    rows = checked(claims, tables, Path("nowhere"))
+    assert [row.confirmed for row in rows] == ["yes", NOT_RUN, "no"]
+    assert list(rows[0].commands) == ["python -m benchmarks.run task=sr ablation=sandwich scale=tiny task.scale=2"]
 
 
 def test_timings_are_held_against_their_bounds(tmp_path: Path) -> None:
@@ -98,6 +119,7 @@ def test_every_claim_is_about_recipes_and_runs_that_there_are() -> None:
             assert scale in choices("scale")
             assert set(data) <= set(choices("data"))
             assert task in content("ablation", ablation).get("tasks", [task])
+            assert set(one.task) <= set(settings_of(task).model_fields)
 
 
 def test_notes_hold_no_numbers_that_records_could_contradict() -> None:

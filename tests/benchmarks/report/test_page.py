@@ -90,7 +90,8 @@ def test_the_same_records_give_the_same_page(tmp_path: Path) -> None:
 
 
 def test_claims_of_papers_come_first_where_records_tell_of_them(tmp_path: Path) -> None:
-    write_all([record(name, 0, {1.0: 30.0}, scale="small") for name in ("random", "sandwich")], tmp_path)
+    of_x2 = {"scale": "small", "settings": {"scale": 2}}
+    write_all([record(name, 0, {1.0: 30.0}, **of_x2) for name in ("random", "sandwich")], tmp_path)
     page = page_of(tmp_path)
     (claims,) = (
         block
