@@ -36,8 +36,11 @@ class Pull(BaseModel):
         data, students: their L2 norms.
         cosine: of the angle between them; NaN where one is nothing.
         agreement_of_data, agreement_of_students: of the gradients of several steps in a row, of which the others are
-            means: the length of their sum over the sum of their lengths, 1 where all are alike; None: not measured.
+            means: the length of their sum over the sum of their lengths, 1 where all are alike, NaN where all are
+            nothing; None: not measured.
     """
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
 
     step: int
     data: float
@@ -55,7 +58,7 @@ class Pull(BaseModel):
 class Pulled(BaseModel):
     """What was measured of a recipe: over its training, and its first metric at each width, by its name."""
 
-    model_config = ConfigDict(ser_json_inf_nan="strings")
+    model_config = ConfigDict(ser_json_inf_nan="strings")  # and `Pull` has its own, which this one does not reach
 
     recipe: str
     seed: int
@@ -142,4 +145,5 @@ def _of_data_alone(lessons: Lessons) -> Lessons:
 
 
 def _nothing(student: Any, _: Any) -> Tensor:
-    return 0 * sum((leaf.sum() for leaf in tree_leaves(student)), torch.zeros(()))
+    outputs = [leaf for leaf in tree_leaves(student) if isinstance(leaf, Tensor)]  # a detector's also hold its heads
+    return 0 * sum((output.sum() for output in outputs if output.requires_grad), torch.zeros(()))

@@ -39,7 +39,7 @@ def written(found: Sequence[Pulled], metric: Metric, about: str) -> dict[str, by
     head = ["recipe", *(f"pull {name}" for name in _parts(found[0].pulls)), *(name.replace("_", " ") for name in means)]
     head += [f"{shown_name(metric)} at {point}" for point in found[0].scores]
     rows = [
-        [one.recipe, *(f"{_middle(part):.2g}" for part in _parts(one.pulls).values())]
+        [_label(one, found), *(f"{_middle(part):.2g}" for part in _parts(one.pulls).values())]
         + [f"{_mean(one, name):.2f}" for name in means]
         + [f"{score:.2f}" for score in one.scores.values()]
         for one in found
@@ -63,7 +63,7 @@ def _finding(found: Sequence[Pulled], metric: Metric) -> str:
         *_, late = _parts(recipe.pulls).values()
         pull = f"its students pull {_middle(late):.2g} times as hard as the data"
         end = f"{recipe.at_full_width:.2f} {metric.unit}".rstrip()
-        told.append(f"'{recipe.recipe}' ends at {end}, where {pull}")
+        told.append(f"'{_label(recipe, found)}' ends at {end}, where {pull}")
     return "; ".join(told)
 
 
@@ -103,4 +103,5 @@ def _smooth(values: Sequence[float]) -> Sequence[float]:
 
 
 def _label(one: Pulled, found: Sequence[Pulled]) -> str:
+    """Its recipe, and its seed where there are several."""
     return one.recipe if len({other.seed for other in found}) == 1 else f"{one.recipe}, seed {one.seed}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import torch
 
 import slimlib as slim
 from benchmarks.pull.__main__ import main, taught
-from benchmarks.pull.measuring import Pulled, measure, pull
+from benchmarks.pull.measuring import Pull, Pulled, measure, pull
 from benchmarks.pull.policies import measure_policy
+from benchmarks.pull.writing import written
 from benchmarks.running.command import DONE, WRONG_SETTINGS
 from benchmarks.running.jobs import plan
 from benchmarks.settings.run import read_settings
@@ -22,10 +24,11 @@ from slimlib.core.setting import in_use
 from tasks.rl.settings import RlSettings
 from tasks.rl.task import ReinforcementLearning
 from tasks.rl.training import train_policies
-from tasks.task import SupervisedTask
+from tasks.task import Metric, SupervisedTask
 from tasks.training.recipe import Recipe
 from tasks.training.run import TrainingRun, Watch, derive_seed
 from tasks.training.supervised import Loop, start, train_network
+from tests.tasks.detection.conftest import SMALL
 
 WORDS = ["task=classification", "ablation=distillation", "steps=4", "task.model=resnet8", "task.multiplier=0.5"]
 
@@ -114,6 +117,34 @@ def test_the_command_measures_each_recipe_once(tmp_path: Path) -> None:
     first = {path: path.stat().st_mtime_ns for path in (folder / "recipes").iterdir()}
     assert main(words) == DONE
     assert first == {path: path.stat().st_mtime_ns for path in (folder / "recipes").iterdir()}
+
+
+def test_without_students_there_is_no_angle_which_is_kept_and_shown_for_each_seed() -> None:
+    """As of a range that grows, whose first steps train the largest width alone."""
+    alone = Pull(step=0, data=1.0, students=0.0, cosine=math.nan, agreement_of_data=1, agreement_of_students=math.nan)
+    grown = Pull(step=9, data=1.0, students=2.0, cosine=0.5, agreement_of_data=1, agreement_of_students=0.25)
+    pulls = [alone, alone, grown, grown]
+    measured = [Pulled(recipe="growing", seed=seed, pulls=pulls, scores={"1": 9.0}) for seed in (0, 1)]
+    found = [Pulled.model_validate_json(one.model_dump_json()) for one in measured]
+    assert [math.isnan(one.cosine) for one in found[0].pulls] == [True, True, False, False]
+    table = written(found, Metric("psnr", "dB", "higher"), "Trained.")["table.md"]
+    row = "0 | 0 | 2 | 0.50 | 1.00 | 0.25 | 9.00 |"
+    assert str(table).splitlines()[-2:] == [f"| growing, seed {seed} | {row}" for seed in (0, 1)]
+
+
+def test_students_of_a_detector_are_taken_apart_too() -> None:
+    """Its outputs hold modules and whole numbers beside tensors that learn."""
+    pytest.importorskip("pycocotools")
+    settings = read_settings(["task=detection", "ablation=distillation", 'only=[heads,"heads, balanced"]', "steps=2"])
+    task = make_task("detection", {**settings.task_settings, **SMALL})
+    assert isinstance(task, SupervisedTask)
+    loop = Loop(task, settings.recipes[0], TrainingRun(2, 0))
+    training = start(loop, None)
+    whole = pull(loop, training, 0)
+    training.rule = settings.recipes[1].make_rule(0)
+    balanced = pull(loop, training, 0)
+    assert balanced.data == pytest.approx(whole.data, rel=1e-4)
+    assert 3 * balanced.students == pytest.approx(whole.students, rel=1e-3)
 
 
 def test_scores_are_those_of_the_trained_network() -> None:
