@@ -47,7 +47,7 @@ from benchmarks.settings.choices import CONF
 from benchmarks.settings.overrides import quoted
 from benchmarks.settings.run import RunSettings, read_settings
 from benchmarks.settings.task import make_task
-from tasks.settings import Lax, Settings, Words, setting, unknown
+from tasks.settings import Lax, Settings, setting, unknown
 
 CAMPAIGNS = CONF / "campaign"
 RETRIES = 2  # of a job whose worker died
@@ -64,11 +64,19 @@ class Planned(Settings):
     priority: int = setting(1, "1 comes first")
 
 
+def _module(words: str) -> str:
+    if not shlex.split(words):
+        raise ValueError("it names no module with its arguments, such as 'benchmarks.perf start'")
+    return words
+
+
 class Campaign(Settings):
     """The question that a campaign answers, and its runs."""
 
     question: str = setting(..., "that it answers", min_length=1)
-    first: Words = setting((), "modules with arguments that are run before, one after another")
+    first: Annotated[tuple[Annotated[str, AfterValidator(_module)], ...], Lax] = setting(
+        (), "modules with arguments that are run before, one after another"
+    )
     runs: Annotated[tuple[InstanceOf[Planned], ...], Lax] = setting(..., "that answer it")
 
 
@@ -189,8 +197,12 @@ def read_options(given: Sequence[str]) -> Options:
     """
     options = read_words(Options, given, example="name=evidence hours=3")
     assert options.campaign  # what is wrong with it is told now
-    if options.archive is not None and not Path(options.archive).expanduser().absolute().parent.is_dir():
-        raise ValueError(f"archive={options.archive} lies in no folder that there is; make the folder first")
+    if options.archive is not None:
+        archive = Path(options.archive).expanduser().absolute()
+        if archive.is_dir():
+            raise ValueError(f"archive={archive} is a folder; name a file in it, such as {archive / 'new.tar.gz'}")
+        if not archive.parent.is_dir():
+            raise ValueError(f"archive={options.archive} lies in no folder that there is; make the folder first")
     return options
 
 
@@ -301,18 +313,24 @@ def work(progress: Sequence[Progress], options: Options, end: float, console: Co
 
 
 def pack(archive: Path, results: Path, progress: Sequence[Progress], began: float) -> None:
-    """Write what is new in the results since `began` into an archive: all records and logs, and networks that fit."""
+    """Write what is new in the results since `began` into an archive: all records and logs, and networks that fit.
+
+    Networks share the `ROOM` that the others leave; no record is left out.
+    """
     places = _folders(progress)
     files = [*results.glob("campaign/*"), *results.glob("perf/**/*.json")]
     files += [path for place in places for path in sorted(place.records.glob("*.json"))]
     networks = [path for place in places for path in sorted((place.cache / "trained").glob("*.pt"))]
-    room = ROOM
+    new = [path for path in files if path.stat().st_mtime >= began]
+    room = ROOM - sum(path.stat().st_size for path in new)
+    for path in sorted(networks, key=lambda path: path.stat().st_mtime):
+        size = path.stat().st_size
+        if path.stat().st_mtime >= began and size <= room:
+            room -= size
+            new.append(path)
     with tarfile.open(archive, "w:gz") as tar:
-        for path in files + sorted(networks, key=lambda path: path.stat().st_mtime):
-            size = path.stat().st_size
-            if path.stat().st_mtime >= began and size <= room:
-                room -= size
-                tar.add(path, path.relative_to(results))
+        for path in new:
+            tar.add(path, path.relative_to(results))
 
 
 def _folders(progress: Sequence[Progress]) -> list[ResultsFolder]:

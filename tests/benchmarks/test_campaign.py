@@ -79,6 +79,30 @@ def test_what_comes_first_is_run_and_all_that_is_new_is_packed(file: Path, capsy
     assert "exit code 0" in capsys.readouterr().out
 
 
+def test_records_are_packed_whatever_their_size_and_networks_into_what_they_leave(file: Path) -> None:
+    given = options(file)
+    progress = [look(given.campaign.runs[0], given)]
+    folder = Path(given.results) / "sr/sandwich/tiny"
+    sizes = {
+        "records/one.json": 9e6,
+        "records/two.json": 5e6,
+        "cache/trained/small.pt": 9e5,
+        "cache/trained/large.pt": 2e6,
+    }
+    for name, size in sizes.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"0" * int(size))
+
+    def packed() -> set[str]:
+        campaign.pack(file.parent / "new.tar.gz", Path(given.results), progress, began=0)
+        with tarfile.open(file.parent / "new.tar.gz") as tar:
+            return {Path(name).name for name in tar.getnames()}
+
+    assert packed() == {"one.json", "two.json", "small.pt"}
+    (folder / "records/three.json").write_bytes(b"0" * int(9e6))
+    assert packed() == {"one.json", "two.json", "three.json"}
+
+
 @pytest.mark.parametrize("place", ["my results", "rü", "a=b", '"in quotes"'])
 def test_folders_of_any_name_hold_records_and_logs(place: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent)
@@ -136,6 +160,10 @@ def test_every_run_of_a_campaign_that_ships_can_be_composed(path: Path, tmp_path
         (["name=evidence", "device=gpu"], "unknown device 'gpu'"),
         (["name=evidence", "hour=3"], "did you mean 'hours'?"),
         (["name=evidence", "archive=nowhere/new.tar.gz"], "lies in no folder that there is; make the folder first"),
+        (
+            ["name=evidence", f"archive={CAMPAIGNS}", "show=true"],
+            f"archive={CAMPAIGNS} is a folder; name a file in it, such as",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,6 +184,8 @@ def test_what_is_wrong_is_told_in_one_line(words: list[str], says: str, capsys: 
         ),
         ("question: What?\nruns: []", r"mine.yaml: a campaign has a question, and runs"),
         ("question: What?\nruns: [3]", r"mine.yaml: a campaign has a question, and runs"),
+        (FILE.replace("runs:", "first: ['']\nruns:"), r"mine.yaml: first='': it names no module with its arguments"),
+        (FILE.replace("runs:", 'first: ["a \'b"]\nruns:'), r"mine.yaml: first=\"a 'b\": No closing quotation"),
         ("- 1", r"mine.yaml: a campaign has a question, and runs"),
         ("runs: [", r"mine.yaml: while parsing a flow node"),
     ],
