@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 import slimlib as slim
@@ -70,14 +69,17 @@ def look(trained: Trained, task: SupervisedTask, held_out: HeldOut, run: Trainin
     return Looked(trained, tuple(group.name for group in slimming_of(net).layout.groups), importance, compared)
 
 
+def first_weight(trained: Trained, width: float) -> Tensor:
+    """Of the first convolution at a width, [channels, inputs, height, width]."""
+    conv = next(module for module in trained.net.modules() if isinstance(module, nn.Conv2d))
+    with slim.at_width(trained.net, width):
+        return conv.weight.detach().cpu()
+
+
 def first_kernels(trained: Trained) -> list[Tile]:
     """Those of the first convolution in channel order, each scaled to its own largest weight; zero is grey."""
-    conv = next(module for module in trained.net.modules() if isinstance(module, nn.Conv2d))
-    active = {}
-    for width in trained.widths:
-        with slim.at_width(trained.net, width), torch.no_grad():
-            active[width] = conv.weight.shape[0]
-            weight = conv.weight.detach().cpu()
+    active = {width: len(first_weight(trained, width)) for width in trained.widths}
+    weight = first_weight(trained, trained.widths[-1])
     colours = weight if weight.shape[1] == 3 else weight.mean(1, keepdim=True).expand(-1, 3, -1, -1)
     scaled = 0.5 + 0.5 * colours / colours.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
     return [(kernel, next(w for w, n in active.items() if channel < n)) for channel, kernel in enumerate(scaled)]

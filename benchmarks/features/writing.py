@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.analysis.grid import markdown
 from benchmarks.features.figures import Files, correlations, importance, kernels, patches
 from benchmarks.features.importance import MEASURES, POSITIONS
-from benchmarks.features.looking import FeatureSettings, Looked, excited, first_kernels
+from benchmarks.features.looking import FeatureSettings, Looked, excited, first_kernels, first_weight
 from benchmarks.features.tables import by_recipe, grids, listed, mean_of, quarters, shares_of, tidy
 from benchmarks.report.learned import INDEX, Drawn, Learned
 from tasks.atomic import write_atomically
@@ -83,7 +83,7 @@ def _kernels(looked: Sequence[Looked]) -> Figure:
     firsts = {recipe: of[0] for recipe, of in by_recipe(looked).items()}
     norms = {}
     for recipe, one in firsts.items():
-        units = one.importance[MEASURES[0]][0]
+        units = first_weight(one.trained, one.trained.widths[-1]).flatten(1).norm(dim=1)
         first = units[: max(1, len(units) // 4)]
         norms[recipe] = [float(first.mean() / units[len(first) :].mean())]
     finding = (

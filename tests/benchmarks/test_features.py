@@ -207,6 +207,18 @@ def test_figures_tables_and_report_are_made(looked: Path) -> None:
     assert f"<h4>{finding}</h4>" in page and page.count('<figure><img src="data:image/png') == 4
 
 
+def test_the_finding_of_the_first_kernels_is_of_these_alone(trained: Path, looked: Path) -> None:
+    """Not of those of its residual blocks, whose outputs are added to the first layer's."""
+    settings = read_settings([*TINY, f"results={trained}", SANDWICH[1]])
+    training = settings.training_hash_of(settings.recipes[0])
+    state = torch.load(trained / f"classification/switches/tiny/cache/trained/{training}-0.pt")["state"]["net"]
+    norms = state["features.0.0.weight"].flatten(1).norm(dim=1)
+    first = norms[: len(norms) // 4].mean() / norms[len(norms) // 4 :].mean()
+    drawn = json.loads((looked / "classification/features/tiny/features.json").read_text())["figures"]
+    (finding,) = (one["finding"] for one in drawn if one["file"] == "kernels.png")
+    assert finding.endswith(f"{first:.2f} (universal)")
+
+
 @pytest.mark.nightly
 def test_images_whose_licence_forbids_it_are_not_drawn(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert look(trained, *SANDWICH) == DONE
