@@ -79,7 +79,8 @@ def solving_table(results: Results, goal: float) -> str:
         f"which one that never gets there counts as all {first.steps:,}"
     )
     at_full = {recipe: solved(results, recipe, full, goal) for recipe in results.recipes}
-    ordinary = next((at_full[recipe] for recipe in results.recipes if _trains_full_alone(results, recipe)), None)
+    alone = (at_full[recipe] for recipe in results.recipes if _trains_full_alone(results, recipe))
+    ordinary = next((one for one in alone if one is not None), None)
     rows = []
     for recipe in results.recipes:
         cells = {point: solved(results, recipe, point, goal) for point in results.points}

@@ -51,6 +51,14 @@ def test_a_seed_counts_the_first_point_that_reaches_the_goal_or_all_steps(folder
     ]
 
 
+def test_the_multiple_is_of_a_policy_that_has_a_curve(folder: Path) -> None:
+    """The first ordinary one may have none at the full width, as where it is trained within budgets."""
+    write_record(policy("individual", 0, {1.0: [500.0]}, steps=400, ablation="stability"), folder / "records")
+    assert main([f"results={folder}"]) == DONE
+    rows = (folder / "solved.md").read_text().splitlines()[4:]
+    assert rows[0] == "| random | 2 |  | 250 (1.00 x) |"
+
+
 def test_the_multiple_is_of_the_same_seeds(folder: Path) -> None:
     next((folder / "records").glob("sandwich-0-*")).unlink()
     assert main([f"results={folder}"]) == DONE
