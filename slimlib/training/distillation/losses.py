@@ -65,7 +65,7 @@ def alpha_divergence(low: float = -1.0, high: float = 1.0, clip: float = 5.0) ->
 
     With p of the teacher and q of the student, D_alpha = E_q[(p / q)^alpha - 1] / (alpha (alpha - 1)); at alpha = 1 it
     is KL(p, q). Its gradient is that of -E_q[(p / q)^alpha log q] / alpha with E_q and the ratio held fixed; powers of
-    the ratio are clipped.
+    the ratio are clipped, also at alpha = 1, where the authors' code leaves them.
 
     Args:
         low, high: the two values of alpha; not 0.
