@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks.features.looking import FeatureSettings, look
+from benchmarks.features.looking import FeatureSettings, layer_to_draw, look
 from benchmarks.features.networks import find, how_to_train
-from benchmarks.features.writing import write
+from benchmarks.features.writing import NOT_SHOWN, write
 from benchmarks.running.command import DONE, FAILED, command, complain, say
 from benchmarks.running.jobs import plan
 from benchmarks.settings.overrides import parse
@@ -29,7 +29,7 @@ from tasks.task import SupervisedTask
 from tasks.training.run import TrainingRun
 
 ABLATION = "spectrum"
-
+OF_PATCHES = {"layer", "channels", "patches"}
 
 KEYS = "\n".join(f"{key.name}={key.default}  {key.about} ({key.allowed})" for key in keys_of(FeatureSettings))
 
@@ -83,6 +83,8 @@ def _work(asked: Asked) -> int:
     device = torch.device(settings.device)
     held_out = task.held_out(features.images)
     held_out = replace(held_out, inputs=held_out.inputs.to(device), targets=held_out.targets.to(device))
+    if held_out.pixels is None and (idle := sorted(OF_PATCHES & asked.features.model_fields_set)):
+        raise ValueError(f"features.{idle[0]} would do nothing: {NOT_SHOWN[0].lower()}{NOT_SHOWN[1:]} Leave it out.")
     looked, missing = [], []
     for job in plan(settings):
         trained = find(settings, job, task)
@@ -90,6 +92,7 @@ def _work(asked: Asked) -> int:
             missing.append(f"{job.label}: no trained network; {how_to_train(settings, job, asked.words)}")
             continue
         say(console, f"{job.label}: {trained.place}")
+        layer_to_draw(trained, features)  # it is told before minutes are spent that there is no such layer
         run = TrainingRun(settings.steps, job.seed, device=device, precision=settings.precision)
         looked.append(look(trained, task, held_out, run, features.gradient_steps))
     complain(missing)

@@ -99,20 +99,25 @@ class Excited:
     cases: int
 
 
-def excited(trained: Trained, held_out: HeldOut, *, layer: str, channels: int, count: int) -> Excited:
-    """Patches for channels that are evenly spread over the order of a layer, by default one at a quarter of the depth.
+def layer_to_draw(trained: Trained, settings: FeatureSettings) -> str:
+    """The layer whose patches are asked for, by default one at a quarter of the depth.
 
     Raises:
         ValueError: there is no such layer.
     """
-    assert held_out.pixels is not None
-    layers = layers_of(trained.net)
-    layer = layer or list(layers)[len(layers) // 4]
+    layers = list(layers_of(trained.net))
+    layer = settings.layer or layers[len(layers) // 4]
     if layer not in layers:
         raise ValueError(
             f"features.layer={layer} is not a layer of {trained.recipe.name}; there are {', '.join(layers)}"
         )
-    total = sum(segment.size for segment in layers[layer])
+    return layer
+
+
+def excited(trained: Trained, held_out: HeldOut, *, layer: str, channels: int, count: int) -> Excited:
+    """Patches for channels that are evenly spread over the order of a layer."""
+    assert held_out.pixels is not None
+    total = sum(segment.size for segment in layers_of(trained.net)[layer])
     rows: dict[str, list[Tile | None]] = {}
     same = cases = 0
     for channel in dict.fromkeys(i * total // channels for i in range(channels)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ def how_to_train(settings: RunSettings, job: Job, given: Sequence[str]) -> str:
     folder = ResultsFolder(settings.folder)
     recorded = any(place.find(job.hash, job.seed) for place in [folder, *folder.siblings(settings.results)])
     again = " overwrite=always" if recorded else ""  # it has its record, and its network is gone
-    return f"python -m benchmarks.run {' '.join(words)} 'only=[\"{job.recipe.name}\"]' seeds=[{job.seed}]{again}"
+    return f"python -m benchmarks.run {shlex.join(words)} 'only=[\"{job.recipe.name}\"]' seeds=[{job.seed}]{again}"
 
 
 def _ready(settings: RunSettings, job: Job, task: SupervisedTask, net: nn.Module, path: Path) -> Trained:

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.analysis.grid import markdown
 from benchmarks.features.figures import Files, correlations, importance, kernels, patches
 from benchmarks.features.importance import MEASURES, POSITIONS
-from benchmarks.features.looking import FeatureSettings, Looked, excited, first_kernels, first_weight
+from benchmarks.features.looking import FeatureSettings, Looked, excited, first_kernels, first_weight, layer_to_draw
 from benchmarks.features.tables import by_recipe, grids, listed, mean_of, quarters, shares_of, tidy
 from benchmarks.report.learned import INDEX, Drawn, Learned
 from tasks.atomic import write_atomically
@@ -55,15 +55,12 @@ def write(folder: Path, looked: Sequence[Looked], held_out: HeldOut, settings: F
 
 def _figures(looked: Sequence[Looked], held_out: HeldOut, settings: FeatureSettings) -> Iterator[Figure]:
     shown = next((one for one in reversed(looked) if one.alike and one.trained.seed == looked[0].trained.seed), None)
-    patches = None
-    if shown is not None and held_out.pixels is not None:
-        patches = _patches(shown, held_out, settings)  # first, as there may be no such layer
     yield _importance(looked)
     yield _kernels(looked)
     if shown is not None:
         yield _correlations(looked)
-    if patches is not None:
-        yield patches
+        if held_out.pixels is not None:
+            yield _patches(shown, held_out, settings)
 
 
 def _importance(looked: Sequence[Looked]) -> Figure:
@@ -110,7 +107,8 @@ def _correlations(looked: Sequence[Looked]) -> Figure:
 
 
 def _patches(one: Looked, held_out: HeldOut, settings: FeatureSettings) -> Figure:
-    found = excited(one.trained, held_out, layer=settings.layer, channels=settings.channels, count=settings.patches)
+    layer = layer_to_draw(one.trained, settings)
+    found = excited(one.trained, held_out, layer=layer, channels=settings.channels, count=settings.patches)
     name, widths = one.trained.recipe.name, one.trained.widths
     finding = (
         f"The image that excites a channel most at width {name_of_width(widths[-1])} is the same at a narrower width "

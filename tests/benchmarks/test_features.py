@@ -220,13 +220,17 @@ def test_the_finding_of_the_first_kernels_is_of_these_alone(trained: Path, looke
 
 
 @pytest.mark.nightly
-def test_images_whose_licence_forbids_it_are_not_drawn(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_whose_licence_forbids_it_are_not_drawn(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert look(trained, *SANDWICH) == DONE
     monkeypatch.setattr("tasks.classification.task.SHOWN", ())
-    assert look(trained, *SANDWICH) == DONE
+    assert main([*TINY, f"results={trained}", "features.images=16", *SANDWICH]) == DONE
     folder = trained / "classification/features/tiny"
     assert not list(folder.glob("patches.*"))  # also not of an earlier call
     assert "does not allow to show its images" in (folder / "table.md").read_text()
+    assert look(trained, *SANDWICH) == FAILED
+    assert "features.channels would do nothing: the licence of the data does not" in capsys.readouterr().err
 
 
 def test_a_committed_network_is_found_by_the_hash_of_its_training(trained: Path, looked: Path, tmp_path: Path) -> None:
