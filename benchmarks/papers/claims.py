@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import hypot
 from pathlib import Path
+from statistics import stdev
 from typing import Annotated
 
 import yaml
@@ -63,7 +65,7 @@ class Row:
     """A claim with what was found.
 
     Attributes:
-        confirmed: yes, no, partly, or `NOT_RUN`.
+        confirmed: yes, no, partly, or `NOT_RUN`; with what little it rests on.
         seen: what was found, with its unit and spread.
         commands: that make the records -> the folder of these, below all results.
     """
@@ -125,13 +127,16 @@ def _row(claim: Claim, tables: Mapping[str, Sequence[Results]], measured: Sequen
         text, holds = _compared(one, tables) if isinstance(one, Compared) else _timed(one, measured)
         texts.append(f"{one.where}: {text or NOT_RUN}")
         verdicts += holds
-    confirmed = NOT_RUN if not verdicts else "yes" if all(verdicts) else "partly" if any(verdicts) else "no"
+    held = [holds for holds, _ in verdicts]
+    confirmed = NOT_RUN if not held else "yes" if all(held) else "partly" if any(held) else "no"
+    if held and not any(known for _, known in verdicts):
+        confirmed += ", one seed"
     seen = "; ".join(texts) + (f". {claim.note}" if claim.note else "")
     return Row(claim.claim, confirmed, seen, dict(_made_by(one) for one in claim.seen))
 
 
-def _compared(one: Compared, tables: Mapping[str, Sequence[Results]]) -> tuple[str, list[bool]]:
-    """By how much the recipe is ahead at each point, and whether that is as claimed."""
+def _compared(one: Compared, tables: Mapping[str, Sequence[Results]]) -> tuple[str, list[tuple[bool, bool]]]:
+    """By how much the recipe is ahead at each point; whether that is as claimed, and its spread known."""
     known = tables.get(one.table, ())
     results = next((table for table in known if one.task.items() <= table.first.settings.items()), None)
     if results is None:
@@ -147,8 +152,8 @@ def _compared(one: Compared, tables: Mapping[str, Sequence[Results]]) -> tuple[s
         if own is None or other is None:
             continue
         lead = _lead(own, other, metric.better)
-        spread = 0.0 if len(seeds) < SPREAD_SEEDS else joint_spread(own, other)
-        verdicts.append(lead > spread if one.beats else lead >= -one.within)
+        spread = joint_spread(own, other) if iqm else _spread(cells)
+        verdicts.append((lead > spread if one.beats else lead >= -one.within, spread > 0))
         places, fewest = decimals(metric), min(fewest, len(seeds))
         shown = f"{round(lead, places) + 0.0:+.{places}f}" + (f" ± {spread:.{places}f}" if spread else "")
         texts.append(f"{shown} at {results.label(point).removeprefix('width ')}")
@@ -157,17 +162,26 @@ def _compared(one: Compared, tables: Mapping[str, Sequence[Results]]) -> tuple[s
     return ", ".join(texts) and f"{', '.join(texts)} ({unit}{few})", verdicts
 
 
+def _spread(cells: Iterable[Mapping[int, float]]) -> float:
+    """The joint standard deviation of two recipes over all their seeds; 0: neither has two.
+
+    One that has a single seed is taken to spread as the other does.
+    """
+    known = [stdev(values.values()) for values in cells if len(values) > 1]
+    return hypot(*known, *known[: 2 - len(known)])
+
+
 def _lead(own: Summary, other: Summary, better: str) -> float:
     return own.middle - other.middle if better == "higher" else other.middle - own.middle
 
 
-def _timed(one: Timed, measured: Iterable[Measurement]) -> tuple[str, list[bool]]:
+def _timed(one: Timed, measured: Iterable[Measurement]) -> tuple[str, list[tuple[bool, bool]]]:
     found = next((m for m in measured if m.subject == (one.timed, one.where, one.row)), None)
     if found is None:
         return "", []
     value = found.value.median
     holds = (one.most is None or value <= one.most) and (one.least is None or value >= one.least)
-    return f"{value:.{0 if value >= 10 else 1}f} {found.unit} at {one.row}", [holds]
+    return f"{value:.{0 if value >= 10 else 1}f} {found.unit} at {one.row}", [(holds, True)]
 
 
 def _made_by(one: Compared | Timed) -> tuple[str, str]:

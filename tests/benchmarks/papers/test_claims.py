@@ -45,9 +45,10 @@ def gain(**changes: object) -> Compared:
         ([30.0, 30.1, 30.2], [31.0, 31.1, 31.2], "yes", "photos: +1.00 ± 0.14 at 1 (dB)"),
         ([30.0, 30.1, 30.2], [30.1, 30.2, 30.3], "no", "photos: +0.10 ± 0.14 at 1 (dB)"),
         ([31.0, 31.1, 31.2], [30.0, 30.1, 30.2], "no", "photos: -1.00 ± 0.14 at 1 (dB)"),
-        ([30.0], [30.1], "yes", "photos: +0.10 at 1 (dB, one seed)"),
-        ([30.0, 30.2, 29.0], [30.1, 30.3], "yes", "photos: +0.10 at 1 (dB, two seeds)"),
-        ([30.0], [29.999], "no", "photos: +0.00 at 1 (dB, one seed)"),
+        ([30.0], [30.1], "yes, one seed", "photos: +0.10 at 1 (dB, one seed)"),
+        ([30.0, 30.2, 29.0], [30.1, 30.3], "no", "photos: +0.10 ± 0.66 at 1 (dB, two seeds)"),
+        ([30.0, 30.1, 30.2], [30.3], "yes", "photos: +0.30 ± 0.14 at 1 (dB, one seed)"),
+        ([30.0], [29.999], "no, one seed", "photos: +0.00 at 1 (dB, one seed)"),
     ],
 )
 def test_a_gain_must_exceed_the_spread(
@@ -59,16 +60,20 @@ def test_a_gain_must_exceed_the_spread(
 
 def test_equality_allows_to_be_behind_by_so_much() -> None:
     alike = {"beats": "", "equals": "individual", "within": 0.2}
-    assert found(gain(**alike), [30.0], [29.85]).confirmed == "yes"
-    assert found(gain(**alike), [30.0], [29.75]).confirmed == "no"
-    assert found(gain(**alike), [30.0], [32.0]).confirmed == "yes"
+    assert found(gain(**alike), [30.0], [29.85]).confirmed == "yes, one seed"
+    assert found(gain(**alike), [30.0], [29.75]).confirmed == "no, one seed"
+    assert found(gain(**alike), [30.0], [32.0]).confirmed == "yes, one seed"
 
 
 def test_points_of_which_some_hold_confirm_partly_and_unknown_ones_count_not() -> None:
     values = {"individual": {0.25: 30.0, 1.0: 32.0}, "sandwich": {0.25: 31.0, 1.0: 31.0}}
     tables = {TABLE: [Results([record(name, 0, of) for name, of in values.items()])]}
     claims = [Claim(claim=str(at), seen=(gain(at=at),)) for at in [(0.25, 1), (0.25, 0.5), (0.5,)]]
-    assert [row.confirmed for row in checked(claims, tables, Path("nowhere"))] == ["partly", "yes", NOT_RUN]
+    assert [row.confirmed for row in checked(claims, tables, Path("nowhere"))] == [
+        "partly, one seed",
+        "yes, one seed",
+        NOT_RUN,
+    ]
     assert [row.confirmed for row in checked(claims, {}, Path("nowhere"))] == [NOT_RUN] * 3
 
 
@@ -76,7 +81,7 @@ def test_seeds_that_both_have_are_compared_though_others_have_five() -> None:
     records = [policy("individual", seed, {1.0: [10.0 + seed]}) for seed in range(5)]
     records += [policy("sandwich", seed, {1.0: [20.0 + seed]}) for seed in range(3)]
     (row,) = checked([Claim(claim="it is so", seen=(gain(),))], {TABLE: [Results(records)]}, Path("nowhere"))
-    assert (row.confirmed, row.seen) == ("yes", "photos: +10.0 ± 1.4 at 1 (return)")
+    assert (row.confirmed, row.seen) == ("yes", "photos: +10.0 ± 1.9 at 1 (return)")
 
 
 def test_records_of_other_settings_in_the_same_folder_count_not() -> None:
@@ -88,7 +93,7 @@ def test_records_of_other_settings_in_the_same_folder_count_not() -> None:
     tables = {TABLE: [at(4, 29.0, 3), at(2, 31.0, 1)]}
     claims = [Claim(claim=str(scale), seen=(gain(task={"scale": scale}),)) for scale in (2, 3, 4)]
     rows = checked(claims, tables, Path("nowhere"))
-    assert [row.confirmed for row in rows] == ["yes", NOT_RUN, "no"]
+    assert [row.confirmed for row in rows] == ["yes, one seed", NOT_RUN, "no, one seed"]
     assert list(rows[0].commands) == ["python -m benchmarks.run task=sr ablation=sandwich scale=tiny task.scale=2"]
 
 

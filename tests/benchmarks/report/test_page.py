@@ -98,7 +98,7 @@ def test_claims_of_papers_come_first_where_records_tell_of_them(tmp_path: Path) 
         for kind, text in Parts(page).scripts
         if kind == "application/json" and (block := json.loads(text)).get("title") == "What the papers claim"
     )
-    assert [row[:2] for row in claims["rows"]] == [["the sandwich rule beats random widths", "no"]]
+    assert [row[:2] for row in claims["rows"]] == [["the sandwich rule beats random widths", "no, one seed"]]
     assert claims["links"] == ["#f1"]
     assert page.index('id="claims"') < page.index('id="overview"')
     write_small(tmp_path / "other")
