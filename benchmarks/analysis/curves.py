@@ -145,9 +145,7 @@ def _draw(panels: Sequence[Axes], results: Results, recipes: Mapping[str, Lines]
             if not results.individual(recipe):
                 _plot(panel, results, {p: individual[p] for p in lines if p in individual}, size, BESIDE)
         baselines(panel, results, results.first.eval_sets[0], values)
-        count = len(results.of(recipe))
-        missing = "" if count == len(results.seeds) else f" ({count} of {len(results.seeds)} seeds)"
-        panel.set_title(f"{recipe}{missing}", fontsize=9)
+        panel.set_title(results.titled(recipe), fontsize=9)
         panel.grid(alpha=0.25, linewidth=0.5)
     return unit
 

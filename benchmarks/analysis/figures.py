@@ -50,13 +50,12 @@ def figure(results: Results, finding: str) -> dict[str, bytes]:
         drawn = Figure(figsize=(1.2 + 3.9 * across, HEIGHT), layout="constrained")
         grid = drawn.subplots(down, across, squeeze=False)
         panels: Sequence[Axes] = list(grid.flat)
-        shown: set[str] = set()
         for panel, (stage, dataset) in zip(panels, itertools.product(stages, sets), strict=True):
-            shown |= _panel(panel, results, dataset, stages[stage])
+            _panel(panel, results, dataset, stages[stage])
             panel.set_title(f"{dataset}, {stage}" if stage else dataset, fontsize=9)
         for panel in grid[:, 0]:
             panel.set_ylabel(axis_label(results, results.primary))
-        labelled = _legend(panels, results.recipes)
+        labelled = _legend(panels, list(map(results.titled, results.recipes)))
         columns = int(LETTERS * drawn.get_figwidth() / (max(map(len, labelled), default=0) + 8))
         columns = max(1, min(len(labelled), columns, 2 + 2 * across))
         rows = -(-len(labelled) // columns)
@@ -66,9 +65,7 @@ def figure(results: Results, finding: str) -> dict[str, bytes]:
         if any(results.width(point) is not None for point in results.points):
             colours = ScalarMappable(WIDTH_SCALE, WIDTH_COLOURS)
             drawn.colorbar(colours, ax=panels, label="width", fraction=0.04, pad=0.02)
-        left_out = [recipe for recipe in results.recipes if recipe not in shown]
-        title = f"{finding}. Not drawn, as seeds are missing: {', '.join(left_out)}" if left_out else finding
-        drawn.suptitle("\n".join(textwrap.wrap(title, 8 + 46 * across)), fontsize=10)
+        drawn.suptitle("\n".join(textwrap.wrap(finding, 8 + 46 * across)), fontsize=10)
         return image_files(drawn)
 
 
@@ -113,33 +110,30 @@ def image_files(drawn: Figure) -> dict[str, bytes]:
     return files
 
 
-def _panel(panel: Axes, results: Results, dataset: str, recipes: Sequence[str]) -> set[str]:
-    """Draw the recipes that have a mean; returns which do."""
+def _panel(panel: Axes, results: Results, dataset: str, recipes: Sequence[str]) -> None:
+    """Draw the recipes; where a recipe lacks seeds, which its name tells, the mean over those that it has."""
     metric = results.primary
     costs = [cost.macs for r in results.recipes for p in results.points if (cost := results.cost(r, p)) is not None]
     smallest, largest = min(costs, default=0), max(costs, default=0)
     logarithmic = 0 < LOGARITHMIC * smallest < largest
     size, unit = axis_unit(smallest if logarithmic else largest)
     middles: list[float] = []
-    drawn = set()
     of_colours = list(dict.fromkeys(map(results.untrained, results.recipes)))
     for recipe in recipes:
         measured = []
         for point in results.points:
             cost = results.cost(recipe, point)
-            summary = results.summary(recipe, point, dataset, metric.name)
+            summary = results.summary(recipe, point, dataset, metric.name, partly=True)
             if cost is not None and summary is not None:
                 measured.append((cost.macs / size, summary, point))
         middles += [summary.middle for _, summary, _ in measured]
         if measured:
-            drawn.add(recipe)
             _line(panel, results, recipe, sorted(measured, key=lambda one: one[0]), of_colours)
     baselines(panel, results, dataset, middles)
     panel.set_xlabel(f"multiply-adds{unit}")
     panel.grid(alpha=0.25, linewidth=0.5)
     if logarithmic:
         make_logarithmic(panel)
-    return drawn
 
 
 def make_logarithmic(panel: Axes, which: Literal["x", "y"] = "x") -> None:
@@ -204,7 +198,14 @@ def _line(
     style, marker = line_style(number, individual=results.individual(recipe)), MARKERS[number % len(MARKERS)]
     colour = style["color"]
     panel.plot(
-        x, middle, marker=marker, markersize=6, markerfacecolor="white", markeredgecolor=colour, label=name, **style
+        x,
+        middle,
+        marker=marker,
+        markersize=6,
+        markerfacecolor="white",
+        markeredgecolor=colour,
+        label=results.titled(name),
+        **style,
     )
     faces = [point_colour(results, point) for *_, point in measured]
     panel.scatter(x, middle, c=faces, marker=marker, s=36, edgecolors=colour, zorder=3)

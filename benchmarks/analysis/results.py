@@ -131,6 +131,11 @@ class Results:
         """A recipe's records, by seed."""
         return self._of.get(recipe, [])
 
+    def titled(self, recipe: str) -> str:
+        """A recipe's name in a figure, which tells where it lacks seeds."""
+        count, all_ = len(self.of(recipe)), len(self.seeds)
+        return recipe if count == all_ else f"{recipe} ({count} of {all_} seeds)"
+
     def individual(self, recipe: str) -> bool:
         """Whether the recipe is one network a width."""
         return self.of(recipe)[0].kind == "individual"
@@ -207,9 +212,15 @@ class Results:
         """A recipe's rows of one operating point, each with its seed."""
         return self._rows.get((recipe, point), [])
 
-    def summary(self, recipe: str, point: str, dataset: str, metric: str) -> Summary | None:
-        """The mean and standard deviation, or the interquartile mean and its interval; None where a seed is missing."""
-        return summary_of(self.cell(recipe, point, dataset, metric), iqm=self.by_iqm(metric))
+    def summary(self, recipe: str, point: str, dataset: str, metric: str, *, partly: bool = False) -> Summary | None:
+        """The mean and standard deviation, or the interquartile mean and its interval; None where a seed is missing.
+
+        `partly`: where one is missing, the mean over the others, without a spread.
+        """
+        cell = self.cell(recipe, point, dataset, metric)
+        if partly and cell.values and not cell.complete:
+            return Summary(statistics.fmean(cell.values.values()), 0.0, 0.0)
+        return summary_of(cell, iqm=self.by_iqm(metric))
 
     def by_iqm(self, metric: str) -> bool:
         """Whether the metric is summarised by its interquartile mean: it has samples, and there are seeds enough."""

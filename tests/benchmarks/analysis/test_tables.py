@@ -18,7 +18,7 @@ from benchmarks.analysis.ablation import COLUMNS, grids, shown_name, table_csv, 
 from benchmarks.analysis.figures import figure
 from benchmarks.analysis.findings import finding
 from benchmarks.analysis.grid import Grid, show_grid
-from benchmarks.analysis.results import Results
+from benchmarks.analysis.results import Results, Summary
 from benchmarks.records.record import MetricInfo, Record
 from tests.benchmarks.records.records_of import COSTS, policy, record
 
@@ -97,10 +97,13 @@ def test_no_mean_is_taken_over_a_gap() -> None:
     assert (gap["mean"], gap["std"], gap["seeds"]) == ("", "", "0;2")
 
 
-def test_a_recipe_that_lacks_a_seed_is_named_where_it_is_not_drawn() -> None:
+def test_a_recipe_that_lacks_a_seed_is_drawn_and_says_so() -> None:
     for records, told in ((THREE_SEEDS, False), (THREE_SEEDS[:-1], True)):
         texts = " ".join(re.findall("<!-- (.*?) -->", figure(Results(records), "Finding")["svg"].decode(), re.DOTALL))
-        assert ("Not drawn, as seeds are missing: sandwich" in " ".join(texts.split())) == told
+        assert ("sandwich (2 of 3 seeds)" in " ".join(texts.split())) == told
+    part = Results(THREE_SEEDS[:-1])
+    assert part.summary("sandwich", "0.25", "photos", "psnr") is None
+    assert part.summary("sandwich", "0.25", "photos", "psnr", partly=True) == Summary(pytest.approx(31.1), 0.0, 0.0)
 
 
 @pytest.mark.parametrize(
