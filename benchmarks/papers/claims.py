@@ -16,6 +16,7 @@ from benchmarks.analysis.aggregates import LEAST_SEEDS
 from benchmarks.analysis.collecting import Collected
 from benchmarks.analysis.grid import markdown_table
 from benchmarks.analysis.results import SPREAD_SEEDS, Cell, Results, Summary, joint_spread, summary_of
+from benchmarks.papers.published import as_command
 from benchmarks.perf.measurement import Measurement
 from benchmarks.perf.records import read
 from benchmarks.settings.choices import CONF
@@ -191,4 +192,4 @@ def _made_by(one: Compared | Timed) -> tuple[str, str]:
     task, ablation, scale, *data = one.table.split("/")
     words = [f"task={task}", f"ablation={ablation}", f"scale={scale}", *(f"data={name}" for name in data)]
     words += [f"task.{key}={value}" for key, value in one.task.items()]
-    return f"python -m benchmarks.run {' '.join(words)}", one.table
+    return as_command(words), one.table

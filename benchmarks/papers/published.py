@@ -191,7 +191,7 @@ def _words(given: Sequence[Any]) -> Iterator[str]:
             yield str(item)
 
 
-def as_command(words: Words) -> str:
+def as_command(words: Sequence[str]) -> str:
     """A run as a line for the shell."""
     return f"python -m benchmarks.run {shlex.join(words)}"
 

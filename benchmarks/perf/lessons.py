@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from benchmarks.perf.alone import ClassifiersAlone
 from benchmarks.perf.measurement import Measurement
 from benchmarks.perf.timing import CPU, Spread, take_turns
+from benchmarks.perf.training import Step, step_of
 from benchmarks.settings.run import RunSettings, read_settings
 from slimlib.training.variants import GrowingSandwich
 from tasks.classification.settings import ClassificationSettings
@@ -35,19 +36,12 @@ def lessons(name: str, *, batch: int, rounds: int, device: torch.device = CPU) -
             yield Measurement("step of a rule", name, f"batch {batch}, {recipe.name}, over {PLAIN}", share, unit="%")
 
 
-def _step(settings: RunSettings, recipe: Recipe, batch: int, device: torch.device) -> Callable[[], object]:
+def _step(settings: RunSettings, recipe: Recipe, batch: int, device: torch.device) -> Step:
     task = ClassifiersAlone(ClassificationSettings(**settings.task_settings), CLASSES)
     net = recipe.convert(recipe.build(task), task).to(device)
-    optimizer = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=0.9)
     x = torch.randn(batch, *task.example().shape[1:], device=device).to(memory_format=torch.channels_last)
     labels = torch.randint(CLASSES, (batch,), device=device)
     rule = recipe.make_rule(seed=0)
     if isinstance(rule, GrowingSandwich):
         rule.load_state_dict(rule.state_dict() | {"steps": rule.alone + rule.growth})
-
-    def step() -> None:
-        optimizer.zero_grad()
-        rule.backward(net, x, lambda output: F.cross_entropy(output, labels), autocast=torch.bfloat16)
-        optimizer.step()
-
-    return step
+    return step_of(rule, net, x, lambda output: F.cross_entropy(output, labels), torch.bfloat16)

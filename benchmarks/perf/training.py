@@ -15,6 +15,7 @@ from benchmarks.perf.measurement import Measurement
 from benchmarks.perf.networks import FORMATS, build, slimmable, suited
 from benchmarks.perf.timing import CPU, Spread, in_turn, ratio, take_turns, typical
 from slimlib.serving.profiling import peak_bytes
+from slimlib.training.rule import Rule
 from slimlib.training.step import in_lower_precision
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
@@ -25,6 +26,7 @@ MATRIX = 1024  # rows and columns
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 KERNELS = re.compile(r"^aten::(mkldnn_convolution|.*batch_norm.*|.*_backward|clamp_min_?|add|div|mm|addmm)$")
 Step = Callable[[], object]
+Loss = Callable[[Tensor], Tensor]
 
 
 def sandwich_step(
@@ -109,13 +111,16 @@ def sandwich_memory(name: str, *, size: int, batch: int, device: torch.device = 
 
 
 def _slimmable_step(name: str, x: Tensor, autocast: torch.dtype | None = None) -> Step:
-    net = slimmable(name, x, widths=SWITCHES)
-    rule = slim.Sandwich(SWITCHES, samples=4)
+    return step_of(slim.Sandwich(SWITCHES, samples=4), slimmable(name, x, widths=SWITCHES), x, _loss, autocast)
+
+
+def step_of(rule: Rule, net: nn.Module, x: Tensor, loss: Loss, autocast: torch.dtype | None = None) -> Step:
+    """A training step of a network by a rule, on the same batch in each call."""
     optimizer = _optimizer(net)
 
     def step() -> None:
         optimizer.zero_grad()
-        rule.backward(net, x, _loss, autocast=autocast)
+        rule.backward(net, x, loss, autocast=autocast)
         optimizer.step()
 
     return step

@@ -90,11 +90,12 @@ class Report:
         if not collected.tables:
             return
         path = collected.folder.path
-        task, ablation, *deeper = path.relative_to(self.results).parts
+        below = path.relative_to(self.results).as_posix()
+        task, ablation, *deeper = below.split("/")
         for one in collected.tables:
             self.origins.add(one.records)
         name = " · ".join([ablation, *deeper])
-        if (below := path.relative_to(self.results).as_posix()) in tables_of(self.claims):
+        if below in tables_of(self.claims):
             self.claimed[below] = collected.tables
         number = len(self.folders) + 1
         media = self.album.of(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from benchmarks.analysis.findings import finding
 from benchmarks.analysis.grid import markdown
 from benchmarks.analysis.results import Results
 from benchmarks.papers.cost import estimate, explained
+from benchmarks.papers.published import as_command
 from benchmarks.papers.rates import Rates
 from benchmarks.settings.choices import choices, content
 from benchmarks.settings.run import MEANT_FOR, RunSettings, read_settings
@@ -65,7 +65,7 @@ def _section(name: str, found: Sequence[Collected], rates: Rates, at: Path) -> I
     yield f"**{ablation['question']}** For {_and([f'`task={task}`' for task in tasks])}."
     yield "\n".join(f"- {_recipe(recipe)}" for recipe in ablation["recipes"])
     commands = [(task, scale) for task in tasks for scale in SCALES]
-    yield "\n".join(["```bash", *(_command(_words(name, *chosen)) for chosen in commands), "```"])
+    yield "\n".join(["```bash", *(as_command(_words(name, *chosen)) for chosen in commands), "```"])
     costs = [f"`task={task}`: {estimate(_settings(name, task, 'paper'), rates)}" for task in tasks]
     yield f"Estimated at `scale=paper`: {'; '.join(costs)}."
     if not found:
@@ -106,10 +106,6 @@ def _words(name: str, task: str, scale: str) -> list[str]:
     """The arguments of the run of an ablation."""
     data = content("scale", scale)[task]["data"]
     return [f"task={task}", f"ablation={name}", f"scale={scale}", *GIVEN.get((task, data), ())]
-
-
-def _command(words: Sequence[str]) -> str:
-    return f"python -m benchmarks.run {shlex.join(words)}"
 
 
 def _settings(name: str, task: str, scale: str) -> RunSettings:
