@@ -29,6 +29,7 @@ def table(results: Results) -> Json:
     known = [cost["macs"] for row in costs for cost in row if cost is not None]
     return {
         "recipes": results.recipes,
+        "titles": list(map(results.titled, results.recipes)),
         "individual": [number for number, recipe in enumerate(results.recipes) if results.individual(recipe)],
         "seeds": list(results.seeds),
         "points": [{"label": results.label(point), "width": results.width(point)} for point in results.points],
@@ -44,7 +45,10 @@ def _cost(cost: Spent | None) -> Json | None:
 
 
 def _view(results: Results, metric: MetricInfo, dataset: str) -> Json:
-    summaries = [[results.summary(r, p, dataset, metric.name) for p in results.points] for r in results.recipes]
+    summaries = [
+        [results.summary(recipe, point, dataset, metric.name, partly=True) for point in results.points]
+        for recipe in results.recipes
+    ]
     middles = [summary.middle for row in summaries for summary in row if summary is not None]
     baselines = [
         [name, scores[dataset][metric.name], near(scores[dataset][metric.name], middles)]
@@ -59,7 +63,6 @@ def _view(results: Results, metric: MetricInfo, dataset: str) -> Json:
         "interval": results.by_iqm(metric.name),
         "series": [_series(row) for row in summaries],
         "baselines": baselines,
-        "incomplete": _incomplete(results, metric, dataset, summaries),
         "grids": [grid_data(_by_recipe(results, grid), results) for grid in grids_of(results, dataset, metric)],
     }
 
@@ -71,19 +74,6 @@ def _series(row: Sequence[Summary | None]) -> list[list[float | None]]:
         for what in ("middle", "below", "above")
     ]
     return parts if any(parts[1]) or any(parts[2]) else parts[:1]
-
-
-def _incomplete(
-    results: Results, metric: MetricInfo, dataset: str, summaries: Sequence[Sequence[Summary | None]]
-) -> int:
-    """How many recipes have values that no mean can be taken of, since a seed is missing."""
-    return sum(
-        any(
-            summary is None and results.cell(recipe, point, dataset, metric.name).values
-            for summary, point in zip(row, results.points, strict=True)
-        )
-        for recipe, row in zip(results.recipes, summaries, strict=True)
-    )
 
 
 def _by_recipe(results: Results, grid: Grid) -> Grid:

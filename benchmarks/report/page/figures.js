@@ -112,12 +112,13 @@ function spectrum(table, view, shown) {
     if (!there.length) return [];
     const individual = table.individual.includes(recipe);
     const colour = recipeColour(table, recipe, colours);
-    const name = plain(table.recipes[recipe]);
+    const name = plain(table.titles[recipe]);
+    const complete = table.titles[recipe] === table.recipes[recipe]; // else the title tells how many seeds there are
     const [x, y] = [there.map((n) => costs[n].macs), there.map((n) => middles[n])];
     const spread = (ends, n) => (ends ? ends[n] : 0);
     const hover = there.map((n) => {
       const measured = plain(value(middles[n], spread(belows, n), spread(aboves, n)));
-      return `<b>${name}</b><br>${plain(table.points[n].label)}, ${spent(costs[n])}<br>${measured}<br>${seeds}`;
+      return `<b>${name}</b><br>${plain(table.points[n].label)}, ${spent(costs[n])}<br>${measured}${complete ? `<br>${seeds}` : ""}`;
     });
     const marker = {
       color: there.map((n) => pointColour(table, table.points[n])),
@@ -228,7 +229,7 @@ function recipeLegend(table, view, shown, hidden, changed) {
     const individual = table.individual.includes(recipe);
     const sign = element("i", { textContent: `${individual ? "╌" : ""}${SIGNS[recipe % SIGNS.length]}` });
     sign.style.color = recipeColour(table, recipe, { ink: "inherit" });
-    const button = element("button", { type: "button" }, sign, ` ${table.recipes[recipe]}`);
+    const button = element("button", { type: "button" }, sign, ` ${table.titles[recipe]}`);
     button.setAttribute("aria-pressed", String(!hidden.has(recipe)));
     button.addEventListener("click", () => {
       if (!hidden.delete(recipe)) hidden.add(recipe);

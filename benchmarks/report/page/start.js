@@ -59,8 +59,6 @@ function drawSpectrum(section, { table, view, shown, hidden }) {
   const said = [];
   if (table.recipes.length > MOST_RECIPES)
     said.push(`${shown.length} of ${table.recipes.length.toLocaleString("en")} recipes are drawn: those on the page of the table below.`);
-  if (view.incomplete)
-    said.push(`${view.incomplete.toLocaleString("en")} of the recipes lack a seed somewhere and are drawn only where they have all; the table has every value.`);
   caption.append(...said.map((text) => element("p", { className: "note", textContent: text })));
 }
 
@@ -86,7 +84,7 @@ function drawLearning(section, { table, shown }) {
     const plot = element("div", { className: "plot" });
     plot.setAttribute("role", "img");
     plot.setAttribute("aria-label", `Learning curves of ${table.recipes[panel.recipe]}`);
-    grid.append(element("div", { className: "panel" }, element("h5", { textContent: table.recipes[panel.recipe] }), plot));
+    grid.append(element("div", { className: "panel" }, element("h5", { textContent: table.titles[panel.recipe] }), plot));
     draw(plot, learning(table, curves, panel));
   }
   const said = [];
