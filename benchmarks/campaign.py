@@ -150,7 +150,8 @@ def _work_through(given: tuple[Options, list[Progress]]) -> int:
     os.nice(options.nice)
     end = time.monotonic() + 3600 * (float("inf") if options.hours is None else options.hours)
     began = time.time()
-    failed = [words for words in options.campaign.first if not _begin(words, options, console)]
+    first = enumerate(options.campaign.first, start=1)
+    failed = [words for number, words in first if not _begin(number, words, options, console)]
     code = work(progress, options, end, console)
     now = [look(one.planned, options) for one in progress]
     if options.archive is not None:
@@ -163,11 +164,11 @@ def _work_through(given: tuple[Options, list[Progress]]) -> int:
     return FAILED if failed and code == DONE else code
 
 
-def _begin(words: str, options: Options, console: Console) -> bool:
-    """Run a module; what it prints is kept beside the results."""
+def _begin(number: int, words: str, options: Options, console: Console) -> bool:
+    """Run a module; what it prints is kept beside the results, in a log that has its number."""
     filled = [_filled(word, options) for word in shlex.split(words)]
     say(console, f"python -m {shlex.join(filled)}")
-    log = Path(options.results) / "campaign" / f"{filled[0]}.log"
+    log = Path(options.results) / "campaign" / f"{number}-{filled[0]}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file:
         done = subprocess.run([sys.executable, "-m", *filled], stdout=file, stderr=subprocess.STDOUT)

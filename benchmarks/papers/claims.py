@@ -85,7 +85,7 @@ def read_claims(path: Path = CLAIMS) -> list[Claim]:
     """
     claims = []
     for given in yaml.safe_load(path.read_text(encoding="utf-8")):
-        seen = tuple(Timed(**one) if "timed" in one else Compared(**one) for one in given["seen"])
+        seen = tuple(Timed(**one) if "timed" in one else Compared(**one) for one in given.get("seen", ()))
         claims.append(Claim(**{**given, "seen": seen}))
     return claims
 

@@ -106,14 +106,18 @@ def test_records_are_packed_whatever_their_size_and_networks_into_what_they_leav
 @pytest.mark.parametrize("place", ["my results", "rü", "a=b", '"in quotes"'])
 def test_folders_of_any_name_hold_records_and_logs(place: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent)
-    first = 'first: ["benchmarks.tables results={results} {other: 1}"]'
+    first = 'first: ["benchmarks.tables results={results} {other: 1}", "benchmarks.tables results={results} nothing=1"]'
     own = FILE.replace("runs:", f"{first}\nruns:")
     file.write_text(own.replace("sandwich steps=1", "sandwich data=benchmark data.root={data}/sr steps=1"))
     given = read_options([f"name={file}", f"results={place}", "data=my data", "show=true"])
     assert given.results == place.strip('"')
     settings = look(given.campaign.runs[0], given).settings
     assert (settings.results, settings.task_settings["root"]) == (Path(place.strip('"')), "my data/sr")
-    assert not campaign._begin(given.campaign.first[0], given, Console(quiet=True))
+    for number, words in enumerate(given.campaign.first, start=1):
+        assert not campaign._begin(number, words, given, Console(quiet=True))
+    logs = sorted((file.parent / settings.results / "campaign").iterdir())
+    assert [log.name for log in logs] == ["1-benchmarks.tables.log", "2-benchmarks.tables.log"]
+    assert ["nothing" in log.read_text() for log in logs] == [False, True]
     assert {path.name for path in file.parent.iterdir()} == {file.name, place.strip('"')}
 
 
