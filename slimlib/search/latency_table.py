@@ -202,11 +202,17 @@ def latency_table(
         seed: of these plans.
 
     Raises:
-        ValueError: an impossible number, a network that runs other layers at other plans, or one of switches alone.
+        ValueError: an impossible number, or a network that is compiled, runs other layers at other plans, or is one of
+            switches alone.
 
     Source: Yang et al. 2018 (NetAdapt), sec. 3.3, tables of layers.
     """
     check_whole(levels=(levels, 2), rounds=(rounds, 1), check=(check, 0), seed=(seed, 0))
+    if any(module._compiled_call_impl is not None or "_orig_mod" in module._modules for module in net.modules()):
+        raise ValueError(
+            "layers of a compiled network run together and cannot be timed one by one; measure the network as it was "
+            "before torch.compile, and time the chosen plans compiled"
+        )
     slimming = slimming_of(net)
     layout, axes = slimming.layout, Axes(slimming.layout)
     places = places_of(net, slimming, axes, example)

@@ -181,3 +181,12 @@ def test_a_table_of_elsewhere_is_refused(change: dict[str, Any], message: str) -
 def test_impossible_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         table_of(chain(), **arguments)
+
+
+def test_a_compiled_network_is_refused() -> None:
+    """Hooks would cut it at every layer, and what was measured would be of another network than the one that runs."""
+    in_place = chain()
+    in_place.compile()
+    for net in (torch.compile(chain()), in_place, nn.Sequential(torch.compile(chain()))):
+        with pytest.raises(ValueError, match="compiled network run together.*measure the network as it was before"):
+            slim.latency_table(net, X)
