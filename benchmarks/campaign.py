@@ -27,7 +27,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from statistics import fmean
 from typing import Annotated, ClassVar, Literal
 
 import yaml
@@ -246,10 +245,10 @@ def look(planned: Planned, options: Options) -> Progress:
 
 
 def _measured(settings: RunSettings, job: Job) -> float | None:
-    """Minutes that the same recipe took on this machine with other seeds."""
+    """The most minutes that the recipe took on this machine with other seeds, some of whose networks were there."""
     records = [record for record in ResultsFolder(settings.folder).read()[0] if record.hash == job.hash]
     seconds = [record.seconds for record in records if record.host == host_class(settings.device)]
-    return fmean(seconds) / 60 if seconds else None
+    return max(seconds) / 60 if seconds else None
 
 
 def in_order(progress: Sequence[Progress]) -> list[Chain]:

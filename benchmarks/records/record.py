@@ -106,6 +106,8 @@ class Record(_Strict):
         hash: of everything that decides the result but the seed.
         input: shape of the example that multiply-adds are counted for.
         training: the recipe's settings; `settings` are the task's.
+        seconds: that it took, with those before it was stopped and resumed. A network that another run had trained and
+            kept took none.
     """
 
     format: Literal[1] = 1

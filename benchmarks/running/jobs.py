@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -25,7 +24,7 @@ from benchmarks.settings.identity import record_name, slug
 from benchmarks.settings.run import RunSettings
 from tasks.points import PointResult, Scores
 from tasks.task import Task
-from tasks.training.checkpoint import Checkpoint
+from tasks.training.checkpoint import Checkpoint, Spent
 from tasks.training.ranks import ALONE, Ranks
 from tasks.training.recipe import Recipe
 from tasks.training.run import Interrupted, TrainingRun, Watch
@@ -145,12 +144,12 @@ def _train_and_record(
     stop: Callable[[], bool],
     ranks: Ranks,
 ) -> float:
-    began = time.monotonic()
+    spent = Spent()
     torch.set_num_threads(settings.threads)
     folder = ResultsFolder(settings.folder)
     identity = f"{job.hash}-{job.seed}"
     path = folder.checkpoint(job.hash, job.seed)
-    checkpoint = Checkpoint(path, identity, every=settings.checkpoint_seconds, warn=reporter.note)
+    checkpoint = Checkpoint(path, identity, every=settings.checkpoint_seconds, spent=spent, warn=reporter.note)
     shared = trained_network(settings, job, warn=reporter.note)
     ranks.first(lambda: take_committed(settings, job, job.training, shared))
     baselines = ranks.first(task.baselines)  # what cannot be scored is told before the training
@@ -160,7 +159,7 @@ def _train_and_record(
             ranks.first(lambda: task.keep(net, job.recipe, folder.network(job.hash, job.seed)))
 
     def record(results: list[PointResult]) -> float:
-        seconds = max(0.0, time.monotonic() - began)  # the clock may have been set back
+        seconds = spent.seconds
         write_record(make_record(settings, job, task, results, baselines, seconds, ranks), folder.records)
         checkpoint.remove()
         return seconds
@@ -180,14 +179,14 @@ def _train_and_record(
         if job.recipe.tune is not None:
             run = replace(run, tuning=tuning_file(settings, job), alone=alone_on(folder, job.hash, run, reporter))
         if job.first:
-            run = replace(run, first=first_run(settings, job, run, reporter))
+            run = replace(run, first=first_run(settings, job, run, spent, reporter))
         results = task.train(job.recipe, run)
         seconds = ranks.first(lambda: record(results))
         followed.finish(results)
     return seconds
 
 
-def first_run(settings: RunSettings, job: Job, run: TrainingRun, reporter: Reporter) -> TrainingRun:
+def first_run(settings: RunSettings, job: Job, run: TrainingRun, spent: Spent, reporter: Reporter) -> TrainingRun:
     """How the network is trained, and kept, that the channels of several recipes are chosen in."""
     folder, identity = ResultsFolder(settings.folder), f"{job.first}-{job.seed}"
     path = folder.checkpoint(job.first, job.seed)
@@ -195,7 +194,7 @@ def first_run(settings: RunSettings, job: Job, run: TrainingRun, reporter: Repor
     take_committed(settings, job, job.first, trained)
     return replace(
         run,
-        checkpoint=Checkpoint(path, identity, every=settings.checkpoint_seconds, warn=reporter.note),
+        checkpoint=Checkpoint(path, identity, every=settings.checkpoint_seconds, spent=spent, warn=reporter.note),
         trained=trained,
         alone=alone_on(folder, identity, run, reporter),
     )

@@ -27,6 +27,19 @@ class HostileCheckpointError(Exception):
     """A checkpoint holds a pickle that would run code when loaded."""
 
 
+class Spent:
+    """The time that a run takes, which begins now; of what was stopped, up to the checkpoint that it goes on from."""
+
+    def __init__(self) -> None:
+        self.before = 0.0
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Up to now."""
+        return self.before + max(0.0, time.monotonic() - self._began)  # the clock may have been set back
+
+
 class Checkpoint:
     """The one checkpoint file of a run.
 
@@ -34,15 +47,23 @@ class Checkpoint:
         path: of the file; it need not exist.
         identity: of the run; the checkpoint of another run is not taken up.
         every: seconds between two checkpoints.
+        spent: by the run; its checkpoints share one.
         warn: called with what a user should know.
     """
 
     def __init__(
-        self, path: Path, identity: str, *, every: float = 60.0, warn: Callable[[str], None] = warnings.warn
+        self,
+        path: Path,
+        identity: str,
+        *,
+        every: float = 60.0,
+        spent: Spent | None = None,
+        warn: Callable[[str], None] = warnings.warn,
     ) -> None:
         self.path = path
         self.identity = identity
         self.every = every
+        self.spent = spent or Spent()
         self.warn = warn
         self._last = time.monotonic()
 
@@ -57,7 +78,7 @@ class Checkpoint:
             OSError: it cannot be written; the one before is intact.
         """
         buffer = io.BytesIO()
-        torch.save({"identity": self.identity, "state": dict(state)}, buffer)
+        torch.save({"identity": self.identity, "seconds": self.spent.seconds, "state": dict(state)}, buffer)
         buffer.write(SEAL + hashlib.sha256(buffer.getbuffer()).hexdigest().encode())
         write_atomically(self.path, buffer.getvalue())
         self._last = time.monotonic()
@@ -83,6 +104,7 @@ class Checkpoint:
             state = content["state"]
             if not isinstance(state, dict):
                 raise TypeError("it holds no state")
+            self.spent.before = max(self.spent.before, float(content.get("seconds", 0.0)))
             return state
         except Exception as error:  # any damage shows as some exception of the unpickler, the zip reader or torch
             if isinstance(error, pickle.UnpicklingError) and _is_whole(data):

@@ -127,7 +127,8 @@ def label_of(values: Values, seed: int, width: float | None) -> str:
 def _run_of_trial(run: TrainingRun, label: str, seed: int, steps: int, done: int) -> TrainingRun:
     kept, checkpoint = run.checkpoint, None
     if kept is not None:
-        checkpoint = Checkpoint(kept.path, f"{kept.identity} {label}", every=kept.every, warn=kept.warn)
+        identity = f"{kept.identity} {label}"
+        checkpoint = Checkpoint(kept.path, identity, every=kept.every, spent=kept.spent, warn=kept.warn)
     own = replace(run, steps=steps, seed=derive_seed(seed, "tuning"), checkpoint=checkpoint, trained=None, first=None)
     return _counting_from(own, done)
 

@@ -22,6 +22,7 @@ from benchmarks.records.folder import ResultsFolder
 from benchmarks.records.record import Record, read_record, read_records
 from benchmarks.runner import run
 from tasks.points import Scores
+from tasks.training.checkpoint import Checkpoint
 from tasks.training.recipe import Recipe
 from tests.benchmarks.running.toy_run import RECIPES, toy_run, toy_settings
 from tests.extent import at_night
@@ -153,7 +154,15 @@ def test_a_stopped_run_says_how_to_go_on(number: int, tmp_path: Path) -> None:
     out, err = process.communicate(timeout=240)
     assert process.exitcode == 130
     assert "the same command goes on" in out and "the same command goes on" in err and "Traceback" not in err
-    assert list(folder_of(tmp_path).glob("cache/checkpoints/*.pt"))
+    (path,) = folder_of(tmp_path).glob("cache/checkpoints/*.pt")
+    long_ago = Checkpoint(path, path.stem)
+    state = long_ago.read()
+    long_ago.spent.before = 1e6
+    long_ago.write(state)
+    assert toy_run(toy_settings(tmp_path)) == 0
+    records, _ = read_records(folder_of(tmp_path) / "records")
+    took = {f"{record.hash}-{record.seed}": record.seconds for record in records}
+    assert took.pop(path.stem) > 1e6 and max(took.values()) < 1e6, "the time before it was stopped counts"
 
 
 def test_the_workers_of_a_killed_run_stop_too(tmp_path: Path, uninterrupted: Path) -> None:

@@ -202,6 +202,8 @@ def test_what_ran_where_is_counted_by_machine_and_commit(tmp_path: Path) -> None
     rows = report.origins.grid()["rows"]
     assert [(row[3], row[-2], row[-1]) for row in rows] == [("host 0", "2", "1.00"), ("host 1", "2", "1.00")]
     assert report.folders[0].tables[0].origin == "4 records, 2.00 hours on 2 kinds of machines"
+    report.origins.add(one.model_copy(update={"ablation": "distillation"}) for one in made)
+    assert (report.origins.records, report.origins.hours) == (8, 2.0), "the same trainings, shared by two ablations"
 
 
 def test_crops_that_the_task_writes_are_shown(tmp_path: Path) -> None:
