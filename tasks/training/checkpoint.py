@@ -104,6 +104,7 @@ class Checkpoint:
             state = content["state"]
             if not isinstance(state, dict):
                 raise TypeError("it holds no state")
+            # Of several checkpoints of a run the later one has the time of the earlier in it.
             self.spent.before = max(self.spent.before, float(content.get("seconds", 0.0)))
             return state
         except Exception as error:  # any damage shows as some exception of the unpickler, the zip reader or torch
